@@ -1,0 +1,37 @@
+"""The gated recurrent unit as finished software: a layer, language models, and a runtime without torch."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["GRU", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
+
+if TYPE_CHECKING:
+    from headgate.configuration import ModelSettings
+    from headgate.errors import InputError
+    from headgate.functional import gru
+    from headgate.language_model import LanguageModel
+    from headgate.layer import GRU
+    from headgate.runtime import Runtime
+    from headgate.sampling import Sampling
+
+_HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
+    "GRU": "layer",
+    "InputError": "errors",
+    "LanguageModel": "language_model",
+    "ModelSettings": "configuration",
+    "Runtime": "runtime",
+    "Sampling": "sampling",
+    "gru": "functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

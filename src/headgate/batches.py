@@ -1,0 +1,95 @@
+"""A text cut into batches. Where a batch lies follows from (seed, epoch, step) alone, so training can go on anywhere.
+
+Letters: T time steps, B batch, N tokens. Batches are time-major: x and y are (T, B), y one token ahead of x.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headgate.configuration import TrainingSettings
+from headgate.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and targets (T, B), int64, and whether row b continues row b of the batch before it."""
+
+    x: np.ndarray
+    y: np.ndarray
+    carry: bool
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of every epoch of a text, for one of ``world_size`` processes.
+
+    ``sequential``: the text, from the epoch's offset on, is laid out in B rows of equal length, and successive batches
+    walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into pieces of
+    T tokens, drawn in the epoch's own order, each once; the state starts anew. With ``random_offset`` the epoch's
+    offset is one of 0 to T-1, else 0 (sequential) - a random partition always has a random offset. What does not
+    fill a batch at the text's end is left out. Process r works on rows r, r + world_size, ... of each batch.
+
+    >>> batches = Batches(np.arange(9), B=2, T=2, partition="sequential", random_offset=False, seed=0)
+    >>> batches.per_epoch, batches.at(0, 1).x.T.tolist(), batches.at(0, 1).y.T.tolist()
+    (2, [[2, 3], [6, 7]], [[3, 4], [7, 8]])
+    """
+
+    ids: np.ndarray
+    B: int
+    T: int
+    partition: str
+    random_offset: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def of(cls, ids: np.ndarray, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
+        """The batches of a text as the settings of a run say."""
+        s = settings
+        return cls(ids, s.batch, s.steps, s.partition, s.random_offset, s.seed, rank, world_size)
+
+    def __post_init__(self) -> None:
+        if self.per_epoch < 1:
+            needed = self.B * self.T + self._largest_offset + 1
+            raise InputError(
+                f"the text to train on has {len(self.ids)} tokens, one batch of {self.B} sequences of {self.T} steps "
+                f"needs {needed}: give more text, or lower --batch or --steps"
+            )
+        if self.B % self.world_size:
+            raise InputError(f"a batch of {self.B} cannot be shared evenly by {self.world_size} processes")
+
+    @property
+    def _largest_offset(self) -> int:
+        return self.T - 1 if self.random_offset or self.partition == "random" else 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch: the same number in each, whatever its offset."""
+        return (len(self.ids) - self._largest_offset - 1) // (self.B * self.T)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens predicted in a batch, over all processes."""
+        return self.B * self.T
+
+    def at(self, epoch: int, step: int) -> Batch:
+        """The batch of a step (0 <= step < per_epoch) of an epoch."""
+        if not 0 <= step < self.per_epoch:
+            raise IndexError(f"step must be from 0 to {self.per_epoch - 1}, got {step}")
+        generator = np.random.default_rng((self.seed, epoch))
+        offset = int(generator.integers(self._largest_offset + 1))
+        if self.partition == "sequential":
+            length = (len(self.ids) - offset - 1) // self.B  # of a row
+            starts = offset + step * self.T + length * np.arange(self.B)
+        else:
+            pieces = generator.permutation((len(self.ids) - offset - 1) // self.T)
+            starts = offset + self.T * pieces[step * self.B : (step + 1) * self.B]
+        starts = starts[self.rank :: self.world_size]
+        places = np.arange(self.T)[:, None] + starts  # (T, B)
+        return Batch(
+            self.ids[places].astype(np.int64),
+            self.ids[places + 1].astype(np.int64),
+            carry=self.partition == "sequential" and step > 0,
+        )

@@ -1,0 +1,68 @@
+"""The command line: the parser, and what becomes of an error. The commands themselves are in headgate.commands."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+
+import headgate
+from headgate.commands import evaluate, generate, show, train
+from headgate.errors import InputError
+
+_EXTRAS = {"torch": "train", "tqdm": "train", "matplotlib": "train"}  # what installs a missing module
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
+    options = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"headgate: warning: {message}", file=sys.stderr)
+        try:
+            code: int = options.run(options)
+            sys.stdout.flush()  # a closed pipe shows here, not at exit
+            return code
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
+            return 128 + signal.SIGPIPE
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except (InputError, ModuleNotFoundError, OSError) as error:
+            message = _sentence(error)
+            if message is None:
+                raise
+            print(f"headgate: {message}", file=sys.stderr)
+            return 2
+
+
+def _sentence(error: Exception) -> str | None:
+    """What the user can do about an error; None where nothing is known, and the traceback should show."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"this command needs {error.name}, which is missing: pip install 'headgate[{_EXTRAS[error.name]}]'"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: make room and try again; a run that was under way goes on with --resume"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}: check the path and its permissions"
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headgate", description=headgate.__doc__)
+    parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module, run, text in (
+        ("train", train, train.run, "train a language model on a text"),
+        ("generate", generate, generate.run, "let a trained model write"),
+        ("evaluate", evaluate, evaluate.run, "how well a trained model predicts a text"),
+        ("recipes", show, show.recipes, "list the experiments that come with headgate"),
+        ("corpora", show, show.corpora, "list the texts that have a name, and where they are"),
+        ("info", show, show.info, "versions, and what can compute here"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        module.add_arguments(command)
+    return parser

@@ -1,0 +1,95 @@
+"""``headgate evaluate``: how well a trained model predicts a text."""
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headgate.errors import InputError
+
+if TYPE_CHECKING:
+    from headgate.evaluation import Losses
+    from headgate.run_directory import RunDirectory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="RUN", help="a run directory")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="a corpus as for train (the run's held-out part)")
+    parser.add_argument("--limit", type=int, default=0, help="the first so many characters of TEXT; 0: all (0)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="read the text in so many pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, "
+        "at most 32 (0)",
+    )
+    parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
+    parser.add_argument("--runtime", action="store_true", help="compute without torch")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from headgate import corpus as corpora
+    from headgate.evaluation import evaluate
+    from headgate.run_directory import RunDirectory
+
+    if options.limit < 0 or options.rows < 0:
+        raise InputError("--limit and --rows must be at least 0")
+    directory = RunDirectory.open(Path(options.path))
+    data_dir = Path(options.data_dir) if options.data_dir else None
+    settings, tokenizer = directory.settings.text, directory.tokenizer
+    if options.text is None:
+        if not settings.held_out:
+            raise InputError(f"{directory.path} held nothing out: say which text to evaluate on")
+        corpus = corpora.load(settings, data_dir=data_dir)
+        if corpus.sha256 != directory.facts.get("corpus_sha256"):
+            raise InputError(f"{settings.corpus} has changed since {directory.path} was trained: name a text")
+        ids, ratio, name = corpus.held_out, corpus.characters_per_token, f"held-out part of {settings.corpus}"
+        foreign = ""
+    else:
+        settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
+        text = corpora.prepare(corpora.read(settings, data_dir=data_dir), settings)
+        ids, name = tokenizer.encode(text), options.text
+        ratio = len(text) / max(len(ids), 1)
+        unknown = set(tokenizer.unknown(text))
+        foreign = "".join(c for c in text if c in unknown)
+
+    losses = _losses(directory, best=options.best, without_torch=options.runtime)
+    result = evaluate(losses, ids, rows=options.rows, characters_per_token=ratio)
+    if options.json:
+        answer = {
+            "text": name,
+            "tokens": result.tokens,
+            "loss": result.loss,
+            "perplexity": result.perplexity if math.isfinite(result.perplexity) else None,
+            "bits_per_character": result.bits_per_character,
+            "unknown_characters": len(foreign),
+        }
+        print(json.dumps(answer, ensure_ascii=False))
+        return 0
+    print(
+        f"{name}: {result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
+        f"{result.bits_per_character:.4f} bits a character"
+    )
+    if foreign:
+        print(f"{len(foreign):,} characters are not in the vocabulary: {' '.join(sorted(set(foreign))[:20])}")
+    return 0
+
+
+def _losses(directory: "RunDirectory", *, best: bool, without_torch: bool) -> "Losses":
+    from headgate.runtime import Runtime
+
+    weights = directory.weights(best=best)
+    runtime = Runtime(weights, directory.settings.model, directory.tokenizer)  # checks that all fits
+    if without_torch:
+        return runtime.losses
+    import torch
+
+    from headgate.language_model import LanguageModel, losses_of
+
+    model = LanguageModel(directory.settings.model, directory.tokenizer.vocabulary_size)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return losses_of(model)

@@ -1,0 +1,78 @@
+"""``headgate recipes``, ``corpora`` and ``info``: what there is, and what can compute here."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import headgate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+
+
+def recipes(options: argparse.Namespace) -> int:
+    from headgate import recipe
+
+    loaded = [recipe.load(name) for name in recipe.names()]
+    if options.json:
+        _print_json([{**dataclasses.asdict(r), "settings": r.settings.to_dict()} for r in loaded])
+        return 0
+    for r in loaded:
+        print(f"{r.name:<22} {r.description}")
+        for p in r.published_for(r.settings)[-1:]:
+            print(f"{'':<22} published: training perplexity {p.perplexity} after epoch {p.epoch}")
+    print("\nrun one: headgate train --recipe NAME")
+    return 0
+
+
+def corpora(options: argparse.Namespace) -> int:
+    from headgate import corpus
+
+    data_dir = Path(options.data_dir) if options.data_dir else None
+    places = {named: corpus.locate(named, data_dir=data_dir) for named in corpus.NAMED.values()}
+    if options.json:
+        _print_json([{**dataclasses.asdict(n), "path": str(path) if path else None} for n, path in places.items()])
+        return 0
+    for named, path in places.items():
+        print(f"{named.name:<14} {named.description}")
+        print(f"{'':<14} {path or 'not on this machine yet: downloaded when it is first used'}")
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    import numpy
+
+    facts: dict[str, Any] = {
+        "headgate": headgate.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "numpy": numpy.__version__,
+    }
+    if find_spec("torch"):
+        import torch
+
+        from headgate.functional import BACKENDS
+
+        facts |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        backends = dict.fromkeys(BACKENDS, "available")
+    else:
+        backends = dict.fromkeys(("equations", "torch"), "needs torch: pip install 'headgate[train]'")
+    facts["backends"] = {**backends, "runtime": "available: generate, evaluate --runtime"}
+    if options.json:
+        _print_json(facts)
+        return 0
+    for key, value in facts.items():
+        for name, state in value.items() if isinstance(value, dict) else ((key, value),):
+            print(f"{name:<12} {state}")
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,253 @@
+"""``headgate train``: from a text, or a recipe, to a run directory; also continues one."""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import shutil
+import signal
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import headgate
+from headgate.configuration import CHANGEABLE, SECTIONS, Settings
+from headgate.errors import InputError
+
+if typing.TYPE_CHECKING:
+    from headgate.corpus import Corpus
+    from headgate.recipe import Published, Recipe
+    from headgate.run_directory import RunDirectory
+    from headgate.training import Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "corpus",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="CORPUS",
+        help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists (voyage)",
+    )
+    parser.add_argument("--recipe", help="start from the settings of a recipe: 'headgate recipes', or a .toml file")
+    parser.add_argument("--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest of that name)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--quiet", action="store_true", help="print errors only; the run directory has the rest")
+    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    for section, kind in SECTIONS.items():
+        group = parser.add_argument_group(f"{section} settings")
+        for f in dataclasses.fields(kind):
+            if f.name != "corpus":
+                _add_setting(group, f, typing.get_type_hints(kind)[f.name])
+
+
+def _add_setting(group: Any, f: Any, kind: Any) -> None:
+    """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
+    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    if kind is bool:
+        default = "yes" if f.default else "no"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{text} ({default})", **absent)
+    elif kind in (int, float, str):
+        choices = f.metadata["choices"] or None
+        metavar = None if choices else kind.__name__.upper()
+        group.add_argument(flag, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
+    else:
+        group.add_argument(flag, nargs="+", metavar="TEXT", help=text, **absent)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start or continue a run, train it, draw its curve, and say what came of it."""
+    from headgate import recipe as recipes
+    from headgate.curve import draw_curve
+    from headgate.report import Report
+    from headgate.training import train
+
+    given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
+             if hasattr(options, f.name)}  # fmt: skip
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    recipe = recipes.load(options.recipe) if options.recipe else None
+    settings = (recipe.settings if recipe else Settings()).replaced(**given)
+    out = Path(options.out) if options.out else _default_out(recipe, settings, newest=options.resume)
+    data_dir = Path(options.data_dir) if options.data_dir else None
+    if options.resume:
+        directory, corpus = _continue(out, given, data_dir)
+    else:
+        directory, corpus = _start(out, settings, recipe, data_dir, overwrite=options.overwrite)
+    published = [recipes.Published(**row) for row in directory.facts.get("published", ())]
+
+    report = Report(directory, quiet=options.quiet)
+    for line in _introduction(directory, corpus):
+        report.line(line)
+    with _Signals() as signals:
+        try:
+            result = train(directory, corpus, report, stop=signals.received)
+        finally:
+            report.close()
+    title = _model(directory.settings)
+    draw_curve(directory.log(), directory.path / "curve.png", title=title, published=published)
+
+    if signals.number:
+        print(
+            f"interrupted at step {result.progress.step}, saved; continue with:\n"
+            f"  {_command()} train --resume --out {shlex.quote(str(out))}",
+            file=sys.stderr,
+        )
+        return 128 + signals.number
+    for line in _summary(directory, corpus, result, published):
+        report.line(line)
+    return 0
+
+
+def _start(
+    out: Path, settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, overwrite: bool
+) -> "tuple[RunDirectory, Corpus]":
+    import torch
+
+    from headgate import corpus as corpora
+    from headgate.batches import Batches
+    from headgate.run_directory import RunDirectory
+
+    if os.path.exists(settings.text.corpus) and settings.text.corpus not in corpora.NAMED:
+        settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
+    corpus = corpora.load(settings.text, data_dir=data_dir)
+    settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
+    Batches.of(corpus.training, settings.training)  # raises where the text is too short, before anything is written
+    comparable = recipe is not None and recipe.settings.text == settings.text
+    facts = {
+        "recipe": recipe.name if recipe else None,
+        "published": [dataclasses.asdict(p) for p in recipe.published_for(settings)] if recipe and comparable else [],
+        "corpus_sha256": corpus.sha256,
+        "corpus_characters": corpus.characters,
+        "headgate": headgate.__version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+    return RunDirectory.create(out, settings, corpus.tokenizer, facts, overwrite=overwrite), corpus
+
+
+def _continue(out: Path, given: dict[str, Any], data_dir: Path | None) -> "tuple[RunDirectory, Corpus]":
+    """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others."""
+    from headgate import corpus as corpora
+    from headgate.run_directory import RunDirectory
+
+    directory = RunDirectory.open(out)
+    before = {name: value for section in directory.settings.to_dict().values() for name, value in section.items()}
+    changed = {name: value for name, value in given.items() if before[name] != value and name != "corpus"}
+    if fixed := [name for name in changed if name not in CHANGEABLE]:
+        raise InputError(
+            f"{out} was started with {', '.join(f'{name} = {before[name]}' for name in fixed)}, which cannot change "
+            "when it goes on: leave the flag away, or start another run with --out"
+        )
+    if "corpus" in given:
+        known = given["corpus"] == "-" or given["corpus"] in corpora.NAMED
+        changed["corpus"] = given["corpus"] if known else os.path.abspath(given["corpus"])
+    directory.settings = directory.settings.replaced(**{"max_steps": 0, **changed})
+    corpus = corpora.load(directory.settings.text, data_dir=data_dir)
+    same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
+    if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
+        raise InputError(
+            f"{directory.settings.text.corpus} is not the text, or gives not the vocabulary, that {out} was trained "
+            "on: continue with that text, or start another run with --out"
+        )
+    directory.write_settings()
+    return directory, corpus
+
+
+def _default_out(recipe: "Recipe | None", settings: Settings, *, newest: bool) -> Path:
+    """runs/NAME, runs/NAME-2, ...: the first that is free, or the newest that is there."""
+    from headgate.run_directory import is_run
+
+    source = settings.text.corpus
+    name = Path(recipe.name).stem if recipe else "text" if source == "-" else Path(source).name.split(".")[0] or "text"
+    path = free = Path("runs") / name
+    number = 1
+    while is_run(free) or free.is_file():
+        path, number = free, number + 1
+        free = path.with_name(f"{name}-{number}")
+    return path if newest else free
+
+
+def _model(settings: Settings) -> str:
+    m = settings.model
+    return f"GRU of {m.hidden} units, {m.layers} layer{'s' * (m.layers > 1)}, reset {m.reset}"
+
+
+def _introduction(directory: "RunDirectory", corpus: "Corpus") -> list[str]:
+    settings = directory.settings
+    return [
+        f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary "
+        f"{corpus.tokenizer.vocabulary_size:,}; {len(corpus.training):,} tokens to train on, "
+        f"{len(corpus.held_out):,} held out",
+        f"{_model(settings)}; {settings.training.threads} threads; run {directory.path}",
+    ]
+
+
+def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", published: "list[Published]") -> list[str]:
+    """What came of a run, and what to do with it."""
+    from headgate.training import prefixes
+
+    log, progress = directory.log(), result.progress
+    lines = [
+        f"{result.ending}: {progress.step:,} steps, {progress.epoch} epochs"
+        + (f", {result.speed.tokens_per_second:,.0f} tokens/s" if result.speed.seconds else "")
+    ]
+    if log and log[-1]["perplexity"] is not None:
+        lines.append(
+            f"training perplexity {log[-1]['perplexity']:.3f}, {log[-1]['bits_per_character']:.3f} bits a character"
+        )
+    if progress.best_epoch:
+        best = next(e for e in log if e["epoch"] == progress.best_epoch and "held_out_perplexity" in e)
+        lines.append(
+            f"held-out perplexity {best['held_out_perplexity']:.3f} at best, after epoch {progress.best_epoch} "
+            "(generate --best uses those weights)"
+        )
+    if published:
+        ours = {entry["epoch"]: entry["perplexity"] for entry in log}
+        lines.append(f"  {'epoch':>5}  {'published':>12}  {'ours':>9}   training perplexity")
+        for number in published:
+            value = ours.get(number.epoch)
+            lines.append(f"  {number.epoch:>5}  {number.perplexity:>12}  {'-' if value is None else f'{value:.3f}':>9}")
+    prefix = prefixes(directory.settings.training, corpus)[0]
+    return [
+        *lines,
+        f"run    {directory.path}",
+        f"curve  {directory.path / 'curve.png'}",
+        "let it write more:",
+        f"  {_command()} generate {shlex.quote(str(directory.path))} --prefix {shlex.quote(prefix)} --length 300 "
+        "--temperature 0.7 --stream",
+    ]
+
+
+def _command() -> str:
+    """How this program was called, so that what it prints can be typed again."""
+    called = sys.argv[0]
+    if Path(called).name == "__main__.py":
+        return f"{Path(sys.executable).name} -m headgate"
+    found = shutil.which("headgate")
+    if found and os.path.exists(called) and os.path.samefile(found, called):
+        return "headgate"
+    return os.path.relpath(called)
+
+
+class _Signals:
+    """Within it, the first Ctrl-C or SIGTERM is noted, and a second one is taken as ever."""
+
+    number = 0
+
+    def __enter__(self) -> "_Signals":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.number = number
+        signal.signal(number, self._before[signal.Signals(number)])
+
+    def received(self) -> bool:
+        return self.number != 0

@@ -1,0 +1,189 @@
+"""Every setting of a run: its one default, its meaning, its bounds; read from flags, recipes and config.json alike."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headgate.errors import InputError, nearest
+
+
+def _setting(default: Any, meaning: str, *, choices: tuple[Any, ...] = (), low: float | None = None) -> Any:
+    """A field with its help text and what values it takes: one of ``choices``, or at least ``low``."""
+    return field(default=default, metadata={"help": meaning, "choices": choices, "low": low})
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a text becomes ids."""
+
+    corpus: str = _setting("voyage", "path, '-' for standard input, or the name of a corpus")
+    encoding: str = _setting("utf-8", "encoding of the text")
+    normalize: str = _setting(
+        "keep",
+        "keep: as it is; spaces: line breaks become spaces; letters: A-Z only, lower case, other runs become one "
+        "space, lines joined without one (the textbook's preparation of The Time Machine)",
+        choices=("keep", "spaces", "letters"),
+    )
+    limit: int = _setting(0, "use the first so many characters; 0: all", low=0)
+    tokenizer: str = _setting("characters", "unit of the model", choices=("characters", "bytes"))
+    min_frequency: int = _setting(1, "characters seen less often become <unk>", low=1)
+    unknown: bool = _setting(True, "the vocabulary has an <unk>; without it a space stands in")
+    held_out: float = _setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A GRU language model, apart from its vocabulary."""
+
+    hidden: int = _setting(256, "units of each layer", low=1)
+    layers: int = _setting(1, "GRU layers", low=1)
+    embedding: int = _setting(0, "size of the embedding; 0: one-hot input", low=0)
+    dropout: float = _setting(0.0, "probability, between layers and before the head", low=0.0)
+    reset: str = _setting("after", "the variant of the GRU", choices=("after", "before"))
+    bias: str = _setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
+    initialization: str = _setting(
+        "uniform",
+        "uniform: as torch.nn.GRU and torch.nn.Linear; normal: N(0, 0.01) weights and zero biases",
+        choices=("uniform", "normal"),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the model is trained, and what the run reports."""
+
+    epochs: int = _setting(60, "passes over the text", low=1)
+    batch: int = _setting(32, "sequences in a step", low=1)
+    steps: int = _setting(35, "time steps of a sequence", low=1)
+    partition: str = _setting(
+        "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
+    )
+    random_offset: bool = _setting(True, "each epoch starts at a random one of the first --steps characters")
+    optimizer: str = _setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = _setting(0.004, "(peak) learning rate", low=0.0)
+    momentum: float = _setting(0.0, "momentum of sgd", low=0.0)
+    weight_decay: float = _setting(0.0, "weight decay", low=0.0)
+    schedule: str = _setting(
+        "cosine",
+        "learning rate over the run; plateau: halved after --plateau epochs without a better held-out loss",
+        choices=("constant", "cosine", "plateau"),
+    )
+    warmup: int = _setting(0, "optimizer steps of linear warm-up", low=0)
+    plateau: int = _setting(3, "epochs without improvement before schedule plateau halves the rate", low=1)
+    clip: float = _setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
+    patience: int = _setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
+    seed: int = _setting(0, "seed of everything random", low=0)
+    threads: int = _setting(0, "threads of the computation; 0: torch's own choice", low=0)
+    backend: str = _setting("auto", "which implementation computes the GRU", choices=("auto", "equations", "torch"))
+    max_steps: int = _setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
+    report_every: int = _setting(500, "report every so many steps, and at each epoch's end", low=1)
+    checkpoint_every: int = _setting(0, "steps between checkpoints; 0: one a minute", low=0)
+    sample_every: int = _setting(20, "epochs between samples of the model's writing; 0: none", low=0)
+    sample_length: int = _setting(50, "characters of a sample", low=1)
+    sample_temperature: float = _setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
+    sample_prefixes: tuple[str, ...] = _setting((), "what samples start with; none: the text's first words")
+
+
+# What may differ between a run and its continuation without changing what the steps before would have computed.
+CHANGEABLE = (
+    "epochs",
+    "max_steps",
+    "report_every",
+    "checkpoint_every",
+    "sample_every",
+    "sample_length",
+    "sample_temperature",
+    "sample_prefixes",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run; ``Settings()`` is the default language model on the bundled tale."""
+
+    text: TextSettings = TextSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    def __post_init__(self) -> None:
+        wrong = [w for section in (self.text, self.model, self.training) for w in _wrong_values(section)]
+        if self.text.held_out > 0.5:
+            wrong.append(f"held_out must be at most 0.5, got {self.text.held_out}")
+        if self.model.dropout >= 1:
+            wrong.append(f"dropout must be below 1, got {self.model.dropout}")
+        if self.training.learning_rate == 0:
+            wrong.append("learning_rate must be above 0, got 0")
+        if not self.text.held_out and (self.training.patience or self.training.schedule == "plateau"):
+            wrong.append("patience and schedule = plateau need a held-out part: held_out must be above 0")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return dataclasses.asdict(self)
+
+    def replaced(self, **values: Any) -> "Settings":
+        """A copy with some settings changed, each named without its section: ``settings.replaced(hidden=64)``."""
+        sections = {}
+        for section in SECTIONS:
+            names = {f.name for f in dataclasses.fields(SECTIONS[section])}
+            chosen = {k: values.pop(k) for k in list(values) if k in names}
+            sections[section] = dataclasses.replace(getattr(self, section), **chosen)
+        if values:
+            known = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
+            raise InputError("; ".join(f"unknown setting {k!r}: {nearest(k, known)}" for k in values))
+        return Settings(**sections)
+
+
+SECTIONS: dict[str, type] = {"text": TextSettings, "model": ModelSettings, "training": TrainingSettings}
+
+
+def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
+    """Settings from tables named text, model and training (of a recipe or config.json).
+
+    Raises InputError that names ``where`` and every unknown key and impossible value at once.
+
+    >>> from_tables({"model": {"hidden": 8}}, "an example").model.hidden
+    8
+    """
+    wrong, sections = [], {}
+    for section, kind in SECTIONS.items():
+        table = tables.get(section, {})
+        if not isinstance(table, Mapping):
+            wrong.append(f"{section} must be a table, got {table!r}")
+            continue
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        wrong += [f"unknown key {k!r} in [{section}]: {nearest(k, fields)}" for k in table if k not in fields]
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in fields}
+        known = {k: float(v) if fields[k].type is float and type(v) is int else v for k, v in known.items()}
+        sections[section] = kind(**known)
+    try:
+        settings = Settings(**sections)
+    except InputError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}")
+    return settings
+
+
+def _wrong_values(section: Any) -> list[str]:
+    wrong = []
+    hints = typing.get_type_hints(type(section))
+    for f in dataclasses.fields(section):
+        value, choices, low = getattr(section, f.name), f.metadata["choices"], f.metadata["low"]
+        if isinstance(hints[f.name], types.GenericAlias):  # tuple[str, ...]
+            if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
+                wrong.append(f"{f.name} must be a list of strings, got {value!r}")
+        elif type(value) is not hints[f.name]:
+            wrong.append(f"{f.name} must be {_NAMES[hints[f.name]]}, got {value!r}")
+        elif choices and value not in choices:
+            wrong.append(f"{f.name} must be one of {', '.join(choices)}, got {value!r}")
+        elif low is not None and not (low <= value and math.isfinite(value)):
+            wrong.append(f"{f.name} must be at least {low:g} and finite, got {value}")
+    return wrong
+
+
+_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

@@ -1,0 +1,21 @@
+"""The one exception that means "what you gave cannot work"; the command line prints it as one sentence, exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot work. The message is one sentence: what was expected, what came, what to do."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Name the known words most like ``word``, as the end of an error message.
+
+    >>> nearest("voyge", ["verses", "voyage"])
+    'did you mean voyage?'
+    >>> nearest("xyz", ["verses", "voyage"])
+    'known: verses, voyage'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

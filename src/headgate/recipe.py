@@ -1,0 +1,89 @@
+"""Recipes: the settings of a published experiment, or of ours, with the numbers that were published for it."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from headgate.configuration import SECTIONS, Settings, from_tables
+from headgate.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number from the book: training perplexity after an epoch, for one variant of the GRU."""
+
+    epoch: int
+    perplexity: str  # as printed: "1.44", "1.0 to 1.3"
+    reset: str
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        low, _, high = self.perplexity.partition(" to ")
+        return float(low), float(high or low)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named experiment."""
+
+    name: str
+    description: str
+    source: str
+    settings: Settings
+    published: tuple[Published, ...]
+
+    def published_for(self, settings: Settings) -> tuple[Published, ...]:
+        """The published numbers that a run with ``settings`` can be held against."""
+        return tuple(p for p in self.published if p.reset == settings.model.reset)
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
+
+
+def load(name: str) -> Recipe:
+    """A recipe of the package by name, or any TOML file by path. Raises InputError for what is not one."""
+    if name in names():
+        return parse((_folder() / f"{name}.toml").read_text("utf-8"), name)
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return parse(path.read_text("utf-8"), name)
+    raise InputError(f"there is no recipe {name}: {nearest(name, names())}; the path of a .toml file is one too")
+
+
+def parse(text: str, name: str) -> Recipe:
+    """Read the TOML of a recipe; unknown keys and impossible values raise InputError that names them."""
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"recipe {name} is no TOML: {error}") from None
+    known = {"description", "source", "published", *SECTIONS}
+    wrong = [f"unknown key {k!r}: {nearest(k, known)}" for k in tables if k not in known]
+    if wrong:
+        raise InputError(f"recipe {name}: {'; '.join(wrong)}")
+    settings = from_tables(tables, f"recipe {name}")
+    return Recipe(
+        name,
+        str(tables.get("description", "")),
+        str(tables.get("source", "")),
+        settings,
+        tuple(_published(row, settings, name) for row in tables.get("published", ())),
+    )
+
+
+def _published(row: Any, settings: Settings, name: str) -> Published:
+    try:
+        published = Published(int(row["epoch"]), str(row["perplexity"]), str(row.get("reset", settings.model.reset)))
+        published.bounds  # noqa: B018 - raises where the text is no number
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(
+            f"recipe {name}: a published entry needs an epoch and a perplexity ('1.44' or '1.0 to 1.3'), got {row!r}"
+        ) from None
+    return published
+
+
+def _folder() -> Any:
+    return resources.files("headgate") / "recipes"

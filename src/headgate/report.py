@@ -1,0 +1,69 @@
+"""What a run says while it runs: a live bar on a terminal, plain lines in a pipe, log.jsonl and samples.txt."""
+
+import json
+import math
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from headgate.evaluation import perplexity
+from headgate.run_directory import RunDirectory
+
+
+class Report:
+    """Tells the terminal and the run directory. ``quiet`` tells the run directory only."""
+
+    def __init__(self, run: RunDirectory, *, quiet: bool = False) -> None:
+        self.run = run
+        self.quiet = quiet
+        self._bar: Any = None
+        epochs = run.settings.training.epochs
+        self._line_every = max(epochs // 20, 1)  # epochs: some twenty lines a run
+
+    def begin(self, step: int, total: int) -> None:
+        """Training goes on behind ``step`` of ``total``."""
+        live = not self.quiet and sys.stdout.isatty()
+        self._bar = tqdm(
+            total=total, initial=step, disable=not live, file=sys.stdout, unit="step", dynamic_ncols=True, leave=False,
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}",
+        )  # fmt: skip
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step was made; ``loss`` is its own, nan where it was skipped."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(
+                f"perplexity {perplexity(loss):.2f}, {tokens_per_second:,.0f} tokens/s", refresh=False
+            )
+            self._bar.update(step - self._bar.n)
+
+    def entry(self, entry: dict[str, Any], *, end_of_epoch: bool) -> None:
+        """One line of log.jsonl, where what is not finite is null; and now and then a line to read."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+        self.run.append("log.jsonl", json.dumps(finite) + "\n")
+        epoch, epochs = entry["epoch"], self.run.settings.training.epochs
+        if end_of_epoch and epoch % self._line_every and epoch not in (1, epochs):
+            return
+        text = f"epoch {epoch:>{len(str(epochs))}}/{epochs}  step {entry['step']:>6}  "
+        text += f"perplexity {entry['perplexity']:8.2f}"
+        if "held_out_perplexity" in entry:
+            text += f"  held out {entry['held_out_perplexity']:8.2f}"
+        text += f"  {entry['tokens_per_second']:9,.0f} tokens/s"
+        self.line(text + (f"  {entry['skipped']} steps skipped" if entry["skipped"] else ""))
+
+    def samples(self, epoch: int, texts: list[str]) -> None:
+        """What the model wrote after an epoch."""
+        self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))
+        for text in texts:
+            self.line("  | " + text.replace("\n", "\n  | "))
+
+    def line(self, text: str) -> None:
+        if not self.quiet:
+            if self._bar is None or self._bar.disable:
+                print(text, flush=True)
+            else:
+                self._bar.write(text, file=sys.stdout)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,261 @@
+"""What a run leaves on disk: settings, tokenizer, weights, log, checkpoints. Written so that nothing half-done is read.
+
+    config.json            settings, every default resolved; versions; what the corpus was
+    tokenizer.json         the vocabulary
+    model.safetensors      the weights to use: those of the last checkpoint (after early stopping: the best ones)
+    best.safetensors       the weights with the lowest held-out loss so far, where a part is held out
+    checkpoints/step-N/    everything that continuing needs; complete exactly when its manifest.json is there
+    log.jsonl              one report a line
+    samples.txt            what the model wrote along the way
+    curve.png              perplexity over epochs
+
+Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_arrays
+from safetensors.numpy import save as format_arrays
+
+from headgate import tokenizer as tokenizers
+from headgate.configuration import Settings, from_tables
+from headgate.download import file_sha256
+from headgate.errors import InputError
+from headgate.tokenizer import Tokenizer
+
+Arrays = Mapping[str, np.ndarray]
+FORMAT = 1  # of config.json and the checkpoints; raised when an older headgate could not read them
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of training: named groups of arrays (weights, optimizer, ...) and a JSON-able state."""
+
+    step: int
+    arrays: dict[str, dict[str, np.ndarray]]
+    state: dict[str, Any]
+
+
+class RunDirectory:
+    """One run on disk. :meth:`create` starts one, :meth:`open` reads one; both raise InputError when that cannot be."""
+
+    FILES = ("config.json", "tokenizer.json", "model.safetensors", "best.safetensors", "log.jsonl", "samples.txt")
+
+    def __init__(self, path: Path, settings: Settings, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.facts = facts  # what config.json says beside the settings: versions, corpus
+
+    @classmethod
+    def create(
+        cls, path: Path, settings: Settings, tokenizer: Tokenizer, facts: dict[str, Any], *, overwrite: bool = False
+    ) -> "RunDirectory":
+        """Start a run in a new or empty directory; ``overwrite`` removes the run (and nothing else) that is there."""
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file: name a directory for the run with --out")
+        if is_run(path):
+            if not overwrite:
+                raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
+            _remove_run(path)
+        elif path.is_dir() and any(path.iterdir()):
+            raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        run = cls(path, settings, tokenizer, facts)
+        run.write("tokenizer.json", json.dumps(tokenizer.to_json(), ensure_ascii=False).encode())
+        run.write_settings()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Read the settings and the tokenizer of the run in ``path``."""
+        if not is_run(path):
+            raise InputError(f"{path} holds no run (there is no config.json): give the directory that train made")
+        where = f"{path}/config.json"
+        try:
+            config = json.loads((path / "config.json").read_text("utf-8"))
+            tables, facts, version = config["settings"], config["facts"], config["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{where} is damaged ({error!r}): restore it, or train again") from None
+        if version != FORMAT:
+            raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
+        if not isinstance(tables, dict) or not isinstance(facts, dict):
+            raise InputError(f"{where} is damaged (settings and facts must be tables): restore it, or train again")
+        try:
+            described = (path / "tokenizer.json").read_text("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise InputError(f"{path}/tokenizer.json is missing or damaged: restore it, or train again") from None
+        return cls(path, from_tables(tables, where), tokenizers.from_json(described, f"{path}/tokenizer.json"), facts)
+
+    def write_settings(self) -> None:
+        config = {"format": FORMAT, "settings": self.settings.to_dict(), "facts": self.facts}
+        self.write("config.json", (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def weights(self, *, best: bool = False) -> dict[str, np.ndarray]:
+        """The weights to use, or those with the lowest held-out loss."""
+        file = self.path / ("best.safetensors" if best else "model.safetensors")
+        if not file.exists():
+            raise InputError(
+                f"{self.path} has no {file.name}: "
+                + ("the run held no text out; leave --best away" if best else "it has not reached a checkpoint yet")
+            )
+        return _parse(file.read_bytes(), file)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file of the run: all of it or nothing."""
+        temporary = self.path / f".{name}.tmp"
+        try:
+            _write(temporary, content)
+            temporary.replace(self.path / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def append(self, name: str, text: str) -> None:
+        """Add text to log.jsonl or samples.txt."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The reports of log.jsonl, in order."""
+        lines = (self.path / "log.jsonl").read_text("utf-8").splitlines() if (self.path / "log.jsonl").exists() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"{self.path}/log.jsonl is damaged ({error}): remove the broken line") from None
+
+    # Checkpoints
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, make its groups ``weights`` and ``best`` the run's, then let go of older checkpoints.
+
+        Any failure, a full disk for instance, leaves what was there before and raises OSError.
+        """
+        final = self.path / "checkpoints" / f"step-{checkpoint.step:09d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        state = {**checkpoint.state, "lengths": {name: self._length(name) for name in ("log.jsonl", "samples.txt")}}
+        files = {f"{group}.safetensors": format_arrays(dict(arrays)) for group, arrays in checkpoint.arrays.items()}
+        files["state.json"] = json.dumps(state).encode()
+        manifest = {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "files": {
+                name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in files.items()
+            },
+        }
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for name, content in files.items():
+                _write(temporary / name, content)
+            _write(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
+            _flush_directory(temporary)
+            if final.exists():  # the same step again, after an interruption right behind a checkpoint
+                shutil.rmtree(final)
+            temporary.rename(final)
+            _flush_directory(final.parent)
+            if not _complete(final):
+                raise OSError(f"{final} did not read back as it was written")
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._publish(final)
+
+    def use_best(self) -> None:
+        """Make the weights with the lowest held-out loss those to use."""
+        self.write("model.safetensors", (self.path / "best.safetensors").read_bytes())
+
+    def recover(self) -> Checkpoint | None:
+        """The newest complete checkpoint, or None where none was reached; everything else is brought to its moment.
+
+        What was written after it (reports, samples, an unfinished checkpoint) is removed: continuing writes it again.
+        """
+        folder = self.path / "checkpoints"
+        candidates = sorted((p for p in folder.glob("step-*")), reverse=True) if folder.is_dir() else []
+        for path in candidates:
+            if _complete(path):
+                state = json.loads((path / "state.json").read_bytes())
+                for name, length in state.pop("lengths").items():
+                    if self._length(name) > length:
+                        os.truncate(self.path / name, length)
+                arrays = {f.stem: _parse(f.read_bytes(), f) for f in path.glob("*.safetensors")}
+                self._publish(path)
+                return Checkpoint(int(path.name.removeprefix("step-")), arrays, state)
+        if candidates:
+            raise InputError(
+                f"no checkpoint in {folder} is complete (checked against its manifest.json): restore one, or start "
+                "again with --overwrite"
+            )
+        for name in ("log.jsonl", "samples.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        return None
+
+    def _publish(self, checkpoint: Path) -> None:
+        """Copy the weights of a complete checkpoint to where they are used, then remove everything else beside it."""
+        for group, name in (("best", "best.safetensors"), ("weights", "model.safetensors")):
+            if (checkpoint / f"{group}.safetensors").exists():
+                self.write(name, (checkpoint / f"{group}.safetensors").read_bytes())
+        for other in checkpoint.parent.iterdir():
+            if other != checkpoint:
+                shutil.rmtree(other)
+
+    def _length(self, name: str) -> int:
+        file = self.path / name
+        return file.stat().st_size if file.exists() else 0
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run, whole or damaged."""
+    return (path / "config.json").exists()
+
+
+def _remove_run(path: Path) -> None:
+    for name in (*RunDirectory.FILES, "curve.png"):
+        (path / name).unlink(missing_ok=True)
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+
+
+def _complete(checkpoint: Path) -> bool:
+    """Whether the manifest is there and every file is as it says."""
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+        return manifest["format"] == FORMAT and all(
+            (checkpoint / name).stat().st_size == fact["size"] and file_sha256(checkpoint / name) == fact["sha256"]
+            for name, fact in manifest["files"].items()
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _parse(content: bytes, file: Path) -> dict[str, np.ndarray]:
+    try:
+        return parse_arrays(content)
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    if os.name == "posix":  # elsewhere a directory cannot be opened, and renames are durable without
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,185 @@
+"""A trained language model without torch: it steps, writes, streams and scores. NumPy float32.
+
+Letters: T time steps, B batch, V vocabulary, H hidden size, L layers. The equations are those of equations.py.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from headgate.configuration import ModelSettings
+from headgate.errors import InputError
+from headgate.run_directory import RunDirectory
+from headgate.sampling import Sampling, beam_search, log_softmax
+from headgate.tokenizer import Tokenizer
+
+
+class Runtime:
+    """A GRU language model on NumPy arrays, which are used as they are, not copied.
+
+    ``weights`` has the names and shapes of ``LanguageModel.state_dict()``. Thread-safe: it holds no state of a text;
+    the state (L, B, H) is passed in and handed back.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], settings: ModelSettings, tokenizer: Tokenizer) -> None:
+        check_weights(weights, settings, tokenizer.vocabulary_size)
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self._embedding = weights["embedding.weight"] if settings.embedding else None
+        zero = np.zeros(3 * settings.hidden, np.float32)
+        self._layers = [
+            (
+                weights[f"gru.weight_ih_l{layer}"],
+                weights[f"gru.weight_hh_l{layer}"],
+                weights[f"gru.bias_ih_l{layer}"],
+                weights.get(f"gru.bias_hh_l{layer}", zero),
+            )
+            for layer in range(settings.layers)
+        ]
+        self._head = weights["head.weight"], weights["head.bias"]
+
+    @classmethod
+    def load(cls, path: str | Path, *, best: bool = False) -> "Runtime":
+        """The model of a run directory: its newest weights, or those with the lowest held-out loss."""
+        run = RunDirectory.open(Path(path))
+        try:
+            return cls(run.weights(best=best), run.settings.model, run.tokenizer)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def initial_state(self, batch: int = 1) -> np.ndarray:
+        """The state before any text: zeros (L, B, H)."""
+        return np.zeros((self.settings.layers, batch, self.settings.hidden), np.float32)
+
+    def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state."""
+        outputs, state = self._run(np.asarray(ids)[None], state)
+        return self._logits(outputs[0]), state
+
+    def read(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read a text: -> logits (1, V) of what follows it, state (L, 1, H).
+
+        Characters that the vocabulary lacks are read as its stand-in, with one warning that names them. An empty text
+        is read as a line break (or what stands in for it).
+        """
+        if unknown := self.tokenizer.unknown(text):
+            stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
+            warnings.warn(
+                f"not in the vocabulary, read as {stand_in!r}: {' '.join(unknown)}", UserWarning, stacklevel=2
+            )
+        ids = self.tokenizer.encode(text or "\n")
+        outputs, state = self._run(ids[:, None], self.initial_state() if state is None else state)
+        return self._logits(outputs[-1]), state
+
+    def stream(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> Iterator[str]:
+        """Continue ``prefix`` by ``length`` ids: yields the new text piece by piece, never half a character.
+
+        Ids that stand for no text (``<unk>``) are never written.
+        """
+        logits, state = self.read(prefix)
+        seen = self.tokenizer.encode(prefix).tolist()
+        generator = np.random.default_rng(seed)
+        write = self.tokenizer.writer()
+        for _ in range(length):
+            i = sampling.choose(self._writable(logits[0]), generator, seen)
+            seen.append(i)
+            if piece := write(i):
+                yield piece
+            logits, state = self.step(np.array([i]), state)
+        if piece := write(None):
+            yield piece
+
+    def write(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> str:
+        """``prefix`` and its continuation by ``length`` ids."""
+        return prefix + "".join(self.stream(prefix, length, sampling, seed=seed))
+
+    def beam(self, prefix: str, length: int, width: int) -> list[tuple[str, float]]:
+        """The most probable continuations that a beam finds, best first: (prefix and continuation, nats)."""
+        logits, state = self.read(prefix)
+
+        def step(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            logits, state = self.step(ids, state)
+            return self._writable(logits), state
+
+        found = beam_search(step, self._writable(logits), state, width=width, length=length)
+        return [(prefix + self.tokenizer.decode(ids), score) for ids, score in found]
+
+    def score(self, text: str) -> np.ndarray:
+        """The log-probability, in nats, of each token of ``text`` but the first, given those before it."""
+        ids = self.tokenizer.encode(text)
+        if len(ids) < 2:
+            raise InputError(f"a text of at least two tokens is needed to score it, got {len(ids)}")
+        nats, _ = self.losses(ids[:-1, None], ids[1:, None], self.initial_state())
+        return -nats[:, 0]
+
+    def losses(self, x: np.ndarray, y: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Cross-entropy in nats of each target: x, y (T, B), state (L, B, H) or None -> (T, B), new state."""
+        outputs, state = self._run(x, self.initial_state(x.shape[1]) if state is None else state)
+        log_p = log_softmax(self._logits(outputs))  # (T, B, V)
+        return -np.take_along_axis(log_p, y[:, :, None].astype(np.int64), 2)[:, :, 0], state
+
+    def _logits(self, outputs: np.ndarray) -> np.ndarray:
+        weight, bias = self._head
+        logits: np.ndarray = outputs @ weight.T + bias
+        return logits
+
+    def _writable(self, logits: np.ndarray) -> np.ndarray:
+        """A copy of logits (..., V) that forbids the ids which stand for no text."""
+        logits = logits.copy()
+        logits[..., self.tokenizer.unwritable] = -np.inf
+        return logits
+
+    def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        x: np.ndarray | None = None if self._embedding is None else self._embedding[ids]
+        last = []
+        for h, (W_ih, W_hh, b_ih, b_hh) in zip(state, self._layers, strict=True):
+            a = (W_ih.T[ids] if x is None else x @ W_ih.T) + b_ih  # (T, B, 3H)
+            x = np.empty((*ids.shape, h.shape[-1]), np.float32)
+            for t in range(len(ids)):
+                h = _step(a[t], h, W_hh, b_hh, self.settings.reset)
+                x[t] = h
+            last.append(h)
+        assert x is not None  # there is at least one layer
+        return x, np.stack(last)
+
+
+def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:
+    """One step of equations.py: a (B, 3H), h (B, H) -> (B, H)."""
+    H = h.shape[-1]
+    if reset == "after":
+        g = h @ W_hh.T + b_hh  # (B, 3H)
+        r, z = np.split(_sigmoid(a[:, : 2 * H] + g[:, : 2 * H]), 2, 1)
+        n = np.tanh(a[:, 2 * H :] + r * g[:, 2 * H :])
+    else:
+        r, z = np.split(_sigmoid(a[:, : 2 * H] + h @ W_hh[: 2 * H].T + b_hh[: 2 * H]), 2, 1)
+        n = np.tanh(a[:, 2 * H :] + (r * h) @ W_hh[2 * H :].T + b_hh[2 * H :])
+    new: np.ndarray = (1 - z) * n + z * h
+    return new
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.tanh(0.5 * x) + 0.5  # never overflows
+
+
+def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
+    """Raise InputError unless the weights are those of such a model."""
+    H, E = settings.hidden, settings.embedding
+    expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
+    if E:
+        expected["embedding.weight"] = (V, E)
+    for layer in range(settings.layers):
+        expected[f"gru.weight_ih_l{layer}"] = (3 * H, H if layer else E or V)
+        expected[f"gru.weight_hh_l{layer}"] = (3 * H, H)
+        for bias in ("bias_ih", "bias_hh") if settings.bias == "double" else ("bias_ih",):
+            expected[f"gru.{bias}_l{layer}"] = (3 * H,)
+    if missing := sorted(expected.keys() ^ weights.keys()):
+        raise InputError(f"the weights and config.json disagree about {', '.join(missing)}: restore both from one run")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise InputError(
+                f"{name} has the shape {weights[name].shape}, a vocabulary of {V} and config.json need {shape}: "
+                "restore weights, config.json and tokenizer.json from one run"
+            )

@@ -1,0 +1,112 @@
+"""From logits to the next id: greedy, temperature, top-k, top-p, min-p, repetition penalty; beam search. NumPy, seeded.
+
+Letters: V vocabulary, L layers, W beams, H hidden size.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headgate.errors import InputError
+
+Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ids (W,), state -> logits (W, V), state
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next id is drawn. The filters apply in the order in which they stand here.
+
+    repetition_penalty   logits of ids already in the text: divided by it where positive, multiplied where negative
+                         (Keskar et al., arXiv:1909.05858); 1 changes nothing
+    temperature          logits are divided by it; 0 is greedy: always the most probable id, the lowest of equals
+    top_k                only the k most probable ids; 0: all
+    top_p                the fewest most probable ids whose probabilities sum to p (Holtzman et al., arXiv:1904.09751)
+    min_p                ids at least min_p times as probable as the best (Nguyen et al., arXiv:2407.01082)
+
+    >>> Sampling(temperature=0.5, top_k=2).probabilities(np.array([1.0, 0.0, -1.0])).round(3)
+    array([0.881, 0.119, 0.   ])
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} must be {bounds}, got {value}"
+            for name, bounds, value, fine in (
+                ("repetition_penalty", "above 0", self.repetition_penalty, 0 < self.repetition_penalty < math.inf),
+                ("temperature", "at least 0 and finite", self.temperature, 0 <= self.temperature < math.inf),
+                ("top_k", "at least 0", self.top_k, self.top_k >= 0),
+                ("top_p", "above 0 and at most 1", self.top_p, 0 < self.top_p <= 1),
+                ("min_p", "from 0 to 1", self.min_p, 0 <= self.min_p <= 1),
+            )
+            if not fine
+        ]
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    def probabilities(self, logits: np.ndarray, seen: Sequence[int] = ()) -> np.ndarray:
+        """The distribution that the next id is drawn from: logits (V,) and the ids of the text so far -> (V,) float64.
+
+        A logit of -inf forbids its id. Greedy puts everything on one id.
+        """
+        logits = logits.astype(np.float64)
+        if self.repetition_penalty != 1 and len(seen):
+            repeated = np.unique(np.asarray(seen))
+            value = logits[repeated]
+            logits[repeated] = np.where(value > 0, value / self.repetition_penalty, value * self.repetition_penalty)
+        if self.temperature == 0:
+            chosen = np.zeros_like(logits)
+            chosen[logits.argmax()] = 1.0
+            return chosen
+        p = np.exp((logits - logits.max()) / self.temperature)
+        if self.top_k:
+            p[np.argsort(-p, kind="stable")[self.top_k :]] = 0.0
+        p /= p.sum()
+        if self.top_p < 1:
+            order = np.argsort(-p, kind="stable")
+            before = np.cumsum(p[order]) - p[order]  # what the more probable ids already sum to
+            p[order[before >= self.top_p]] = 0.0
+        p[p < self.min_p * p.max()] = 0.0
+        return np.asarray(p / p.sum())
+
+    def choose(self, logits: np.ndarray, generator: np.random.Generator, seen: Sequence[int] = ()) -> int:
+        """Draw the next id; one number is taken from ``generator``, none when greedy."""
+        p = self.probabilities(logits, seen)
+        if self.temperature == 0:
+            return int(p.argmax())
+        return min(int(np.searchsorted(np.cumsum(p), generator.random(), side="right")), int(p.nonzero()[0][-1]))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the softmax over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def beam_search(
+    step: Step, logits: np.ndarray, state: np.ndarray, *, width: int, length: int
+) -> list[tuple[list[int], float]]:
+    """The most probable continuations that a beam of ``width`` finds, best first.
+
+    logits (1, V) and state (L, 1, H) are those after the prefix. Returns pairs (``length`` ids, log-probability in
+    nats); every continuation has the same length, so no length penalty is needed.
+    """
+    if width < 1 or length < 0:
+        raise InputError(f"beam search needs a width of at least 1 and a length of at least 0, got {width}, {length}")
+    beams: list[list[int]] = [[]]
+    scores = np.zeros(1)
+    for _ in range(length):
+        total = scores[:, None] + log_softmax(logits)  # (W, V)
+        best = np.argsort(-total, axis=None, kind="stable")[:width]
+        best = best[np.isfinite(total.flat[best])]
+        parents, ids = np.unravel_index(best, total.shape)
+        beams = [[*beams[p], int(i)] for p, i in zip(parents, ids, strict=True)]
+        scores = total[parents, ids]
+        logits, state = step(ids, state[:, parents])
+    return list(zip(beams, scores.tolist(), strict=True))

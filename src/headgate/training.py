@@ -1,0 +1,314 @@
+"""train(): the loop from a text and settings to a model. One step after another, continued exactly where it stopped.
+
+Letters: T time steps, B batch, L layers, H hidden size.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headgate.batches import Batches
+from headgate.configuration import TrainingSettings
+from headgate.corpus import Corpus
+from headgate.errors import InputError
+from headgate.evaluation import bits_per_character, evaluate, perplexity
+from headgate.language_model import LanguageModel, losses_of
+from headgate.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.report import Report
+from headgate.run_directory import Arrays, Checkpoint, RunDirectory
+from headgate.runtime import Runtime
+from headgate.sampling import Sampling
+
+BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
+
+
+@dataclass
+class Progress:
+    """Where a run is; everything in it is saved."""
+
+    step: int = 0  # steps made in all, skipped ones included
+    epoch: int = 0
+    position: int = 0  # batches of this epoch done
+    loss_sum: float = 0.0  # nats over the tokens of this epoch so far
+    tokens: int = 0  # predicted in this epoch so far
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float = math.inf  # the lowest held-out loss
+    best_epoch: int = 0
+    waited: int = 0  # epochs since
+    rate_factor: float = 1.0  # of schedule plateau
+
+
+@dataclass
+class Speed:
+    """Tokens a second of the training steps alone, without the first epoch (or its first 100 steps) of the process."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    warm: bool = False
+
+    def add(self, seconds: float, tokens: int) -> None:
+        self.seconds += seconds
+        self.tokens += tokens
+
+    def warmed_up(self) -> None:
+        if not self.warm:
+            self.seconds, self.tokens, self.warm = 0.0, 0, True
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Result:
+    """How training ended: ``finished``, ``stopped early``, ``paused`` at max_steps or ``interrupted``."""
+
+    ending: str
+    progress: Progress
+    speed: Speed
+
+
+@dataclass
+class Training:
+    """What a step changes, apart from the progress; saved with it."""
+
+    model: LanguageModel
+    optimizer: torch.optim.Optimizer
+    state: Tensor | None = None  # (L, B, H), carried from batch to batch
+    best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
+
+
+def train(
+    run: RunDirectory,
+    corpus: Corpus,
+    report: Report,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Result:
+    """Train the model of ``run`` on ``corpus`` from its newest checkpoint, or from the start where there is none.
+
+    Seeds torch's generator and sets its number of threads. ``stop`` is asked after every step; once it says True the
+    step's checkpoint is written and training ends, to be continued by the next call as if it had never stopped.
+    Raises InputError where the text is too short for a batch, the loss stays infinite, or a checkpoint cannot be
+    written; the newest checkpoint is then intact.
+    """
+    settings = run.settings.training
+    batches = Batches.of(corpus.training, settings, rank=rank, world_size=world_size)
+    training, progress = _start_or_continue(run, corpus)
+    total = settings.epochs * batches.per_epoch
+    speed, saved_at, saved_step = Speed(), time.monotonic(), progress.step
+    report.begin(progress.step, total)
+    ending = _ending(settings, progress)
+    while not ending:
+        began = time.perf_counter()
+        batch = batches.at(progress.epoch, progress.position)
+        rate = learning_rate(settings, progress.step, total) * progress.rate_factor
+        x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
+        training.state = training.state.detach() if batch.carry and training.state is not None else None
+        loss, norm = _step(training, x, y, rate, settings.clip)
+
+        _count(progress, loss, norm, batches.tokens)
+        speed.add(time.perf_counter() - began, batches.tokens)
+        epoch_done = progress.position == batches.per_epoch
+        if epoch_done or progress.position == 100:
+            speed.warmed_up()
+        report.step(progress.step, loss, speed.tokens_per_second)
+        if epoch_done or progress.position % settings.report_every == 0:
+            _report(report, progress, corpus, speed, norm, rate, training if epoch_done else None, settings)
+        if epoch_done:
+            if _sample_due(settings, progress.epoch + 1):
+                report.samples(progress.epoch + 1, write_samples(training.model, run, corpus))
+            progress.epoch, progress.position = progress.epoch + 1, 0
+            progress.loss_sum, progress.tokens = 0.0, 0
+
+        ending = _ending(settings, progress) or ("interrupted" if stop() else "")
+        due = progress.step % settings.checkpoint_every == 0 if settings.checkpoint_every else None
+        if ending or due or (due is None and time.monotonic() - saved_at > 60):
+            _save(run, training, progress, saved_step)
+            saved_at, saved_step = time.monotonic(), progress.step
+    if ending == "stopped early":
+        run.use_best()
+    return Result(ending, progress, speed)
+
+
+def _step(training: Training, x: Tensor, y: Tensor, rate: float, clip: float) -> tuple[float, float]:
+    """One optimizer step: x, y (T, B). Returns the mean loss in nats and the gradient norm before clipping.
+
+    A loss or gradient that is not finite changes nothing but the carried state, which starts over.
+    """
+    logits, training.state = training.model(x, training.state)  # (T, B, V)
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+    training.optimizer.zero_grad()
+    loss.backward()
+    norm = clip_gradients(list(training.model.parameters()), clip)
+    if not math.isfinite(loss.item() + norm):
+        training.state = None
+        return math.nan, norm
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    training.optimizer.step()
+    return loss.item(), norm
+
+
+def _count(progress: Progress, loss: float, norm: float, tokens: int) -> None:
+    progress.step += 1
+    progress.position += 1
+    if math.isnan(loss):
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row == BAD_STEPS:
+            raise InputError(
+                f"the loss or its gradient was not finite in {BAD_STEPS} steps in a row, up to step {progress.step} "
+                f"(gradient norm {norm:g}): start again with a lower --learning-rate or a smaller --clip; "
+                "earlier checkpoints are untouched"
+            )
+    else:
+        progress.skipped_in_a_row = 0
+        progress.loss_sum += loss * tokens
+        progress.tokens += tokens
+
+
+def _ending(settings: TrainingSettings, progress: Progress) -> str:
+    """Why training ends here; empty where it goes on."""
+    if settings.patience and progress.waited >= settings.patience:
+        return "stopped early"
+    if progress.epoch >= settings.epochs:
+        return "finished"
+    if settings.max_steps and progress.step >= settings.max_steps:
+        return "paused"
+    return ""
+
+
+def _report(
+    report: Report,
+    progress: Progress,
+    corpus: Corpus,
+    speed: Speed,
+    norm: float,
+    rate: float,
+    training: Training | None,
+    settings: TrainingSettings,
+) -> None:
+    """Report the epoch so far; at its end (``training`` given) look at the held-out part first."""
+    loss = progress.loss_sum / progress.tokens if progress.tokens else math.nan
+    entry = {
+        "step": progress.step,
+        "epoch": progress.epoch + 1,
+        "tokens": progress.tokens,
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_character": bits_per_character(loss, corpus.characters_per_token),
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "skipped": progress.skipped,
+        "tokens_per_second": speed.tokens_per_second,
+    }
+    if training and len(corpus.held_out):
+        held_out = evaluate(losses_of(training.model), corpus.held_out)
+        entry |= {"held_out_loss": held_out.loss, "held_out_perplexity": held_out.perplexity}
+        _compare_with_best(held_out.loss, progress, training, settings)
+    report.entry(entry, end_of_epoch=training is not None)
+
+
+def _compare_with_best(loss: float, progress: Progress, training: Training, settings: TrainingSettings) -> None:
+    if loss < progress.best_loss:  # False for nan
+        progress.best_loss, progress.best_epoch, progress.waited = loss, progress.epoch + 1, 0
+        training.best = {name: value.copy() for name, value in arrays_of(training.model).items()}
+        return
+    progress.waited += 1
+    if settings.schedule == "plateau" and progress.waited % settings.plateau == 0:
+        progress.rate_factor /= 2
+
+
+def _sample_due(settings: TrainingSettings, epoch: int) -> bool:
+    return settings.sample_every > 0 and (epoch % settings.sample_every == 0 or epoch == settings.epochs)
+
+
+def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> list[str]:
+    """What the model writes now after each of the run's prefixes. Draws nothing from torch's generator."""
+    settings = run.settings.training
+    runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer)
+    sampling = Sampling(temperature=settings.sample_temperature)
+    return [
+        runtime.write(prefix, settings.sample_length, sampling, seed=settings.seed)
+        for prefix in prefixes(settings, corpus)
+    ]
+
+
+def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
+    """What samples start with: the prefixes of the settings, else the first words of the text."""
+    lines = [line.strip() for line in corpus.beginning.splitlines() if line.strip()]
+    return settings.sample_prefixes or ((lines[0] if lines else corpus.beginning)[:10].strip(),)
+
+
+def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The weights as NumPy arrays that share the model's memory."""
+    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+
+
+def _start_or_continue(run: RunDirectory, corpus: Corpus) -> tuple[Training, Progress]:
+    settings = run.settings.training
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    model = LanguageModel(run.settings.model, corpus.tokenizer.vocabulary_size, backend=settings.backend)
+    training = Training(model, make_optimizer(settings, model.parameters()))
+    checkpoint = run.recover()
+    if checkpoint is None:
+        return training, Progress()
+    try:
+        return _restore(training, checkpoint)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({error}): "
+            "restore both, or start again with --overwrite"
+        ) from None
+
+
+def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int) -> None:
+    arrays: dict[str, Arrays] = {
+        "weights": arrays_of(training.model),
+        "optimizer": {
+            f"{index}.{name}": value.numpy()
+            for index, values in training.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        },
+        "random": {"torch": torch.get_rng_state().numpy()},
+        "carried": {} if training.state is None else {"state": training.state.detach().numpy()},
+    }
+    if training.best:
+        arrays["best"] = training.best
+    try:
+        run.save(Checkpoint(progress.step, {k: dict(v) for k, v in arrays.items()}, asdict(progress)))
+    except OSError as error:
+        before = f"that of step {saved_step} is intact" if saved_step else "there is none before it"
+        raise InputError(
+            f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
+            f"{before}: make room, then continue with --resume"
+        ) from error
+
+
+def _restore(training: Training, checkpoint: Checkpoint) -> tuple[Training, Progress]:
+    def tensors(group: str) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(value.copy()) for name, value in checkpoint.arrays.get(group, {}).items()}
+
+    training.model.load_state_dict(tensors("weights"))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors("optimizer").items():
+        index, _, name = key.partition(".")
+        states.setdefault(int(index), {})[name] = value
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": states, "param_groups": groups})
+    training.state = tensors("carried").get("state")
+    training.best = checkpoint.arrays.get("best", {})
+    torch.set_rng_state(tensors("random")["torch"])
+    return training, Progress(**checkpoint.state)
