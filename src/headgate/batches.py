@@ -26,9 +26,9 @@ class Batches:
 
     ``sequential``: the text, from the epoch's offset on, is laid out in B rows of equal length, and successive batches
     walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into pieces of
-    T tokens, drawn in the epoch's own order, each once; the state starts anew. With ``random_offset`` the epoch's
-    offset is one of 0 to T-1, else 0 (sequential) - a random partition always has a random offset. What does not
-    fill a batch at the text's end is left out. Process r works on rows r, r + world_size, ... of each batch.
+    T tokens, drawn in the epoch's own order, each once; the state starts anew. The epoch's offset is 0, or with
+    ``random_offset`` one of 0 to T, as the textbook draws it; a random partition always has one of 0 to T - 1. What
+    does not fill a batch at the text's end is left out. Process r works on rows r, r + world_size, ... of each batch.
 
     >>> batches = Batches(np.arange(9), B=2, T=2, partition="sequential", random_offset=False, seed=0)
     >>> batches.per_epoch, batches.at(0, 1).x.T.tolist(), batches.at(0, 1).y.T.tolist()
@@ -62,7 +62,9 @@ class Batches:
 
     @property
     def _largest_offset(self) -> int:
-        return self.T - 1 if self.random_offset or self.partition == "random" else 0
+        if self.partition == "random":
+            return self.T - 1
+        return self.T if self.random_offset else 0
 
     @property
     def per_epoch(self) -> int:

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"headgate: warning: {message}", file=sys.stderr)
         try:
             code: int = options.run(options)

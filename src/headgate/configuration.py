@@ -62,7 +62,9 @@ class TrainingSettings:
     partition: str = _setting(
         "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
     )
-    random_offset: bool = _setting(True, "each epoch starts at a random one of the first --steps characters")
+    random_offset: bool = _setting(
+        True, "each epoch leaves out a random number of tokens, at most --steps, at the text's beginning"
+    )
     optimizer: str = _setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
     learning_rate: float = _setting(0.004, "(peak) learning rate", low=0.0)
     momentum: float = _setting(0.0, "momentum of sgd", low=0.0)

@@ -105,7 +105,7 @@ def load(settings: TextSettings, *, data_dir: Path | None = None) -> Corpus:
         held_out=ids[cut:],
         tokenizer=tokenizer,
         characters=len(text),
-        beginning=text[:200],
+        beginning=text[:200].encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
         sha256=hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
     )
 

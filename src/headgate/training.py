@@ -46,23 +46,26 @@ class Progress:
 
 @dataclass
 class Speed:
-    """Tokens a second of the training steps alone, without the first epoch (or its first 100 steps) of the process."""
+    """Tokens a second of the training steps alone, without the first epoch (or its first 100 steps) of the process.
+
+    Until there is more than that, it is the speed of that.
+    """
 
     seconds: float = 0.0
     tokens: int = 0
-    warm: bool = False
+    cold: float = 0.0  # speed of the warm-up, once that is over
 
     def add(self, seconds: float, tokens: int) -> None:
         self.seconds += seconds
         self.tokens += tokens
 
     def warmed_up(self) -> None:
-        if not self.warm:
-            self.seconds, self.tokens, self.warm = 0.0, 0, True
+        if not self.cold:
+            self.cold, self.seconds, self.tokens = self.tokens_per_second, 0.0, 0
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+        return self.tokens / self.seconds if self.seconds else self.cold
 
 
 @dataclass
@@ -115,7 +118,7 @@ def train(
         training.state = training.state.detach() if batch.carry and training.state is not None else None
         loss, norm = _step(training, x, y, rate, settings.clip)
 
-        _count(progress, loss, norm, batches.tokens)
+        _count(progress, loss, rate, batches.tokens)
         speed.add(time.perf_counter() - began, batches.tokens)
         epoch_done = progress.position == batches.per_epoch
         if epoch_done or progress.position == 100:
@@ -158,7 +161,7 @@ def _step(training: Training, x: Tensor, y: Tensor, rate: float, clip: float) ->
     return loss.item(), norm
 
 
-def _count(progress: Progress, loss: float, norm: float, tokens: int) -> None:
+def _count(progress: Progress, loss: float, rate: float, tokens: int) -> None:
     progress.step += 1
     progress.position += 1
     if math.isnan(loss):
@@ -166,9 +169,8 @@ def _count(progress: Progress, loss: float, norm: float, tokens: int) -> None:
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row == BAD_STEPS:
             raise InputError(
-                f"the loss or its gradient was not finite in {BAD_STEPS} steps in a row, up to step {progress.step} "
-                f"(gradient norm {norm:g}): start again with a lower --learning-rate or a smaller --clip; "
-                "earlier checkpoints are untouched"
+                f"the loss or its gradient was not finite in {BAD_STEPS} steps in a row, up to step {progress.step}: "
+                f"start again with a lower --learning-rate (it was {rate:g}); earlier checkpoints are untouched"
             )
     else:
         progress.skipped_in_a_row = 0

@@ -60,6 +60,8 @@ def _add_setting(group: Any, f: Any, kind: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start or continue a run, train it, draw its curve, and say what came of it."""
+    import torch  # noqa: F401 - first, so that where it is missing the message names it
+
     from headgate import recipe as recipes
     from headgate.curve import draw_curve
     from headgate.report import Report
@@ -192,7 +194,7 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
     log, progress = directory.log(), result.progress
     lines = [
         f"{result.ending}: {progress.step:,} steps, {progress.epoch} epochs"
-        + (f", {result.speed.tokens_per_second:,.0f} tokens/s" if result.speed.seconds else "")
+        + (f", {result.speed.tokens_per_second:,.0f} tokens/s" if result.speed.tokens_per_second else "")
     ]
     if log and log[-1]["perplexity"] is not None:
         lines.append(

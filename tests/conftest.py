@@ -1,0 +1,47 @@
+"""What several test files use: the textbook's corpora, and a comparison of tensors that names the worst place."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the textbook's corpora; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("HEADGATE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "timemachine.txt").is_file() or not (folder / "jaychou_lyrics.txt.zip").is_file():
+        pytest.skip(f"the textbook's corpora are not in {folder} (set HEADGATE_DATA)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    """Every test from the same seed, on one thread: the tensors are small, and idle threads only get in the way."""
+    torch.manual_seed(1)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """assert_close(name, value, expected, tolerance): names the tensor, the worst index and both values."""
+
+    def check(name: str, value: Tensor, expected: Tensor, tolerance: float) -> None:
+        assert value.shape == expected.shape, f"{name}: shape {tuple(value.shape)}, expected {tuple(expected.shape)}"
+        if not value.numel():
+            return
+        difference = (value.double() - expected.double()).abs()
+        difference = torch.where(difference.isnan(), torch.inf, difference)
+        worst = int(difference.argmax())
+        assert difference.flatten()[worst] <= tolerance, (
+            f"{name} differs by {difference.flatten()[worst]:.2e} > {tolerance:.0e} at "
+            f"{tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), value.shape))}: "
+            f"{value.flatten()[worst]} instead of {expected.flatten()[worst]}"
+        )
+
+    return check

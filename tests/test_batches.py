@@ -1,0 +1,220 @@
+"""Where every batch lies: the book's layout, what an epoch covers, seeds and offsets, shares of several processes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.batches import Batches
+from headgate.configuration import TrainingSettings
+from headgate.errors import InputError
+
+thorough = settings(deadline=None, max_examples=150)
+
+
+def make(N: int, B: int, T: int, partition="sequential", *, random_offset=False, seed=0, **shares) -> Batches:
+    """Batches of the text 0, 1, 2, ...: every id is its own place."""
+    return Batches(np.arange(N, dtype=np.int32), B, T, partition, random_offset, seed, **shares)
+
+
+def epoch_of(batches: Batches, epoch: int) -> list[np.ndarray]:
+    return [batches.at(epoch, step).x for step in range(batches.per_epoch)]
+
+
+def book_sequential(ids, B, T, offset):
+    """The book's sequential partition, its way: cut into B rows, then into columns of T steps."""
+    length = (len(ids) - offset - 1) // B
+    X = ids[offset : offset + B * length].reshape(B, length)
+    Y = ids[offset + 1 : offset + 1 + B * length].reshape(B, length)
+    for i in range(0, length // T * T, T):
+        yield X[:, i : i + T], Y[:, i : i + T]
+
+
+@st.composite
+def some_batches(draw, **fixed):
+    """Batches of any shape and partition, for a text with a rest that fills no batch."""
+    B, T = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    partition = fixed.get("partition") or draw(st.sampled_from(["sequential", "random"]))
+    random_offset = fixed["random_offset"] if "random_offset" in fixed else draw(st.booleans())
+    largest = T - 1 if random_offset or partition == "random" else 0
+    N = draw(st.integers(1, 4)) * B * T + largest + 1 + draw(st.integers(0, 2 * B * T - 1))
+    return make(N, B, T, partition, random_offset=random_offset, seed=draw(st.integers(0, 99)))
+
+
+def largest_offset(batches: Batches) -> int:
+    return batches.T - 1 if batches.random_offset or batches.partition == "random" else 0
+
+
+# The layout
+
+
+def test_the_sequential_layout_by_hand():
+    ids = np.array([9, 3, 5, 0, 7, 2, 8, 1, 6, 4, 11, 10, 15, 13, 12, 14, 17, 16])
+    batches = Batches(ids, B=3, T=2, partition="sequential", random_offset=False, seed=4)
+    assert (batches.per_epoch, batches.tokens) == (2, 6)
+    first, second = batches.at(0, 0), batches.at(0, 1)  # rows of (18 - 1) // 3 = 5 tokens
+    assert first.x.T.tolist() == [[9, 3], [2, 8], [11, 10]]
+    assert first.y.T.tolist() == [[3, 5], [8, 1], [10, 15]]
+    assert second.x.T.tolist() == [[5, 0], [1, 6], [15, 13]]
+    assert second.y.T.tolist() == [[0, 7], [6, 4], [13, 12]]
+    assert (first.carry, second.carry) == (False, True)
+    assert first.x.dtype == first.y.dtype == np.int64
+    assert batches.at(7, 1).x.tolist() == second.x.tolist()  # every epoch alike
+
+
+def test_the_random_layout_by_hand():
+    batches = make(3 * 2 * 4 + 4, B=3, T=4, partition="random", seed=1)
+    starts = [x[0].tolist() for x in epoch_of(batches, 5)]
+    drawn = [start for row in starts for start in row]
+    assert 0 <= min(drawn) < 4
+    assert sorted(drawn) == [min(drawn) + 4 * piece for piece in range(6)]  # every piece once
+    assert drawn != sorted(drawn)
+    assert [x.T.tolist() for x in epoch_of(batches, 5)] == [
+        [[start, start + 1, start + 2, start + 3] for start in row] for row in starts
+    ]
+
+
+@thorough
+@given(batches=some_batches(partition="sequential"), epoch=st.integers(0, 30))
+def test_sequential_batches_are_the_books(batches, epoch):
+    offset = int(batches.at(epoch, 0).x[0, 0])
+    assert 0 <= offset <= largest_offset(batches)
+    book = list(book_sequential(batches.ids, batches.B, batches.T, offset))
+    assert len(book) - batches.per_epoch in ((0, 1) if batches.random_offset else (0,))
+    for step, (X, Y) in zip(range(batches.per_epoch), book, strict=False):
+        batch = batches.at(epoch, step)
+        np.testing.assert_array_equal(batch.x.T, X)
+        np.testing.assert_array_equal(batch.y.T, Y)
+
+
+@thorough
+@given(batches=some_batches(), epoch=st.integers(0, 30))
+def test_an_epoch_predicts_every_token_at_most_once(batches, epoch):
+    used = []
+    for step in range(batches.per_epoch):
+        batch = batches.at(epoch, step)
+        assert batch.x.shape == batch.y.shape == (batches.T, batches.B)
+        np.testing.assert_array_equal(batch.y, batch.x + 1)
+        np.testing.assert_array_equal(batch.x, batch.x[0] + np.arange(batches.T)[:, None])
+        assert batch.carry == (batches.partition == "sequential" and step > 0)
+        used += batch.x.flatten().tolist()
+    assert len(set(used)) == len(used) == batches.per_epoch * batches.tokens
+    assert max(used) + 1 < len(batches.ids)
+    predictable = len(batches.ids) - 1 - largest_offset(batches)  # whatever the offset
+    assert 0 <= predictable - len(used) < batches.tokens  # what is left would not fill a batch
+
+
+@thorough
+@given(batches=some_batches(partition="sequential"), epoch=st.integers(0, 30))
+def test_a_carried_row_goes_on_where_it_stopped(batches, epoch):
+    for step in range(1, batches.per_epoch):
+        np.testing.assert_array_equal(batches.at(epoch, step).x[0], batches.at(epoch, step - 1).y[-1])
+
+
+@thorough
+@given(batches=some_batches(partition="random"), epoch=st.integers(0, 30))
+def test_random_batches_are_pieces_of_one_cut(batches, epoch):
+    starts = np.concatenate([x[0] for x in epoch_of(batches, epoch)])
+    assert len(set((starts % batches.T).tolist())) == 1
+    assert len(set(starts.tolist())) == len(starts)
+
+
+# Seeds, epochs, offsets
+
+
+@thorough
+@given(batches=some_batches(), data=st.data())
+def test_a_batch_follows_from_seed_epoch_and_step_alone(batches, data):
+    places = st.tuples(st.integers(0, 5), st.integers(0, batches.per_epoch - 1))
+    asked = data.draw(st.lists(places, min_size=1, max_size=6))
+    for epoch, step in asked:  # in any order, repeatedly
+        fresh = dataclasses.replace(batches)
+        np.testing.assert_array_equal(batches.at(epoch, step).x, fresh.at(epoch, step).x)
+        np.testing.assert_array_equal(batches.at(epoch, step).y, fresh.at(epoch, step).y)
+
+
+def test_random_epochs_and_seeds_differ():
+    batches = make(1_000, B=4, T=5, partition="random", seed=3)
+    orders = [np.concatenate(epoch_of(batches, epoch)).tolist() for epoch in range(4)]
+    orders.append(np.concatenate(epoch_of(dataclasses.replace(batches, seed=4), 0)).tolist())
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    assert np.concatenate(epoch_of(dataclasses.replace(batches), 2)).tolist() == orders[2]
+
+
+@pytest.mark.parametrize(("partition", "random_offset"), [("sequential", True), ("random", True), ("random", False)])
+def test_offsets_are_random_and_the_number_of_batches_is_not(partition, random_offset):
+    batches = make(2 * 3 * 7 + 7, B=3, T=7, partition=partition, random_offset=random_offset, seed=6)
+    offsets = [min(int(x.min()) for x in epoch_of(batches, epoch)) for epoch in range(420)]
+    assert batches.per_epoch == 2
+    counts = np.bincount(offsets)
+    assert len(counts) == 7
+    assert np.abs(counts - 60).max() < 4 * np.sqrt(60)
+    assert len({tuple(offsets), *(tuple(offsets[i:] + offsets[:i]) for i in range(1, 20))}) == 20  # no short period
+
+
+def test_without_a_random_offset_every_epoch_starts_at_the_first_token():
+    batches = make(50, B=3, T=7)
+    assert {int(batches.at(epoch, 0).x[0, 0]) for epoch in range(20)} == {0}
+
+
+# Several processes
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_rows_of_all_processes_make_the_batch(partition, world_size):
+    whole = make(200, B=6, T=5, partition=partition, random_offset=True, seed=8)
+    shares = [dataclasses.replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {share.per_epoch for share in shares} == {whole.per_epoch}
+    assert {share.tokens for share in shares} == {30}
+    for epoch in range(3):
+        for step in range(whole.per_epoch):
+            batch, parts = whole.at(epoch, step), [share.at(epoch, step) for share in shares]
+            for rank, part in enumerate(parts):
+                assert part.x.shape == (5, 6 // world_size)
+                np.testing.assert_array_equal(part.x, batch.x[:, rank::world_size])
+                np.testing.assert_array_equal(part.y, batch.y[:, rank::world_size])
+                assert part.carry == batch.carry
+
+
+def test_a_batch_that_cannot_be_shared_evenly():
+    with pytest.raises(InputError, match=r"^a batch of 7 cannot be shared evenly by 2 processes$"):
+        make(100, B=7, T=3, world_size=2)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+@pytest.mark.parametrize("random_offset", [False, True])
+@pytest.mark.parametrize(("B", "T"), [(1, 1), (4, 1), (1, 5), (3, 7)])
+def test_a_text_too_short_says_what_it_needs(partition, random_offset, B, T):
+    needed = B * T + (T if random_offset or partition == "random" else 1)
+    for length in (0, 1, needed - 1):
+        with pytest.raises(InputError) as caught:
+            make(length, B, T, partition, random_offset=random_offset)
+        assert str(caught.value) == (
+            f"the text to train on has {length} tokens, one batch of {B} sequences of {T} steps needs {needed}: "
+            "give more text, or lower --batch or --steps"
+        )
+    enough = make(needed, B, T, partition, random_offset=random_offset)
+    assert enough.per_epoch == 1
+    for epoch in range(30):  # with every offset
+        assert enough.at(epoch, 0).y.max() < needed
+
+
+@pytest.mark.parametrize("step", [-1, 2])
+def test_a_step_that_is_not_in_the_epoch(step):
+    with pytest.raises(IndexError, match=f"^step must be from 0 to 1, got {step}$"):
+        make(18, B=3, T=2).at(0, step)
+
+
+def test_the_settings_of_a_run():
+    chosen = TrainingSettings(batch=6, steps=4, partition="random", random_offset=False, seed=5)
+    found = Batches.of(np.arange(80), chosen, rank=1, world_size=2)
+    expected = make(80, B=6, T=4, partition="random", seed=5, rank=1, world_size=2)
+    np.testing.assert_array_equal(found.at(3, 1).x, expected.at(3, 1).x)
+    assert (found.B, found.T, found.partition, found.random_offset, found.seed) == (6, 4, "random", False, 5)
+    assert Batches.of(np.arange(80), chosen).world_size == 1

@@ -1,0 +1,351 @@
+"""The command line: what it prints, what it leaves, and one clear sentence with exit code 2 for what cannot work."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import headgate
+from headgate.cli import main
+from headgate.run_directory import RunDirectory
+from tests.test_public import BLOCKER
+from tests.test_training import TEXT, flags
+
+SMALL = flags(epochs=3)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    assert main(["train", str(folder / "text.txt"), "--out", str(folder / "run"), "--quiet", *SMALL]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """fails(*arguments): run a command that must fail with exit code 2 and one line on standard error; returns it."""
+
+    def run(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("headgate: ")
+        assert captured.err.count("\n") == 1, captured.err
+        assert "Traceback" not in captured.err
+        return captured.err
+
+    return run
+
+
+def test_train_leaves_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "canal.txt").write_text(TEXT)
+    assert main(["train", "canal.txt", *SMALL]) == 0
+    output = capsys.readouterr().out
+    assert "732 characters, vocabulary 20; 586 tokens to train on, 146 held out" in output
+    assert output.count("perplexity") >= 5
+    assert "finished: 48 steps, 3 epochs" in output
+    assert "generate runs/canal --prefix 'the water'" in output
+    assert sorted(p.name for p in (tmp_path / "runs" / "canal").iterdir()) == [
+        "best.safetensors", "checkpoints", "config.json", "curve.png", "log.jsonl", "model.safetensors", "samples.txt",
+        "tokenizer.json",
+    ]  # fmt: skip
+    assert (tmp_path / "runs" / "canal" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    assert main(["train", "canal.txt", *SMALL]) == 0, "the second run takes another name"
+    assert (tmp_path / "runs" / "canal-2" / "config.json").exists()
+    weights = [(tmp_path / "runs" / name / "model.safetensors").read_bytes() for name in ("canal", "canal-2")]
+    assert weights[0] == weights[1], "the same seed gives the same weights"
+
+    assert main(["train", "canal.txt", "--resume", "--epochs", "4"]) == 0, "more epochs for the newest of that name"
+    assert RunDirectory.open(tmp_path / "runs" / "canal-2").log()[-1]["epoch"] == 4
+    assert RunDirectory.open(tmp_path / "runs" / "canal").log()[-1]["epoch"] == 3
+
+
+def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Input:
+        buffer = io.BytesIO(TEXT.encode())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    assert main(["train", "-", "--out", str(tmp_path / "run"), "--quiet", *SMALL]) == 0
+    assert RunDirectory.open(tmp_path / "run").settings.text.corpus == "-"
+
+
+def test_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *SMALL]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    arguments = ["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main([*arguments, *SMALL]) == 0
+    assert main([*arguments, "--overwrite", *flags(epochs=2)]) == 0
+    assert len(RunDirectory.open(tmp_path / "run").log()) == 2
+
+
+def test_generate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(trained), "--prefix", "the", "--prefix", "keep", "--length", "9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:3] for line in lines] == ["the", "kee"]
+    assert [len(line) for line in lines] == [12, 13]
+    assert main(["generate", str(trained), "--prefix", "the", "--length", "9", "--stream"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:1]
+    assert main(["generate", str(trained), "--prefix", "the", "--length", "9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"prefix": "the", "text": lines[0]}
+    assert main(["generate", str(trained), "--prefix", "the", "--length", "9", "--beam", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["log_probability"] < 0
+
+
+def test_generate_draws_with_a_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(*options: str) -> str:
+        assert main(["generate", str(trained), "--prefix", "the", "--length", "30", *options]) == 0
+        return capsys.readouterr().out
+
+    assert write("--seed", "1") == write("--seed", "1") != write("--seed", "2")
+    assert write("--temperature", "0", "--seed", "1") == write()
+    assert write("--top-k", "1") == write()
+
+
+def test_generate_warns_of_unknown_characters(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(trained), "--prefix", "théß", "--length", "3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("théß")
+    assert captured.err.count("\n") == 1
+    assert "warning: not in the vocabulary" in captured.err
+    assert captured.err.endswith("é ß\n")
+
+
+def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.txt").write_text("the keeper came down the canal! " * 8)
+    for text in ([], [str(tmp_path / "other.txt")]):
+        answers = []
+        for how in ([], ["--runtime"]):
+            assert main(["evaluate", str(trained), *text, "--json", *how]) == 0
+            answers.append(json.loads(capsys.readouterr().out))
+        assert answers[0]["loss"] == pytest.approx(answers[1]["loss"], rel=1e-5)
+        assert answers[0]["unknown_characters"] == (8 if text else 0)
+    last = RunDirectory.open(trained).log()[-1]
+    assert main(["evaluate", str(trained), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(last["held_out_loss"], rel=1e-6)
+    assert main(["evaluate", str(trained), str(tmp_path / "other.txt")]) == 0
+    output = capsys.readouterr().out
+    assert "255 tokens predicted, perplexity" in output
+    assert "8 characters are not in the vocabulary: !" in output
+
+
+def test_commands_that_need_no_torch(trained: Path) -> None:
+    for arguments in (
+        ["--help"], ["train", "--help"], ["generate", str(trained), "--prefix", "the"], ["recipes"], ["corpora"],
+        ["evaluate", str(trained), "--runtime"],
+    ):  # fmt: skip
+        code = f"{BLOCKER}\nfrom headgate.cli import main\nraise SystemExit(main({arguments!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_missing_extra(tmp_path: Path) -> None:
+    hidden = BLOCKER.replace('raise ImportError(f"{name} is blocked")', "raise ModuleNotFoundError(name=name)")
+    code = (
+        f"{hidden}\nfrom headgate.cli import main\nraise SystemExit(main(['train', '--out', {str(tmp_path / 'r')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs torch, which is missing: pip install 'headgate[train]'" in done.stderr
+
+
+def test_recipes_corpora_info(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["recipes"]) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("lyrics-scratch", "time-machine-concise", "1.0 to 1.3"))
+    assert main(["recipes", "--json"]) == 0
+    assert {r["name"]: len(r["published"]) for r in json.loads(capsys.readouterr().out)}["lyrics-scratch"] == 8
+    assert main(["corpora", "--json", "--data-dir", str(tmp_path)]) == 0
+    found = {c["name"]: c["path"] for c in json.loads(capsys.readouterr().out)}
+    assert os.path.exists(found["voyage"])
+    assert set(found) == {"voyage", "verses", "time-machine", "jay-lyrics"}
+    assert main(["info"]) == 0
+    assert f"headgate     {headgate.__version__}" in capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "runtime"}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"headgate {headgate.__version__}\n"
+
+
+def test_closed_pipe(trained: Path) -> None:
+    code = f"{sys.executable} -m headgate generate {trained} --prefix the --length 3000 --stream | head -c 5"
+    done = subprocess.run(code, shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == "the" + done.stdout[3:5]
+
+
+# What cannot work
+
+
+def test_empty_corpus(fails, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    message = fails("train", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "run"))
+    assert "is empty: a text of at least two characters is needed" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_corpus_shorter_than_a_batch(fails, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("x" * 200)
+    message = fails("train", str(tmp_path / "short.txt"), "--out", str(tmp_path / "run"))
+    assert "has 180 tokens, one batch of 32 sequences of 35 steps needs 1156: give more text, or lower" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_path(fails, tmp_path: Path) -> None:
+    assert "there is no file and no corpus" in fails("train", str(tmp_path / "nowhere.txt"))
+    assert "did you mean verses?" in fails("train", "verse")
+
+
+def test_not_utf_8(fails, tmp_path: Path) -> None:
+    (tmp_path / "gb.txt").write_bytes(b"water " + "河".encode("gb18030") * 1800)
+    message = fails("train", str(tmp_path / "gb.txt"), "--out", str(tmp_path / "run"))
+    assert "is not utf-8: byte 0xba at offset 6; name its encoding with --encoding, or use --tokenizer bytes" in message
+    for remedy in (["--encoding", "gb18030"], ["--tokenizer", "bytes"]):
+        arguments = ["train", str(tmp_path / "gb.txt"), "--out", str(tmp_path / remedy[1]), "--quiet", *remedy, *SMALL]
+        assert main(arguments) == 0
+
+
+def test_unknown_recipe(fails) -> None:
+    assert "there is no recipe lyrics: did you mean" in fails("train", "--recipe", "lyrics")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nhiden = 3\n", "unknown key 'hiden' in [model]: did you mean hidden?"),
+        ("[trainig]\n", "unknown key 'trainig': did you mean training?"),
+        ("[model]\nhidden = 0\nreset = 'no'\n", "hidden must be at least 1"),
+        ("[model]\nhidden = 0\nreset = 'no'\n", "reset must be one of after, before, got 'no'"),
+        ("[model]\nhidden = '3'\n", "hidden must be a whole number, got '3'"),
+        ("[training]\nepochs = true\n", "epochs must be a whole number, got True"),
+        ("model = 3\n", "model must be a table"),
+        ("[model\n", "is no TOML"),
+    ],
+)
+def test_bad_recipe(fails, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    assert message in fails("train", "--recipe", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_impossible_flag(fails, tmp_path: Path) -> None:
+    message = fails("train", "--hidden", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
+    assert "hidden must be at least 1" in message
+    assert "dropout must be below 1, got 1.0" in message
+
+
+def test_used_directory(fails, trained: Path, tmp_path: Path) -> None:
+    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
+    message = fails("train", "--out", str(trained))
+    assert "already holds a run: continue it with --resume, replace it with --overwrite" in message
+    assert {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()} == before
+    (tmp_path / "letter.txt").write_text("dear")
+    assert "is not empty and holds no run" in fails("train", "--out", str(tmp_path))
+    assert "is a file" in fails("train", "--out", str(tmp_path / "letter.txt"))
+
+
+def test_overwrite_only_what_can_be_trained(fails, trained: Path, tmp_path: Path) -> None:
+    """A text that cannot be trained on does not cost the run that is there."""
+    (tmp_path / "short.txt").write_text("x" * 200)
+    fails("train", str(tmp_path / "short.txt"), "--out", str(trained), "--overwrite")
+    assert main(["generate", str(trained), "--prefix", "the"]) == 0
+
+
+def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> None:
+    assert "holds no run" in fails("train", "--out", str(tmp_path / "nothing"), "--resume")
+    message = fails("train", "--out", str(trained), "--resume", "--hidden", "13")
+    assert "was started with hidden = 12, which cannot change when it goes on" in message
+    (tmp_path / "other.txt").write_text(TEXT.upper())
+    message = fails("train", str(tmp_path / "other.txt"), "--out", str(trained), "--resume")
+    assert "is not the text, or gives not the vocabulary, that" in message
+    assert RunDirectory.open(trained).settings.text.corpus.endswith("text.txt"), "the refused text is not noted"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "missing"])
+def test_damaged_run(fails, trained: Path, tmp_path: Path, name: str, damage: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        (run / file).write_bytes((trained / file).read_bytes())
+    content = (run / name).read_bytes()
+    if damage == "missing":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    for command in (["generate", str(run)], ["evaluate", str(run), "voyage", "--limit", "100"]):
+        message = fails(*command)
+        assert name in message
+        assert any(word in message for word in ("restore", "train", "checkpoint"))
+
+
+def test_run_of_another_vocabulary(fails, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (run / file).write_bytes((trained / file).read_bytes())
+    (run / "tokenizer.json").write_text('{"type": "bytes"}')
+    message = fails("generate", str(run), "--prefix", "the")
+    assert "has the shape (20, 12), a vocabulary of 256 and config.json need (256, 12)" in message
+
+
+def test_diverging(fails, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = flags(optimizer="sgd", learning_rate=1e38, clip=0, schedule="constant")
+    message = fails("train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options)
+    assert "not finite in 10 steps in a row" in message
+    assert "lower --learning-rate (it was 1e+38)" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--length", "-1"], "--length, --beam and --seed must be at least 0"),
+        (["--temperature", "-1", "--top-p", "2"], "temperature must be at least 0 and finite, got -1.0; top_p must be"),
+        (["--beam", "3", "--top-k", "3"], "--beam looks for the most probable text"),
+        (["--stream", "--json"], "choose one of them"),
+    ],
+)
+def test_impossible_generation(fails, trained: Path, options: list[str], message: str) -> None:
+    assert message in fails("generate", str(trained), *options)
+
+
+def test_nothing_to_generate_from(fails, tmp_path: Path) -> None:
+    assert "holds no run (there is no config.json): give the directory that train made" in fails(
+        "generate", str(tmp_path)
+    )
+
+
+def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = flags(held_out=0, epochs=1)
+    assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options]) == 0
+    assert "held nothing out: say which text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
+    assert "leave --best away" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_output_that_cannot_be_written(trained: Path) -> None:
+    with open("/dev/full", "w") as full:
+        arguments = [sys.executable, "-m", "headgate", "generate", str(trained), "--prefix", "the"]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left on device: make room" in done.stderr

@@ -1,0 +1,291 @@
+"""Settings from tables and by name: every wrong one is named, all at once; what is right comes through unchanged."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.configuration import (
+    CHANGEABLE,
+    SECTIONS,
+    ModelSettings,
+    Settings,
+    TextSettings,
+    TrainingSettings,
+    from_tables,
+)
+from headgate.errors import InputError, nearest
+
+thorough = settings(deadline=None, max_examples=200)
+FIELDS = {(section, f.name): f for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
+KINDS = {(section, name): typing.get_type_hints(SECTIONS[section])[name] for section, name in FIELDS}
+WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+# for each kind, what a file may hold there by mistake
+MISTAKES = {
+    int: (True, 2.0, "2", None, [2]),
+    float: (True, "0.5", None, [0.5], {}),
+    str: (3, True, None, {}),
+    bool: (0, 1, "yes", None),
+    tuple[str, ...]: ("text", 3, ["a", 3], None),
+}
+
+
+def of_kind(*kinds):
+    """The fields of these kinds, as parameters of a test."""
+    return pytest.mark.parametrize(
+        ("section", "name"), [key for key in FIELDS if KINDS[key] in kinds], ids=lambda value: value
+    )
+
+
+def message_of(tables) -> str:
+    with pytest.raises(InputError) as caught:
+        from_tables(tables, "some file")
+    return str(caught.value)
+
+
+def settings_or_message(tables) -> tuple[Settings | None, str]:
+    try:
+        return from_tables(tables, "some file"), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def complaint(section: str, name: str, value) -> str:
+    if KINDS[section, name] == tuple[str, ...]:
+        return f"{name} must be a list of strings, got {tuple(value) if isinstance(value, list) else value!r}"
+    shown = tuple(value) if isinstance(value, list) else value
+    return f"{name} must be {WORDS[KINDS[section, name]]}, got {shown!r}"
+
+
+def test_the_defaults_are_possible():
+    assert from_tables({}, "nothing") == Settings()
+    assert Settings().text.corpus == "voyage"
+
+
+def test_no_two_settings_share_a_name_and_all_say_what_they_mean():
+    names = [name for _, name in FIELDS]
+    assert len(set(names)) == len(names)
+    assert all(f.metadata["help"] for f in FIELDS.values())
+    assert set(CHANGEABLE) <= {f.name for f in dataclasses.fields(TrainingSettings)}
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [(section, name, value) for (section, name), kind in KINDS.items() for value in MISTAKES[kind]],
+)
+def test_a_value_of_another_type_is_refused(section, name, value):
+    first, *others = message_of({section: {name: value}}).removeprefix("some file: ").split("; ")
+    assert first == complaint(section, name, value)
+    assert all(other.startswith(name) for other in others)
+
+
+def test_all_wrong_types_are_named_in_one_message():
+    tables: dict[str, dict] = {section: {} for section in SECTIONS}
+    for (section, name), kind in KINDS.items():
+        tables[section][name] = MISTAKES[kind][0]
+    message = message_of(tables)
+    assert message.startswith("some file: corpus must be a string, got 3; encoding must be a string, got 3; ")
+    for section, name in FIELDS:
+        assert complaint(section, name, tables[section][name]) in message.removeprefix("some file: ").split("; ")
+
+
+def test_a_wrong_section_does_not_hide_the_others():
+    assert message_of({"text": 5, "model": {"hiden": 1, "layers": 0}, "training": {"batch": "x"}}) == (
+        "some file: text must be a table, got 5; unknown key 'hiden' in [model]: did you mean hidden?; "
+        "layers must be at least 1 and finite, got 0; batch must be a whole number, got 'x'"
+    )
+
+
+@of_kind(float)
+def test_a_whole_number_in_a_table_is_a_number(section, name):
+    value = 0 if name in ("held_out", "dropout") else 1  # these must be less than 1
+    found = getattr(getattr(from_tables({section: {name: value}}, "x"), section), name)
+    assert type(found) is float
+    assert found == value
+
+
+@of_kind(tuple[str, ...])
+def test_a_list_in_a_table_is_a_tuple(section, name):
+    assert getattr(getattr(from_tables({section: {name: ["分开", "b"]}}, "x"), section), name) == ("分开", "b")
+
+
+# Bounds
+
+
+@of_kind(float)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused(section, name, value):
+    assert f"{name} must be at least {FIELDS[section, name].metadata['low']:g} and finite, got {value}" in message_of(
+        {section: {name: value}}
+    )
+
+
+@of_kind(int, float)
+def test_what_is_too_small_is_refused(section, name):
+    low = FIELDS[section, name].metadata["low"]
+    kind = KINDS[section, name]
+    below = low - 1 if kind is int else math.nextafter(low, -1)
+    assert message_of({section: {name: below}}) == f"some file: {name} must be at least {low:g} and finite, got {below}"
+    if name != "learning_rate":
+        assert getattr(getattr(from_tables({section: {name: kind(low)}}, "x"), section), name) == low
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["large", "small"])
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_number_that_no_float_holds_does_no_harm(kind, value):
+    for section, name in [key for key in FIELDS if KINDS[key] is kind]:
+        found, message = settings_or_message({section: {name: value}})
+        if found is None:
+            assert message.startswith("some file: ")
+            assert name in message
+        else:
+            assert getattr(getattr(found, section), name) == value  # a whole number has no upper bound
+
+
+@of_kind(str)
+def test_only_the_choices_are_taken(section, name):
+    choices = FIELDS[section, name].metadata["choices"]
+    for choice in choices or ("anything", "分开"):
+        assert getattr(getattr(from_tables({section: {name: choice}}, "x"), section), name) == choice
+    if choices:
+        assert message_of({section: {name: "sideways"}}) == (
+            f"some file: {name} must be one of {', '.join(choices)}, got 'sideways'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"text": {"held_out": 0.51}}, "held_out must be at most 0.5, got 0.51"),
+        ({"model": {"dropout": 1.0}}, "dropout must be below 1, got 1.0"),
+        ({"training": {"learning_rate": 0}}, "learning_rate must be above 0, got 0"),
+        (
+            {"text": {"held_out": 0}, "training": {"patience": 2}},
+            "patience and schedule = plateau need a held-out part: held_out must be above 0",
+        ),
+        (
+            {"text": {"held_out": 0}, "training": {"schedule": "plateau"}},
+            "patience and schedule = plateau need a held-out part: held_out must be above 0",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_refused(tables, message):
+    assert message_of(tables) == f"some file: {message}"
+
+
+def test_the_largest_values_that_go():
+    found = from_tables({"text": {"held_out": 0.5}, "model": {"dropout": 0.999}}, "x")
+    assert (found.text.held_out, found.model.dropout) == (0.5, 0.999)
+    assert from_tables({"text": {"held_out": 0.1}, "training": {"patience": 2}}, "x").training.patience == 2
+
+
+# Names
+
+
+def test_an_unknown_key_suggests_the_nearest():
+    assert message_of({"training": {"learning-rate": 0.1, "zzz": 1}, "model": {"reest": "after"}}) == (
+        "some file: unknown key 'reest' in [model]: did you mean reset?; "
+        "unknown key 'learning-rate' in [training]: did you mean learning_rate?; "
+        "unknown key 'zzz' in [training]: known: "
+        + ", ".join(sorted(f.name for f in dataclasses.fields(TrainingSettings)))
+    )
+
+
+def test_nearest_names_at_most_three_or_all():
+    assert nearest("steps", ["steps", "step", "stepss", "stepsss"]) == "did you mean steps or stepss or step?"
+    assert nearest("q", ["b", "a"]) == "known: a, b"
+
+
+# Copies and round trips
+
+
+def test_replaced_changes_what_it_names_and_nothing_else():
+    before = Settings(TextSettings(limit=70), ModelSettings(hidden=8), TrainingSettings(seed=3))
+    after = before.replaced(hidden=9, steps=4, normalize="spaces", sample_prefixes=("a",))
+    assert after == Settings(
+        TextSettings(limit=70, normalize="spaces"),
+        ModelSettings(hidden=9),
+        TrainingSettings(seed=3, steps=4, sample_prefixes=("a",)),
+    )
+    assert before.model.hidden == 8
+    assert before.replaced() == before
+
+
+def test_replaced_refuses_what_cannot_be():
+    with pytest.raises(
+        InputError, match=r"^unknown setting 'hiddn': did you mean hidden\?; unknown setting 'qqq': known: backend, "
+    ):
+        Settings().replaced(hiddn=3, qqq=4)
+    with pytest.raises(InputError, match=r"^hidden must be at least 1 and finite, got 0; batch must be a whole number"):
+        Settings().replaced(hidden=0, batch=2.5)
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().model.hidden = 3
+
+
+def values_of(section: str, name: str):
+    """Possible values of a setting."""
+    f, kind = FIELDS[section, name], KINDS[section, name]
+    if f.metadata["choices"]:
+        return st.sampled_from(f.metadata["choices"])
+    if kind is int:
+        return st.integers(int(f.metadata["low"]), 10**6)
+    if kind is float:
+        high = {"held_out": 0.5, "dropout": 0.99}.get(name, 1e6)
+        return st.floats(f.metadata["low"] or (1e-9 if name in ("held_out", "learning_rate") else 0), high)
+    return {bool: st.booleans(), str: st.text(max_size=5), tuple[str, ...]: st.lists(st.text(max_size=5)).map(tuple)}[
+        kind
+    ]
+
+
+possible = st.fixed_dictionaries({name: values_of(section, name) for section, name in FIELDS})
+
+
+@thorough
+@given(values=possible)
+def test_to_dict_and_from_tables_are_inverse(values):
+    chosen = Settings().replaced(**values)
+    assert from_tables(chosen.to_dict(), "itself") == chosen
+    assert from_tables(json.loads(json.dumps(chosen.to_dict())), "its JSON") == chosen
+    found = chosen.to_dict()
+    assert {name: found[section][name] for section, name in FIELDS} == values
+
+
+any_value = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@thorough
+@given(
+    tables=st.fixed_dictionaries(
+        {},
+        optional={
+            section: any_value
+            | st.dictionaries(
+                st.sampled_from([f.name for f in dataclasses.fields(kind)]) | st.text(max_size=5), any_value, max_size=6
+            )
+            for section, kind in SECTIONS.items()
+        },
+    )
+)
+def test_any_tables_are_settings_or_an_input_error(tables):
+    found, message = settings_or_message(tables)
+    if found is None:
+        assert message.startswith("some file: ")
+    else:
+        for section, table in tables.items():
+            for name, value in table.items():
+                kept = getattr(getattr(found, section), name)
+                assert kept == (tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,121 @@
+"""The floors of the package: a module imports only from lower floors, and the runtime's import no torch."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCE = ROOT / "src" / "headgate"
+
+# Also drawn in docs/architecture.md. False: must work where torch is not installed.
+FLOORS: dict[str, tuple[int, bool]] = {
+    "errors": (0, False),
+    "equations": (0, True),
+    "configuration": (1, False),
+    "tokenizer": (1, False),
+    "sampling": (1, False),
+    "download": (1, False),
+    "kernels": (1, True),
+    "kernels.aten": (1, True),
+    "corpus": (2, False),
+    "run_directory": (2, False),
+    "recipe": (2, False),
+    "batches": (2, False),
+    "evaluation": (2, False),
+    "functional": (2, True),
+    "runtime": (3, False),
+    "layer": (3, True),
+    "curve": (3, True),
+    "report": (3, True),
+    "language_model": (4, True),
+    "optimization": (2, True),
+    "training": (5, True),
+    "commands": (6, False),
+    "commands.train": (6, False),
+    "commands.generate": (6, False),
+    "commands.evaluate": (6, False),
+    "commands.show": (6, False),
+    "cli": (7, False),
+    "__main__": (8, False),
+    "__init__": (-1, False),  # the version; public names are looked up when they are used
+}
+
+
+def modules() -> list[tuple[str, ast.Module]]:
+    names = {p: ".".join(p.relative_to(SOURCE).with_suffix("").parts) for p in sorted(SOURCE.rglob("*.py"))}
+    return [(name.removesuffix(".__init__"), ast.parse(path.read_text("utf-8"))) for path, name in names.items()]
+
+
+def imports(tree: ast.Module, *, when_loaded: bool) -> Iterator[str]:
+    """Names imported anywhere in a module, or only those imported when it is loaded."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if typing_only or (when_loaded and isinstance(node, ast.FunctionDef)):
+            skipped.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def target(name: str) -> str | None:
+    """The module of this package that an import loads: headgate.batches.Batches -> batches."""
+    if name == "headgate" or not name.startswith("headgate."):
+        return "__init__" if name == "headgate" else None
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in FLOORS:
+        parts.pop()
+    return ".".join(parts) or "__init__"
+
+
+def test_every_file_is_in_the_table() -> None:
+    assert {name for name, _ in modules()} == set(FLOORS)
+
+
+@pytest.mark.parametrize(("name", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_go_down(name: str, tree: ast.Module) -> None:
+    floor, _ = FLOORS[name]
+    for imported in imports(tree, when_loaded=False):
+        other = target(imported)
+        if other is not None:
+            assert FLOORS[other][0] < floor, f"{name} (floor {floor}) imports {other} (floor {FLOORS[other][0]})"
+
+
+@pytest.mark.parametrize(("name", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_no_torch_where_the_runtime_stands(name: str, tree: ast.Module) -> None:
+    if not FLOORS[name][1]:
+        assert "torch" not in {imported.split(".")[0] for imported in imports(tree, when_loaded=True)}
+
+
+@pytest.mark.parametrize(("name", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_says_what_it_is_for(name: str, tree: ast.Module) -> None:
+    assert ast.get_docstring(tree), f"{name} does not say in its first line what it is for"
+
+
+def test_architecture_page_has_the_same_table() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ") and ".py`" in line]
+    listed = {
+        cells[1].strip().strip("`").removesuffix(".py").replace("/", "."): (int(cells[0]), "torch" in cells[2])
+        for cells in rows
+    }
+    expected = {k: v for k, v in FLOORS.items() if k not in ("__init__", "__main__", "kernels", "commands")}
+    assert listed == expected
+
+
+def test_the_checks_see_a_violation() -> None:
+    tree = ast.parse("import torch\ndef f():\n    from headgate.training import train\n")
+    assert list(imports(tree, when_loaded=True)) == ["torch"]
+    assert target("headgate.training.train") == "training"
+
+
+def test_no_shared_drawer() -> None:
+    assert not {p.name for p in Path(SOURCE).rglob("*.py")} & {"utils.py", "common.py", "base.py", "helpers.py"}

@@ -1,0 +1,45 @@
+"""The public surface: its names, and that importing the package, or its runtime, loads nothing heavy."""
+
+import subprocess
+import sys
+
+import headgate
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "matplotlib", "tqdm"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_public_names() -> None:
+    assert headgate.__all__ == ["GRU", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
+    for name in headgate.__all__:
+        assert getattr(headgate, name).__doc__
+    assert set(headgate.__all__) <= set(dir(headgate))
+
+
+def test_unknown_name() -> None:
+    assert not hasattr(headgate, "LSTM")
+
+
+def test_import_is_light() -> None:
+    loaded = run_python("import sys, headgate; print(*sorted(m.split('.')[0] for m in sys.modules))").split()
+    assert not {"torch", "numpy", "matplotlib"} & set(loaded)
+
+
+def test_runtime_and_command_line_need_no_torch() -> None:
+    modules = "runtime sampling tokenizer corpus run_directory recipe batches evaluation cli"
+    run_python(BLOCKER + "\n".join(f"import headgate.{name}" for name in modules.split()))
+
+
+def test_import_draws_no_random_numbers() -> None:
+    code = "import torch; before = torch.get_rng_state(); import headgate.training; "
+    run_python(code + "assert torch.equal(before, torch.get_rng_state())")

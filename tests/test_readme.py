@@ -1,0 +1,72 @@
+"""The fenced blocks of the README and the tutorial run, in order, in an empty folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = ["README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md"]
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page as (language, code)."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(page: str, folder: Path, data_dir: Path | None) -> int:
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    if data_dir:
+        environment["HEADGATE_DATA"] = str(data_dir)
+    ran = 0
+    for language, code in blocks(page):
+        if language == "sh" and code.startswith("make "):
+            command = ["sh", "-ec", "".join(f"make -n -C {ROOT} {line.split()[1]}\n" for line in code.splitlines())]
+        elif language == "sh":
+            command = ["sh", "-ec", code]
+        elif language == "python":
+            command = [sys.executable, "-W", "error", "-c", code]
+        else:
+            assert language in ("text", "toml"), f"a block of {page} is {language}: sh, python, text and toml are known"
+            continue
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{page}:\n{code}\n{done.stdout}\n{done.stderr}"
+        ran += 1
+    return ran
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if "README" in p])
+def test_readme(page: str, tmp_path: Path) -> None:
+    assert run_blocks(page, tmp_path, None) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if "tutorial" in p])
+def test_tutorial(page: str, tmp_path: Path, data_dir: Path) -> None:
+    assert run_blocks(page, tmp_path, data_dir) >= 5
+
+
+@pytest.mark.parametrize(("english", "chinese"), list(zip(PAGES[::2], PAGES[1::2], strict=True)))
+def test_both_languages_show_the_same_code(english: str, chinese: str) -> None:
+    def essence(page: str) -> list[str]:
+        return [re.sub(r"\s*#.*", "", code) for language, code in blocks(page) if language in ("sh", "python", "toml")]
+
+    assert essence(english) == essence(chinese)
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in [*PAGES, "docs/architecture.md"]:
+        text = (ROOT / page).read_text("utf-8")
+        for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}"

@@ -1,0 +1,198 @@
+"""The runtime without torch agrees with the torch model: logits, log-probabilities, greedy text; and it writes well."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling
+from headgate.configuration import Settings
+from headgate.run_directory import Checkpoint, RunDirectory
+from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.training import arrays_of
+from tests.test_public import BLOCKER
+
+T, B, H = 5, 3, 9
+TOKENIZER = CharacterTokenizer.from_text("abcdefg hi\n")
+V = TOKENIZER.vocabulary_size
+
+VARIANTS = {
+    "one layer": ModelSettings(hidden=H),
+    "before, single bias": ModelSettings(hidden=H, reset="before", bias="single"),
+    "before, three layers, embedding": ModelSettings(hidden=H, layers=3, embedding=4, reset="before"),
+    "two layers": ModelSettings(hidden=H, layers=2),
+}
+
+
+def pair(settings: ModelSettings, tokenizer=TOKENIZER) -> tuple[LanguageModel, Runtime]:
+    model = LanguageModel(settings, tokenizer.vocabulary_size).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # far from uniform, so that mistakes show
+    return model, Runtime(arrays_of(model), settings, tokenizer)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_are_those_of_the_model(variant: str) -> None:
+    settings = VARIANTS[variant]
+    model, runtime = pair(settings)
+    tokens = torch.randint(V, (T, B))
+    state = torch.randn(settings.layers, B, H) / 2
+    with torch.no_grad():
+        expected, expected_state = model(tokens, state)
+    found = state.numpy()
+    for t in range(T):
+        logits, found = runtime.step(tokens[t].numpy(), found)
+        assert np.abs(logits - expected[t].numpy()).max() < 1e-5
+        assert logits.dtype == found.dtype == np.float32
+    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+    nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
+    log_p = expected.double().log_softmax(-1)[:-1].gather(2, tokens[1:, :, None])[:, :, 0]
+    assert np.abs(nats + log_p.numpy()).max() < 1e-5
+    assert after.shape == (settings.layers, B, H)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_greedy_text_and_scores(variant: str) -> None:
+    model, runtime = pair(VARIANTS[variant])
+    ids, state = TOKENIZER.encode("abc").tolist(), None
+    with torch.no_grad():
+        for t in range(3, 40):
+            logits, state = model(torch.tensor(ids if t == 3 else ids[-1:])[:, None], state)
+            logits[-1, 0, 0] = -math.inf  # <unk> is never written
+            ids.append(int(logits[-1, 0].argmax()))
+    text = runtime.write("abc", 37)
+    assert text == TOKENIZER.decode(ids)
+    with torch.no_grad():
+        logits, _ = model(torch.tensor(ids[:-1])[:, None])
+    expected = logits[:, 0].double().log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert np.abs(runtime.score(text) - expected.numpy()).max() < 1e-5
+
+
+def test_the_variants_matter() -> None:
+    """The comparison above would see the other variant of the GRU."""
+    model, _ = pair(ModelSettings(hidden=H))
+    right = Runtime(arrays_of(model), ModelSettings(hidden=H), TOKENIZER)
+    wrong = Runtime(arrays_of(model), ModelSettings(hidden=H, reset="before"), TOKENIZER)
+    assert np.abs(right.read("abcdef")[0] - wrong.read("abcdef")[0]).max() > 1e-3
+
+
+def test_weights_are_shared() -> None:
+    model, runtime = pair(ModelSettings(hidden=H))
+    before = runtime.read("abc")[0]
+    with torch.no_grad():
+        model.head.bias += 1
+    assert np.allclose(runtime.read("abc")[0], before + 1, atol=1e-6)
+
+
+def test_stream_is_write() -> None:
+    _, runtime = pair(ModelSettings(hidden=H))
+    sampling = Sampling(temperature=0.8, top_k=5, repetition_penalty=1.2)
+    pieces = list(runtime.stream("ab", 30, sampling, seed=5))
+    assert len(pieces) == 30
+    assert "ab" + "".join(pieces) == runtime.write("ab", 30, sampling, seed=5)
+    assert runtime.write("ab", 30, sampling, seed=5) != runtime.write("ab", 30, sampling, seed=6)
+
+
+def test_sampling_reaches_the_text() -> None:
+    """Each id is drawn from the logits of the text so far, and the penalty sees all of it, the prefix too."""
+    _, runtime = pair(ModelSettings(hidden=H))
+    sampling, generator = Sampling(repetition_penalty=3.0, temperature=0.7, min_p=0.05), np.random.default_rng(8)
+    text = "ab"
+    for _ in range(20):
+        logits = runtime.read(text)[0][0]
+        logits[0] = -np.inf  # <unk> is never written
+        text += TOKENIZER.decode([sampling.choose(logits, generator, TOKENIZER.encode(text).tolist())])
+    assert runtime.write("ab", 20, sampling, seed=8) == text
+
+
+def test_unknown_characters_are_named_once() -> None:
+    _, runtime = pair(ModelSettings(hidden=H))
+    with pytest.warns(UserWarning, match="not in the vocabulary, read as '\N{REPLACEMENT CHARACTER}': X Y") as caught:
+        text = runtime.write("aXbYX", 4)
+    assert len(caught) == 1
+    assert text.startswith("aXbYX")
+    assert "\N{REPLACEMENT CHARACTER}" not in text
+
+
+def test_unknown_characters_without_unk() -> None:
+    tokenizer = CharacterTokenizer.from_text("ab cd", unknown=False)
+    _, runtime = pair(ModelSettings(hidden=H), tokenizer)
+    with pytest.warns(UserWarning, match="read as ' ': X"):
+        assert runtime.write("aXb", 6)[3:] == runtime.write("a b", 6)[3:]
+
+
+def test_no_prefix() -> None:
+    _, runtime = pair(ModelSettings(hidden=H))
+    assert runtime.write("", 6) == runtime.write("\n", 6)[1:]
+
+
+def test_never_half_a_character() -> None:
+    model, runtime = pair(ModelSettings(hidden=H), ByteTokenizer())
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.fill_(-50)
+        for byte in "水é".encode():
+            model.head.bias[byte] = 0.0  # a mixture of lead and continuation bytes
+    pieces = list(runtime.stream("水", 200, Sampling(temperature=1.0), seed=1))
+    whole = "".join(pieces)
+    assert whole.encode("utf-8").decode("utf-8") == whole
+    assert "水" in whole or "é" in whole
+
+
+def test_beam_finds_what_greedy_misses() -> None:
+    model, runtime = pair(ModelSettings(hidden=H))
+    with torch.no_grad():
+        model.head.bias[0] = -100.0  # <unk> is never written: without this its share would be missing from the scores
+    greedy = runtime.write("ab", 8)
+    found = runtime.beam("ab", 8, width=16)
+    assert found[0][1] >= float(runtime.score(greedy)[1:].sum()) - 1e-9
+    for text, score in found:
+        assert float(runtime.score(text)[1:].sum()) == pytest.approx(score, abs=1e-4)
+    assert runtime.beam("ab", 8, width=1)[0][0] == greedy
+
+
+def save_run(path: Path, settings: ModelSettings) -> LanguageModel:
+    model, _ = pair(settings)
+    run = RunDirectory.create(path, Settings(model=settings), TOKENIZER, {})
+    run.save(Checkpoint(1, {"weights": arrays_of(model)}, {}))
+    return model
+
+
+def test_load_without_torch(tmp_path: Path) -> None:
+    model = save_run(tmp_path / "run", ModelSettings(hidden=H, layers=2))
+    expected = Runtime(arrays_of(model), ModelSettings(hidden=H, layers=2), TOKENIZER).write("abc", 20)
+    call = f"Runtime.load({str(tmp_path / 'run')!r}).write('abc', 20)"
+    code = f"{BLOCKER}\nfrom headgate import Runtime\nprint(repr({call}))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert found.strip() == repr(expected)
+
+
+def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", ModelSettings(hidden=H))
+    other = CharacterTokenizer.from_text("abcdefg")
+    (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(other.to_json()))
+    with pytest.raises(
+        InputError, match=r"head.weight has the shape \(12, 9\), a vocabulary of 8 and config.json need"
+    ):
+        Runtime.load(tmp_path / "run")
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", ModelSettings(hidden=H))
+    run = RunDirectory.open(tmp_path / "run")
+    run.settings = run.settings.replaced(layers=2)
+    run.write_settings()
+    with pytest.raises(InputError, match=r"the weights and config.json disagree about gru.bias_hh_l1, gru.bias_ih_l1"):
+        Runtime.load(tmp_path / "run")
+
+
+def test_text_too_short_to_score() -> None:
+    _, runtime = pair(ModelSettings(hidden=H))
+    with pytest.raises(InputError, match="at least two tokens is needed to score it, got 1"):
+        runtime.score("a")

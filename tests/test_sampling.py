@@ -1,0 +1,390 @@
+"""From logits to the next id: each filter against its definition, the draw, and beam search against enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.errors import InputError
+from headgate.sampling import Sampling, beam_search, log_softmax
+
+thorough = settings(deadline=None, max_examples=150)
+some_logits = st.lists(st.floats(-8, 8, width=32) | st.just(-math.inf), min_size=1, max_size=12).filter(
+    lambda values: max(values) > -math.inf
+)
+temperatures = st.floats(0.05, 5)
+
+
+def probabilities(logits, seen=(), **settings) -> np.ndarray:
+    return Sampling(**settings).probabilities(np.array(logits, np.float64), seen)
+
+
+def softmax(values) -> list[float]:
+    top = max(values)
+    weights = [math.exp(v - top) for v in values]
+    return [w / sum(weights) for w in weights]
+
+
+def by_probability(p) -> list[int]:
+    """Ids, the most probable first, the lowest of equals first."""
+    return sorted(range(len(p)), key=lambda i: (-p[i], i))
+
+
+LOGITS = np.log([0.2, 0.4, 0.1, 0.3])
+
+
+# Probabilities
+
+
+def test_temperature_divides_the_logits():
+    assert probabilities(LOGITS, temperature=1.0) == pytest.approx([0.2, 0.4, 0.1, 0.3])
+    assert probabilities(LOGITS, temperature=0.5) == pytest.approx(np.array([4, 16, 1, 9]) / 30)
+    assert probabilities(LOGITS, temperature=2.0) == pytest.approx(np.sqrt([2, 4, 1, 3]) / sum(np.sqrt([2, 4, 1, 3])))
+
+
+def test_top_k_keeps_the_k_most_probable():
+    assert probabilities(LOGITS, temperature=1.0, top_k=2) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert probabilities(LOGITS, temperature=1.0, top_k=4) == pytest.approx([0.2, 0.4, 0.1, 0.3])
+    assert probabilities(LOGITS, temperature=1.0, top_k=9) == pytest.approx([0.2, 0.4, 0.1, 0.3])
+    assert probabilities([1.0, 2.0, 2.0, 2.0, 0.0], temperature=1.0, top_k=2).tolist() == [0, 0.5, 0.5, 0, 0]
+
+
+def test_top_p_keeps_the_fewest_that_sum_to_p():
+    assert probabilities(LOGITS, temperature=1.0, top_p=0.39) == pytest.approx([0, 1, 0, 0])
+    assert probabilities(LOGITS, temperature=1.0, top_p=0.41) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert probabilities(LOGITS, temperature=1.0, top_p=0.69) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert probabilities(LOGITS, temperature=1.0, top_p=0.71) == pytest.approx([2 / 9, 4 / 9, 0, 3 / 9])
+    assert probabilities(LOGITS, temperature=1.0, top_p=1e-9) == pytest.approx([0, 1, 0, 0])
+    assert probabilities([0.0, 0.0, 0.0, 0.0], temperature=1.0, top_p=0.5).tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_min_p_is_a_share_of_the_best():
+    assert probabilities(LOGITS, temperature=1.0, min_p=0.3) == pytest.approx([2 / 9, 4 / 9, 0, 3 / 9])
+    assert probabilities(LOGITS, temperature=1.0, min_p=0.74) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert probabilities([3.0, 3.0, 2.9], temperature=1.0, min_p=1.0).tolist() == [0.5, 0.5, 0]
+
+
+def test_the_filters_apply_in_their_order():
+    # 0.4 and 0.3 are left by top_k; of those, 4/7 alone reaches 0.5, while 0.4 of the whole would not
+    assert probabilities(LOGITS, temperature=1.0, top_k=2, top_p=0.5) == pytest.approx([0, 1, 0, 0])
+    # temperature first: 16/30 alone reaches 0.5
+    assert probabilities(LOGITS, temperature=0.5, top_p=0.5) == pytest.approx([0, 1, 0, 0])
+    # temperature first: 9/16 is less than 0.6 of the best, 0.3/0.4 would not be
+    assert probabilities(LOGITS, temperature=0.5, min_p=0.6) == pytest.approx([0, 1, 0, 0])
+    # the penalty first: id 1 falls behind id 3 before only one is kept
+    assert probabilities(np.log([2, 4, 1, 3]), [1, 1], repetition_penalty=2, temperature=1.0, top_k=1) == pytest.approx(
+        [0, 0, 0, 1]
+    )
+
+
+def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
+    expected = softmax([2.0 / 1.6, -1.0 * 1.6, 0.0, 0.5, -3.0])
+    found = probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0, 0, 2, 1], repetition_penalty=1.6, temperature=1.0)
+    assert found == pytest.approx(expected)  # once each, however often an id was seen
+    rewarded = softmax([2.0 / 0.5, -1.0 * 0.5, 0.0, 0.5, -3.0])
+    assert probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0], repetition_penalty=0.5, temperature=1.0) == pytest.approx(
+        rewarded
+    )
+
+
+def test_the_repetition_penalty_changes_nothing_at_one_or_without_a_text():
+    plain = probabilities([2.0, -1.0, 0.5], temperature=0.8)
+    assert probabilities([2.0, -1.0, 0.5], [0, 1], repetition_penalty=1.0, temperature=0.8).tolist() == plain.tolist()
+    assert probabilities([2.0, -1.0, 0.5], [], repetition_penalty=3.0, temperature=0.8).tolist() == plain.tolist()
+
+
+def test_the_repetition_penalty_holds_for_greedy_too():
+    assert probabilities([2.0, 1.5, -4.0], [0], repetition_penalty=2.0).tolist() == [0, 1, 0]
+
+
+def test_a_forbidden_id_stays_forbidden_under_every_filter():
+    logits = [1.0, -math.inf, 0.5, -math.inf]
+    for chosen in ({}, {"temperature": 1.0}, {"temperature": 3.0, "top_k": 4, "top_p": 0.99, "min_p": 0.01}):
+        p = probabilities(logits, [1, 3], repetition_penalty=1.5, **chosen)
+        assert p[[1, 3]].tolist() == [0, 0]
+        assert p.sum() == pytest.approx(1)
+
+
+def test_the_logits_given_are_left_alone():
+    logits = np.array([2.0, -1.0, 0.5])
+    Sampling(repetition_penalty=2.0, temperature=0.7, top_k=2).probabilities(logits, [0, 1])
+    assert logits.tolist() == [2.0, -1.0, 0.5]
+
+
+def test_float32_logits_give_float64_probabilities():
+    p = Sampling(temperature=1.0).probabilities(np.array([0.0, 1.0, -2.0], np.float32))
+    assert p.dtype == np.float64
+    assert p == pytest.approx(softmax([0.0, 1.0, -2.0]))
+
+
+def test_large_logits_do_not_overflow():
+    assert probabilities([3000.0, 2999.0, -3000.0], temperature=0.5) == pytest.approx(softmax([2.0, 0.0, -9e3]))
+
+
+@thorough
+@given(
+    logits=some_logits,
+    temperature=temperatures,
+    penalty=st.floats(0.5, 2),
+    top_k=st.integers(0, 14),
+    top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
+    data=st.data(),
+)
+def test_any_settings_give_a_distribution(logits, temperature, penalty, top_k, top_p, min_p, data):
+    seen = data.draw(st.lists(st.integers(0, len(logits) - 1), max_size=6))
+    sampling = Sampling(penalty, temperature, top_k, top_p, min_p)
+    p = sampling.probabilities(np.array(logits), seen)
+    assert p.shape == (len(logits),)
+    assert (p >= 0).all()
+    assert p.sum() == pytest.approx(1)
+    assert all(p[i] == 0 for i, value in enumerate(logits) if value == -math.inf)
+    assert 1 <= np.count_nonzero(p) <= (top_k or len(logits))
+
+
+@thorough
+@given(logits=some_logits, temperature=temperatures, top_k=st.integers(1, 12))
+def test_support_of_top_k(logits, temperature, top_k):
+    whole = probabilities(logits, temperature=temperature)
+    p = probabilities(logits, temperature=temperature, top_k=top_k)
+    kept = by_probability(whole)[:top_k]
+    assert p.nonzero()[0].tolist() == sorted(i for i in kept if whole[i] > 0)
+    assert p[kept] == pytest.approx(whole[kept] / whole[kept].sum())
+
+
+@thorough
+@given(logits=some_logits, temperature=temperatures, top_p=st.floats(0.01, 0.99))
+def test_support_of_top_p(logits, temperature, top_p):
+    whole = probabilities(logits, temperature=temperature)
+    p = probabilities(logits, temperature=temperature, top_p=top_p)
+    count = np.count_nonzero(p)
+    kept = by_probability(whole)[:count]
+    assert p.nonzero()[0].tolist() == sorted(kept)
+    assert whole[kept].sum() >= top_p - 1e-12  # they reach it
+    assert whole[kept[:-1]].sum() < top_p + 1e-12  # one less does not
+    assert p[kept] == pytest.approx(whole[kept] / whole[kept].sum())
+
+
+@thorough
+@given(logits=some_logits, temperature=temperatures, min_p=st.floats(0.01, 1))
+def test_support_of_min_p(logits, temperature, min_p):
+    whole = probabilities(logits, temperature=temperature)
+    p = probabilities(logits, temperature=temperature, min_p=min_p)
+    bound = min_p * whole.max()
+    assert all(p[i] > 0 for i in range(len(p)) if whole[i] > bound * (1 + 1e-12))
+    assert all(p[i] == 0 for i in range(len(p)) if whole[i] < bound * (1 - 1e-12))
+    assert p[p > 0] == pytest.approx(whole[p > 0] / whole[p > 0].sum())
+
+
+@thorough
+@given(logits=some_logits, seed=st.integers(0, 9))
+def test_greedy_is_the_first_most_probable_id(logits, seed):
+    best = logits.index(max(logits))
+    p = probabilities(logits)
+    assert p.tolist() == [float(i == best) for i in range(len(logits))]
+    assert Sampling().choose(np.array(logits), np.random.default_rng(seed)) == best
+
+
+# The draw
+
+
+def test_a_draw_takes_exactly_one_number():
+    drawn, untouched = np.random.default_rng(5), np.random.default_rng(5)
+    Sampling(repetition_penalty=1.3, temperature=0.9, top_k=3, top_p=0.9, min_p=0.01).choose(LOGITS, drawn, [0, 2])
+    untouched.random()
+    assert drawn.bit_generator.state == untouched.bit_generator.state
+
+
+def test_greedy_takes_no_number():
+    drawn = np.random.default_rng(5)
+    Sampling().choose(LOGITS, drawn)
+    assert drawn.bit_generator.state == np.random.default_rng(5).bit_generator.state
+
+
+def test_the_same_seed_draws_the_same():
+    sampling = Sampling(temperature=1.0)
+    draws = [[sampling.choose(LOGITS, g) for _ in range(50)] for g in map(np.random.default_rng, (3, 3, 4))]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_draws_are_as_frequent_as_they_are_probable():
+    sampling = Sampling(temperature=0.7, top_k=3)
+    expected = sampling.probabilities(LOGITS)
+    N = 4000
+    counts = np.bincount([sampling.choose(LOGITS, np.random.default_rng(seed)) for seed in range(N)], minlength=4)
+    assert counts[expected == 0].tolist() == [0]
+    assert np.abs(counts - N * expected).max() < 4 * math.sqrt(N / 4)  # four standard deviations, at most
+
+
+class Fixed:
+    """A generator whose every number is the same."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0.0, 1), (0.24, 1), (0.26, 2), (0.74, 2), (0.76, 4), (math.nextafter(1, 0), 4), (1.0, 4)],
+)
+def test_a_draw_inverts_the_cumulative_sum_and_never_leaves_the_support(number, expected):
+    logits = np.array([-math.inf, 0.0, math.log(2), -math.inf, 0.0, -math.inf])  # 0, 1/4, 1/2, 0, 1/4, 0
+    assert Sampling(temperature=1.0).choose(logits, Fixed(number)) == expected
+
+
+@thorough
+@given(logits=some_logits, temperature=temperatures, top_p=st.floats(0.1, 1), number=st.floats(0, 1, exclude_max=True))
+def test_what_is_drawn_is_probable(logits, temperature, top_p, number):
+    sampling = Sampling(temperature=temperature, top_p=top_p)
+    assert sampling.probabilities(np.array(logits))[sampling.choose(np.array(logits), Fixed(number))] > 0
+
+
+# Bad parameters
+
+
+def test_all_bad_parameters_are_named_at_once():
+    with pytest.raises(InputError) as caught:
+        Sampling(repetition_penalty=0, temperature=-0.5, top_k=-1, top_p=1.5, min_p=-0.1)
+    assert str(caught.value) == (
+        "repetition_penalty must be above 0, got 0; temperature must be at least 0 and finite, got -0.5; "
+        "top_k must be at least 0, got -1; top_p must be above 0 and at most 1, got 1.5; "
+        "min_p must be from 0 to 1, got -0.1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"repetition_penalty": math.nan}, "^repetition_penalty must be above 0, got nan$"),
+        ({"repetition_penalty": math.inf}, "^repetition_penalty must be above 0, got inf$"),
+        ({"temperature": math.nan}, "^temperature must be at least 0 and finite, got nan$"),
+        ({"temperature": math.inf}, "^temperature must be at least 0 and finite, got inf$"),
+        ({"top_p": 0.0}, "^top_p must be above 0 and at most 1, got 0.0$"),
+        ({"top_p": math.nan}, "^top_p must be above 0 and at most 1, got nan$"),
+        ({"min_p": 1.01}, "^min_p must be from 0 to 1, got 1.01$"),
+        ({"min_p": math.nan}, "^min_p must be from 0 to 1, got nan$"),
+    ],
+)
+def test_a_bad_parameter_is_named_alone(bad, message):
+    with pytest.raises(InputError, match=message):
+        Sampling(**bad)
+
+
+# Log-softmax
+
+
+def test_log_softmax_over_the_last_axis():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    found = log_softmax(logits)
+    assert found.dtype == np.float64
+    for t, b in itertools.product(range(2), range(3)):
+        assert found[t, b] == pytest.approx(np.log(softmax(logits[t, b].tolist())))
+
+
+def test_log_softmax_of_extremes():
+    assert log_softmax(np.array([[1000.0, 999.0, -math.inf]]))[0] == pytest.approx(
+        [-math.log1p(math.exp(-1)), -1 - math.log1p(math.exp(-1)), -math.inf]
+    )
+
+
+# Beam search: a Markov model of the second order; its state (2, W, 1) holds the last two ids
+
+
+class Markov:
+    def __init__(self, V: int, seed: int, forbidden: tuple[int, ...] = ()) -> None:
+        self.V = V
+        self.table = np.random.default_rng(seed).normal(scale=2.0, size=(V, V, V))  # before last, last -> logits
+        self.table[..., forbidden] = -np.inf
+        self.state = np.array([[[1.0]], [[0.0]]])  # after the prefix 1, 0
+        self.logits = self.table[1, 0][None]
+
+    def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert ids.ndim == 1
+        assert state.shape == (2, len(ids), 1)
+        last = state[1, :, 0].astype(int)
+        return self.table[last, ids], np.stack([state[1], ids[:, None].astype(float)])
+
+    def score(self, ids) -> float:
+        text, total = [1, 0, *ids], 0.0
+        for before, last, following in zip(text, text[1:], text[2:], strict=False):
+            total += math.log(softmax(self.table[before, last])[following])
+        return total
+
+    def search(self, width: int, length: int) -> list[tuple[list[int], float]]:
+        return beam_search(self.step, self.logits, self.state, width=width, length=length)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_wide_beam_enumerates(seed):
+    model = Markov(3, seed)
+    exact = sorted(itertools.product(range(3), repeat=5), key=model.score, reverse=True)
+    found = model.search(width=3**4, length=5)  # as wide as there are beginnings one shorter
+    assert tuple(found[0][0]) == exact[0]
+    assert len({tuple(ids) for ids, _ in found}) == 3**4
+    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids, _ in found])
+    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids in exact[: 3**4]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_narrow_beam_scores_what_it_returns(seed, width):
+    model = Markov(4, seed)
+    found = model.search(width, length=6)
+    assert len(found) == width
+    assert len({tuple(ids) for ids, _ in found}) == width
+    scores = [score for _, score in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores == pytest.approx([model.score(ids) for ids, _ in found])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_beam_of_one_is_greedy(seed):
+    model = Markov(5, seed)
+    logits, state, greedy = model.logits, model.state, []
+    for _ in range(7):
+        i = Sampling().choose(logits[0], np.random.default_rng(0))
+        greedy.append(i)
+        logits, state = model.step(np.array([i]), state)
+    [(ids, score)] = model.search(width=1, length=7)
+    assert ids == greedy
+    assert score == pytest.approx(model.score(greedy))
+
+
+def test_a_beam_finds_what_greed_misses():
+    model = Markov(2, 0)
+    model.table[1, 0] = np.log([0.6, 0.4])
+    model.table[0, 0] = np.log([0.5, 0.5])
+    model.table[0, 1] = np.log([0.1, 0.9])
+    model.logits = model.table[1, 0][None]
+    assert model.search(width=1, length=2)[0] == ([0, 0], pytest.approx(math.log(0.3)))
+    assert model.search(width=2, length=2)[0] == ([1, 1], pytest.approx(math.log(0.36)))
+
+
+def test_a_beam_wider_than_the_choices_returns_them_all():
+    found = Markov(3, 1).search(width=50, length=2)
+    assert sorted(ids for ids, _ in found) == [[a, b] for a in range(3) for b in range(3)]
+    assert sum(math.exp(score) for _, score in found) == pytest.approx(1)
+
+
+def test_forbidden_ids_are_in_no_beam():
+    found = Markov(4, 2, forbidden=(0, 2)).search(width=50, length=3)
+    assert sorted(ids for ids, _ in found) == [list(ids) for ids in itertools.product((1, 3), repeat=3)]
+
+
+def test_a_beam_of_no_length_is_the_empty_continuation():
+    assert Markov(3, 0).search(width=4, length=0) == [([], 0.0)]
+
+
+@pytest.mark.parametrize(("width", "length"), [(0, 3), (2, -1)])
+def test_beams_that_cannot_be(width, length):
+    with pytest.raises(
+        InputError,
+        match=f"^beam search needs a width of at least 1 and a length of at least 0, got {width}, {length}$",
+    ):
+        Markov(3, 0).search(width, length)

@@ -1,0 +1,267 @@
+"""Texts to ids and back, whole and id by id; the JSON of a tokenizer, intact and damaged."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.errors import InputError
+from headgate.tokenizer import TOKENIZERS, UNKNOWN, ByteTokenizer, CharacterTokenizer, from_json
+
+thorough = settings(deadline=None, max_examples=150)
+any_text = st.text(st.characters(), max_size=40)  # all of Unicode but lone surrogates
+few_letters = st.text(st.sampled_from("ab é分开\n\U0001f600"), max_size=30)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def write_one_by_one(tokenizer, ids) -> list[str]:
+    """The pieces that a writer returns, the flushed rest last."""
+    write = tokenizer.writer()
+    return [*(write(int(i)) for i in ids), write(None)]
+
+
+def encode_slowly(tokenizer: CharacterTokenizer, text: str) -> list[int]:
+    """What encode is, one dictionary look-up a character."""
+    first = 1 if tokenizer.replacement is None else 0
+    known = {c: first + place for place, c in enumerate(tokenizer.characters)}
+    return [known.get(c, 0 if tokenizer.replacement is None else known[tokenizer.replacement]) for c in text]
+
+
+# Characters
+
+
+def test_ids_follow_the_code_points_after_unk():
+    tokenizer = CharacterTokenizer.from_text("开é分\nbé\n\U0001f600b")
+    assert tokenizer.characters == "\nbé分开\U0001f600"
+    assert tokenizer.vocabulary_size == 7
+    assert tokenizer.unwritable == [0]
+    ids = tokenizer.encode("分b\U0001f600\n")
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [4, 2, 6, 1]
+
+
+def test_without_unk_ids_start_at_the_first_character():
+    tokenizer = CharacterTokenizer.from_text("ab ab", unknown=False)
+    assert (tokenizer.characters, tokenizer.replacement, tokenizer.vocabulary_size) == (" ab", " ", 3)
+    assert tokenizer.unwritable == []
+    assert tokenizer.encode("ba b").tolist() == [2, 1, 0, 2]
+    assert tokenizer.decode([0, 1, 2]) == " ab"
+
+
+@pytest.mark.parametrize(
+    ("text", "stand_in"),
+    [("ab ", " "), ("abcbc c", " "), ("abcbc", "b"), ("aabccc", "c"), ("zy", "y")],
+)
+def test_without_unk_a_space_or_else_the_most_frequent_character_stands_in(text, stand_in):
+    tokenizer = CharacterTokenizer.from_text(text, unknown=False)
+    assert tokenizer.replacement == stand_in
+    assert tokenizer.decode(tokenizer.encode("?\0\U0010ffff")) == 3 * stand_in
+
+
+def test_rare_characters_become_unk():
+    tokenizer = CharacterTokenizer.from_text("aaabbc", min_frequency=2)
+    assert tokenizer.characters == "ab"
+    assert tokenizer.encode("cabx").tolist() == [0, 1, 2, 0]
+    assert tokenizer.decode([2, 0, 1]) == "b" + UNKNOWN + "a"
+
+
+def test_rare_characters_become_the_stand_in_that_is_frequent_enough():
+    tokenizer = CharacterTokenizer.from_text("aaa bbc", min_frequency=2, unknown=False)
+    assert (tokenizer.characters, tokenizer.replacement) == ("ab", "a")  # the only space is rare itself
+    assert tokenizer.encode("c b").tolist() == [0, 0, 1]
+
+
+def test_characters_below_between_and_above_the_vocabulary_are_unknown():
+    tokenizer = CharacterTokenizer("bdf")
+    assert tokenizer.encode("abcdefg").tolist() == [0, 1, 0, 2, 0, 3, 0]
+    assert tokenizer.unknown("gabca?g") == ["g", "a", "c", "?"]
+    assert tokenizer.unknown("fdb") == []
+
+
+def test_empty_text_has_no_ids():
+    for tokenizer in (CharacterTokenizer("ab"), ByteTokenizer()):
+        assert tokenizer.encode("").shape == (0,)
+        assert tokenizer.encode("").dtype == np.int32
+        assert tokenizer.decode([]) == ""
+
+
+def test_unknown_characters_of_a_byte_vocabulary_there_are_none():
+    assert ByteTokenizer().unknown("é分\0") == []
+    assert (ByteTokenizer().vocabulary_size, ByteTokenizer().unwritable) == (256, [])
+
+
+@thorough
+@given(text=any_text.filter(len), unknown=st.booleans())
+def test_characters_round_trip(text, unknown):
+    tokenizer = CharacterTokenizer.from_text(text, unknown=unknown)
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text)
+    assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.unknown(text) == []
+    assert "".join(write_one_by_one(tokenizer, ids)) == text
+
+
+@thorough
+@given(vocabulary=few_letters.filter(len), text=any_text | few_letters, unknown=st.booleans())
+def test_encode_is_a_dictionary_look_up(vocabulary, text, unknown):
+    tokenizer = CharacterTokenizer.from_text(vocabulary, unknown=unknown)
+    assert tokenizer.encode(text).tolist() == encode_slowly(tokenizer, text)
+
+
+@thorough
+@given(text=few_letters.filter(len), unknown=st.booleans(), data=st.data())
+def test_characters_written_one_by_one_are_what_decode_says(text, unknown, data):
+    tokenizer = CharacterTokenizer.from_text(text, unknown=unknown)
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=20))
+    pieces = write_one_by_one(tokenizer, ids)
+    assert [len(piece) for piece in pieces] == [1] * len(ids) + [0]
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_lone_surrogates_are_characters_too():
+    text = "a\ud800b\udcff"
+    tokenizer = CharacterTokenizer.from_text(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_vocabularies_that_cannot_be():
+    with pytest.raises(InputError, match=r"^the text is empty: a vocabulary needs at least one character$"):
+        CharacterTokenizer.from_text("")
+    with pytest.raises(InputError, match=r"^no character of the text occurs 3 times or more: lower --min-frequency$"):
+        CharacterTokenizer.from_text("aabb", min_frequency=3)
+    for characters in ("ba", "aab"):
+        with pytest.raises(InputError, match=r"^a character vocabulary must be sorted and without repetition$"):
+            CharacterTokenizer(characters)
+    for replacement in ("z", "", "ab"):
+        with pytest.raises(
+            InputError, match=f"^the replacement '{replacement}' must be one character of the vocabulary$"
+        ):
+            CharacterTokenizer("abc", replacement)
+
+
+# Bytes
+
+
+@thorough
+@given(text=any_text)
+def test_bytes_round_trip(text):
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == list(text.encode("utf-8"))
+    assert tokenizer.decode(ids.tolist()) == text
+    assert "".join(write_one_by_one(tokenizer, ids)) == text
+
+
+def test_bytes_decode_what_encode_returned():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode("é分")) == "é分"  # an array is iterable too
+
+
+@thorough
+@given(raw=st.binary(max_size=30))
+def test_bytes_written_one_by_one_are_what_decode_says(raw):
+    pieces = write_one_by_one(ByteTokenizer(), raw)
+    assert "".join(pieces) == ByteTokenizer().decode(raw) == raw.decode("utf-8", "replace")
+
+
+def test_a_character_is_written_at_its_last_byte_and_not_before():
+    assert write_one_by_one(ByteTokenizer(), "é分a".encode()) == ["", "é", "", "", "分", "a", ""]
+
+
+def test_half_a_character_at_the_end_is_flushed_as_unknown():
+    assert write_one_by_one(ByteTokenizer(), b"a\xe5\x88") == ["a", "", "", UNKNOWN]
+
+
+def test_writers_do_not_share_what_they_hold_back():
+    tokenizer = ByteTokenizer()
+    one, other = tokenizer.writer(), tokenizer.writer()
+    assert (one(0xC3), other(0x61), one(0xA9), other(None)) == ("", "a", "é", "")
+
+
+# JSON
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        CharacterTokenizer.from_text('分开 "\\\n'),
+        CharacterTokenizer.from_text("分开 不", unknown=False),
+        ByteTokenizer(),
+    ],
+    ids=["unk", "stand-in", "bytes"],
+)
+def test_json_round_trip(tokenizer, ascii_only):
+    again = from_json(json.dumps(tokenizer.to_json(), ensure_ascii=ascii_only))
+    assert type(again) is type(tokenizer)
+    assert again.to_json() == tokenizer.to_json()
+    assert again.to_json()["type"] in TOKENIZERS
+    assert again.vocabulary_size == tokenizer.vocabulary_size
+    assert again.encode("不开 ?").tolist() == tokenizer.encode("不开 ?").tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"^runs/a/tokenizer\.json does not describe a tokenizer \(JSONDecodeError.*\): restore the file$"),
+        ("[]", r"^runs/a/tokenizer\.json does not describe a tokenizer \(TypeError"),
+        ("{}", r"^runs/a/tokenizer\.json does not describe a tokenizer \(KeyError\('type'\)\): restore the file$"),
+        ("[" * 100_000, r"^runs/a/tokenizer\.json does not describe a tokenizer \(RecursionError"),
+        ('{"type": "bytse"}', r"^runs/a/tokenizer\.json names an unknown tokenizer 'bytse': did you mean bytes\?$"),
+        ('{"type": null}', r"^runs/a/tokenizer\.json names an unknown tokenizer None: known: bytes, characters$"),
+        ('{"type": "characters"}', r"^runs/a/tokenizer\.json lacks the list of characters: restore the file$"),
+        ('{"type": "characters", "characters": ""}', "lacks the list of characters"),
+        ('{"type": "characters", "characters": ["a"]}', "lacks the list of characters"),
+        ('{"type": "characters", "characters": "ab", "replacement": 1}', "lacks the list of characters"),
+        ('{"type": "characters", "characters": "ba"}', r"runs/a/tokenizer\.json.*sorted and without repetition"),
+        ('{"type": "characters", "characters": "ab", "replacement": "c"}', r"runs/a/tokenizer\.json.*replacement 'c'"),
+    ],
+)
+def test_json_that_is_no_tokenizer_names_the_file(text, message):
+    with pytest.raises(InputError, match=message):
+        from_json(text, "runs/a/tokenizer.json")
+
+
+def works_or_names_the_file(text: str) -> None:
+    tokenizer, message = None, ""
+    try:
+        tokenizer = from_json(text, "runs/a/tokenizer.json")
+    except InputError as error:
+        message = str(error)
+    if tokenizer is None:
+        assert "runs/a/tokenizer.json" in message
+    else:
+        ids = tokenizer.encode("an \U0001f600")
+        assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
+
+
+@thorough
+@given(
+    json_values
+    | st.fixed_dictionaries(
+        {"type": st.sampled_from(TOKENIZERS) | json_values},
+        optional={
+            "characters": st.text("abc", max_size=3) | json_values,
+            "replacement": st.text("abc", max_size=2) | json_values,
+        },
+    )
+)
+def test_any_json_is_a_tokenizer_or_an_input_error(value):
+    works_or_names_the_file(json.dumps(value))
+
+
+@thorough
+@given(data=st.data(), unknown=st.booleans())
+def test_damaged_json_is_a_tokenizer_or_an_input_error(data, unknown):
+    text = json.dumps(CharacterTokenizer.from_text("nab 分", unknown=unknown).to_json(), ensure_ascii=False)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(start + 3, len(text))) | st.just(len(text)))
+    works_or_names_the_file(text[:start] + data.draw(st.text(max_size=2)) + text[end:])
