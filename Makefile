@@ -25,6 +25,7 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 
 bench: .venv/ready
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/training.py
 
 clean:

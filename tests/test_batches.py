@@ -32,19 +32,25 @@ def book_sequential(ids, B, T, offset):
         yield X[:, i : i + T], Y[:, i : i + T]
 
 
+def offsets_of(partition: str, random_offset: bool, T: int) -> int:
+    """How many offsets an epoch may have, 0 being one of them."""
+    if partition == "random":
+        return T
+    return T + 1 if random_offset else 1
+
+
+def largest_offset(batches: Batches) -> int:
+    return offsets_of(batches.partition, batches.random_offset, batches.T) - 1
+
+
 @st.composite
 def some_batches(draw, **fixed):
     """Batches of any shape and partition, for a text with a rest that fills no batch."""
     B, T = draw(st.integers(1, 5)), draw(st.integers(1, 6))
     partition = fixed.get("partition") or draw(st.sampled_from(["sequential", "random"]))
     random_offset = fixed["random_offset"] if "random_offset" in fixed else draw(st.booleans())
-    largest = T - 1 if random_offset or partition == "random" else 0
-    N = draw(st.integers(1, 4)) * B * T + largest + 1 + draw(st.integers(0, 2 * B * T - 1))
+    N = draw(st.integers(1, 4)) * B * T + offsets_of(partition, random_offset, T) + draw(st.integers(0, 2 * B * T - 1))
     return make(N, B, T, partition, random_offset=random_offset, seed=draw(st.integers(0, 99)))
-
-
-def largest_offset(batches: Batches) -> int:
-    return batches.T - 1 if batches.random_offset or batches.partition == "random" else 0
 
 
 # The layout
@@ -135,23 +141,33 @@ def test_a_batch_follows_from_seed_epoch_and_step_alone(batches, data):
         np.testing.assert_array_equal(batches.at(epoch, step).y, fresh.at(epoch, step).y)
 
 
+def order_of(batches: Batches, epoch: int) -> list[int]:
+    """The pieces of a random partition in their order, whatever the offset; no piece may be left out."""
+    starts = np.concatenate([x[0] for x in epoch_of(batches, epoch)])
+    order = ((starts - starts.min()) // batches.T).tolist()
+    assert sorted(order) == list(range(len(order)))
+    return order
+
+
 def test_random_epochs_and_seeds_differ():
-    batches = make(1_000, B=4, T=5, partition="random", seed=3)
-    orders = [np.concatenate(epoch_of(batches, epoch)).tolist() for epoch in range(4)]
-    orders.append(np.concatenate(epoch_of(dataclasses.replace(batches, seed=4), 0)).tolist())
+    batches = make(4 * 5 * 10 + 5, B=4, T=5, partition="random", seed=3)
+    orders = [order_of(batches, epoch) for epoch in range(12)]  # among them every offset twice
+    orders += [order_of(dataclasses.replace(batches, seed=4), epoch) for epoch in range(12)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    assert np.concatenate(epoch_of(dataclasses.replace(batches), 2)).tolist() == orders[2]
+    assert order_of(dataclasses.replace(batches), 2) == orders[2]
 
 
 @pytest.mark.parametrize(("partition", "random_offset"), [("sequential", True), ("random", True), ("random", False)])
-def test_offsets_are_random_and_the_number_of_batches_is_not(partition, random_offset):
-    batches = make(2 * 3 * 7 + 7, B=3, T=7, partition=partition, random_offset=random_offset, seed=6)
-    offsets = [min(int(x.min()) for x in epoch_of(batches, epoch)) for epoch in range(420)]
+def test_every_offset_comes_once_in_random_order_before_any_comes_again(partition, random_offset):
+    n = offsets_of(partition, random_offset, T=7)
+    batches = make(2 * 3 * 7 + n, B=3, T=7, partition=partition, random_offset=random_offset, seed=6)
     assert batches.per_epoch == 2
-    counts = np.bincount(offsets)
-    assert len(counts) == 7
-    assert np.abs(counts - 60).max() < 4 * np.sqrt(60)
-    assert len({tuple(offsets), *(tuple(offsets[i:] + offsets[:i]) for i in range(1, 20))}) == 20  # no short period
+    offsets = [min(int(x.min()) for x in epoch_of(batches, epoch)) for epoch in range(60 * n)]
+    rounds = [offsets[i : i + n] for i in range(0, 60 * n, n)]
+    assert all(sorted(order) == list(range(n)) for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 55  # of 60, each its own order
+    counts = np.bincount([order[0] for order in rounds], minlength=n)
+    assert counts.max() < 60 / n + 4 * np.sqrt(60 / n)
 
 
 def test_without_a_random_offset_every_epoch_starts_at_the_first_token():
@@ -191,7 +207,7 @@ def test_a_batch_that_cannot_be_shared_evenly():
 @pytest.mark.parametrize("random_offset", [False, True])
 @pytest.mark.parametrize(("B", "T"), [(1, 1), (4, 1), (1, 5), (3, 7)])
 def test_a_text_too_short_says_what_it_needs(partition, random_offset, B, T):
-    needed = B * T + (T if random_offset or partition == "random" else 1)
+    needed = B * T + offsets_of(partition, random_offset, T)
     for length in (0, 1, needed - 1):
         with pytest.raises(InputError) as caught:
             make(length, B, T, partition, random_offset=random_offset)

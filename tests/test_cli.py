@@ -246,6 +246,32 @@ def test_bad_recipe(fails, tmp_path: Path, text: str, message: str) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_unknown_flag(fails) -> None:
+    assert "unknown argument --hiden: did you mean --hidden" in fails("train", "--hiden", "3")
+    assert "unknown argument --hidde: did you mean --hidden" in fails("train", "--hidde", "3"), "no abbreviations"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--hidden", "x"],
+            "argument --hidden: invalid int value: 'x': 'headgate train --help' says what can be given",
+        ),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "--reset", "never"], "argument --reset: invalid choice: 'never' (choose from "),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_what_argparse_finds(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith("headgate: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
 def test_impossible_flag(fails, tmp_path: Path) -> None:
     message = fails("train", "--hidden", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
     assert "hidden must be at least 1" in message

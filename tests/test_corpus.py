@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate import corpus as corpora
+from headgate import download as downloads
 from headgate.configuration import TextSettings
 from headgate.corpus import NAMED, SUFFIXES, NamedCorpus, load, locate, prepare, read
 from headgate.errors import InputError
@@ -31,7 +32,13 @@ quick = settings(deadline=None, max_examples=60)
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """No test sees the cache or the settings of whoever runs it; relative paths are those of ``tmp_path``."""
+    """No test sees the cache or the settings of whoever runs it, or the network; paths are relative to ``tmp_path``."""
+
+    def download(addresses, *arguments):
+        assert all(address.startswith("http://127.0.0.1") for address in addresses)
+        return downloads.download(addresses, *arguments)
+
+    monkeypatch.setattr(corpora, "download", download)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -190,7 +197,7 @@ def test_an_unknown_encoding(tmp_path, encoding):
 
 def broken_gz() -> bytes:
     whole = bytearray(gzip.compress(b"some text\n" * 50))
-    whole[20] ^= 0xFF
+    whole[10] = 0x07  # a block of a type that does not exist
     return bytes(whole)
 
 
@@ -481,7 +488,7 @@ def served(tmp_path):
     (tmp_path / "served").mkdir()
     handler = functools.partial(Files, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

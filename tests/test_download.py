@@ -92,7 +92,7 @@ def serve(target):
         server.address = f"http://127.0.0.1:{server.server_port}/text.txt"
         server.answers, server.seen, server.present, server.target = list(answers), [], [], target
         server.closing = threading.Event()
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         started.append((server, thread))
         return server
@@ -103,6 +103,7 @@ def serve(target):
         server.shutdown()
         server.server_close()
         thread.join()
+    for server, _ in started:
         assert not any(server.present), "the final name was there before the file was complete"
 
 

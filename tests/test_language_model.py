@@ -14,7 +14,7 @@ T, B, V, H, L = 4, 3, 7, 6, 2
 
 @pytest.mark.parametrize("embedding", [0, 5])
 def test_values(assert_close, embedding: int) -> None:
-    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=embedding), V)
+    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=embedding, dropout=0.0), V)
     reference = nn.GRU(embedding or V, H, L)
     reference.load_state_dict(model.gru.state_dict())
     tokens, state = torch.randint(V, (T, B)), torch.randn(L, B, H)
@@ -28,7 +28,7 @@ def test_values(assert_close, embedding: int) -> None:
 
 
 def test_state_carries_a_text_through() -> None:
-    model = LanguageModel(ModelSettings(hidden=H, layers=L), V).double()
+    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=0, dropout=0.0), V).double()
     tokens = torch.randint(V, (2 * T, B))
     whole, _ = model(tokens)
     first, state = model(tokens[:T])
@@ -39,7 +39,7 @@ def test_state_carries_a_text_through() -> None:
 def test_the_one_hot_is_never_made() -> None:
     """A vocabulary whose one-hot tensor would take 80 GB."""
     V = 1_000_000
-    model = LanguageModel(ModelSettings(hidden=1), V)
+    model = LanguageModel(ModelSettings(hidden=1, embedding=0, dropout=0.0), V)
     tokens = torch.randint(V, (200, 100))
     states, _ = model.gru(tokens)
     states.sum().backward()
@@ -49,7 +49,9 @@ def test_the_one_hot_is_never_made() -> None:
 
 
 def test_scratch_start() -> None:
-    model = LanguageModel(ModelSettings(hidden=64, bias="single", initialization="normal"), 50)
+    model = LanguageModel(
+        ModelSettings(hidden=64, bias="single", initialization="normal", embedding=0, dropout=0.0), 50
+    )
     names = {n for n, _ in model.named_parameters()}
     assert names == {"gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "head.weight", "head.bias"}
     for name, parameter in model.named_parameters():
@@ -60,7 +62,7 @@ def test_scratch_start() -> None:
 
 
 def test_dropout_before_the_head() -> None:
-    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5), V)
+    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5, embedding=0), V)
     tokens = torch.randint(V, (T, B))
     assert not torch.equal(model(tokens)[0], model(tokens)[0])
     model.eval()
@@ -70,7 +72,7 @@ def test_dropout_before_the_head() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_losses(training: bool) -> None:
     """Mean over a text equals one pass over it; dropout is off, and the mode is what it was."""
-    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5), V).train(training)
+    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5, embedding=0), V).train(training)
     ids = np.random.default_rng(0).integers(V, size=300)
     found = evaluate(losses_of(model), ids, rows=1, steps=7)
     assert model.training == training

@@ -22,10 +22,10 @@ TOKENIZER = CharacterTokenizer.from_text("abcdefg hi\n")
 V = TOKENIZER.vocabulary_size
 
 VARIANTS = {
-    "one layer": ModelSettings(hidden=H),
-    "before, single bias": ModelSettings(hidden=H, reset="before", bias="single"),
-    "before, three layers, embedding": ModelSettings(hidden=H, layers=3, embedding=4, reset="before"),
-    "two layers": ModelSettings(hidden=H, layers=2),
+    "one layer": ModelSettings(hidden=H, embedding=0, dropout=0.0),
+    "before, single bias": ModelSettings(hidden=H, reset="before", bias="single", embedding=0, dropout=0.0),
+    "before, three layers, embedding": ModelSettings(hidden=H, layers=3, embedding=4, reset="before", dropout=0.0),
+    "two layers": ModelSettings(hidden=H, layers=2, embedding=0, dropout=0.0),
 }
 
 
@@ -76,14 +76,14 @@ def test_greedy_text_and_scores(variant: str) -> None:
 
 def test_the_variants_matter() -> None:
     """The comparison above would see the other variant of the GRU."""
-    model, _ = pair(ModelSettings(hidden=H))
-    right = Runtime(arrays_of(model), ModelSettings(hidden=H), TOKENIZER)
-    wrong = Runtime(arrays_of(model), ModelSettings(hidden=H, reset="before"), TOKENIZER)
+    model, _ = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
+    right = Runtime(arrays_of(model), ModelSettings(hidden=H, embedding=0, dropout=0.0), TOKENIZER)
+    wrong = Runtime(arrays_of(model), ModelSettings(hidden=H, reset="before", embedding=0, dropout=0.0), TOKENIZER)
     assert np.abs(right.read("abcdef")[0] - wrong.read("abcdef")[0]).max() > 1e-3
 
 
 def test_weights_are_shared() -> None:
-    model, runtime = pair(ModelSettings(hidden=H))
+    model, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     before = runtime.read("abc")[0]
     with torch.no_grad():
         model.head.bias += 1
@@ -91,7 +91,7 @@ def test_weights_are_shared() -> None:
 
 
 def test_stream_is_write() -> None:
-    _, runtime = pair(ModelSettings(hidden=H))
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     sampling = Sampling(temperature=0.8, top_k=5, repetition_penalty=1.2)
     pieces = list(runtime.stream("ab", 30, sampling, seed=5))
     assert len(pieces) == 30
@@ -101,7 +101,7 @@ def test_stream_is_write() -> None:
 
 def test_sampling_reaches_the_text() -> None:
     """Each id is drawn from the logits of the text so far, and the penalty sees all of it, the prefix too."""
-    _, runtime = pair(ModelSettings(hidden=H))
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     sampling, generator = Sampling(repetition_penalty=3.0, temperature=0.7, min_p=0.05), np.random.default_rng(8)
     text = "ab"
     for _ in range(20):
@@ -112,7 +112,7 @@ def test_sampling_reaches_the_text() -> None:
 
 
 def test_unknown_characters_are_named_once() -> None:
-    _, runtime = pair(ModelSettings(hidden=H))
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     with pytest.warns(UserWarning, match="not in the vocabulary, read as '\N{REPLACEMENT CHARACTER}': X Y") as caught:
         text = runtime.write("aXbYX", 4)
     assert len(caught) == 1
@@ -122,18 +122,18 @@ def test_unknown_characters_are_named_once() -> None:
 
 def test_unknown_characters_without_unk() -> None:
     tokenizer = CharacterTokenizer.from_text("ab cd", unknown=False)
-    _, runtime = pair(ModelSettings(hidden=H), tokenizer)
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0), tokenizer)
     with pytest.warns(UserWarning, match="read as ' ': X"):
         assert runtime.write("aXb", 6)[3:] == runtime.write("a b", 6)[3:]
 
 
 def test_no_prefix() -> None:
-    _, runtime = pair(ModelSettings(hidden=H))
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     assert runtime.write("", 6) == runtime.write("\n", 6)[1:]
 
 
 def test_never_half_a_character() -> None:
-    model, runtime = pair(ModelSettings(hidden=H), ByteTokenizer())
+    model, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0), ByteTokenizer())
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.fill_(-50)
@@ -146,7 +146,7 @@ def test_never_half_a_character() -> None:
 
 
 def test_beam_finds_what_greedy_misses() -> None:
-    model, runtime = pair(ModelSettings(hidden=H))
+    model, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     with torch.no_grad():
         model.head.bias[0] = -100.0  # <unk> is never written: without this its share would be missing from the scores
     greedy = runtime.write("ab", 8)
@@ -165,8 +165,10 @@ def save_run(path: Path, settings: ModelSettings) -> LanguageModel:
 
 
 def test_load_without_torch(tmp_path: Path) -> None:
-    model = save_run(tmp_path / "run", ModelSettings(hidden=H, layers=2))
-    expected = Runtime(arrays_of(model), ModelSettings(hidden=H, layers=2), TOKENIZER).write("abc", 20)
+    model = save_run(tmp_path / "run", ModelSettings(hidden=H, layers=2, embedding=0, dropout=0.0))
+    expected = Runtime(arrays_of(model), ModelSettings(hidden=H, layers=2, embedding=0, dropout=0.0), TOKENIZER).write(
+        "abc", 20
+    )
     call = f"Runtime.load({str(tmp_path / 'run')!r}).write('abc', 20)"
     code = f"{BLOCKER}\nfrom headgate import Runtime\nprint(repr({call}))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -174,7 +176,7 @@ def test_load_without_torch(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", ModelSettings(hidden=H))
+    save_run(tmp_path / "run", ModelSettings(hidden=H, embedding=0, dropout=0.0))
     other = CharacterTokenizer.from_text("abcdefg")
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(
@@ -184,7 +186,7 @@ def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", ModelSettings(hidden=H))
+    save_run(tmp_path / "run", ModelSettings(hidden=H, embedding=0, dropout=0.0))
     run = RunDirectory.open(tmp_path / "run")
     run.settings = run.settings.replaced(layers=2)
     run.write_settings()
@@ -193,6 +195,6 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
 
 
 def test_text_too_short_to_score() -> None:
-    _, runtime = pair(ModelSettings(hidden=H))
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     with pytest.raises(InputError, match="at least two tokens is needed to score it, got 1"):
         runtime.score("a")

@@ -26,9 +26,12 @@ class Batches:
 
     ``sequential``: the text, from the epoch's offset on, is laid out in B rows of equal length, and successive batches
     walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into pieces of
-    T tokens, drawn in the epoch's own order, each once; the state starts anew. The epoch's offset is 0, or with
-    ``random_offset`` one of 0 to T, as the textbook draws it; a random partition always has one of 0 to T - 1. What
-    does not fill a batch at the text's end is left out. Process r works on rows r, r + world_size, ... of each batch.
+    T tokens, drawn in the epoch's own order, each once; the state starts anew. What does not fill a batch is left out
+    (at the end of each row, or of the text). Process r works on rows r, r + world_size, ... of each batch.
+
+    The offset of an epoch is 0, or with ``random_offset`` one of 0 to T, as in the textbook; a random partition always
+    has one of 0 to T - 1. Each is taken once, in random order, before any is taken again: what is left out of an epoch
+    depends on its offset, and drawn independently the same stretch would now and then be left out for many epochs.
 
     >>> batches = Batches(np.arange(9), B=2, T=2, partition="sequential", random_offset=False, seed=0)
     >>> batches.per_epoch, batches.at(0, 1).x.T.tolist(), batches.at(0, 1).y.T.tolist()
@@ -80,12 +83,13 @@ class Batches:
         """The batch of a step (0 <= step < per_epoch) of an epoch."""
         if not 0 <= step < self.per_epoch:
             raise IndexError(f"step must be from 0 to {self.per_epoch - 1}, got {step}")
-        generator = np.random.default_rng((self.seed, epoch))
-        offset = int(generator.integers(self._largest_offset + 1))
+        offsets = self._largest_offset + 1
+        offset = int(np.random.default_rng((self.seed, epoch // offsets)).permutation(offsets)[epoch % offsets])
         if self.partition == "sequential":
             length = (len(self.ids) - offset - 1) // self.B  # of a row
             starts = offset + step * self.T + length * np.arange(self.B)
         else:
+            generator = np.random.default_rng((self.seed, epoch, 1))
             pieces = generator.permutation((len(self.ids) - offset - 1) // self.T)
             starts = offset + self.T * pieces[step * self.B : (step + 1) * self.B]
         starts = starts[self.rank :: self.world_size]

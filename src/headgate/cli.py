@@ -7,21 +7,24 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import headgate
 from headgate.commands import evaluate, generate, show, train
-from headgate.errors import InputError
+from headgate.errors import InputError, nearest
 
 _EXTRAS = {"torch": "train", "tqdm": "train", "matplotlib": "train"}  # what installs a missing module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"headgate: warning: {message}", file=sys.stderr)
         try:
+            if unknown:
+                raise InputError(f"unknown argument {unknown[0]}: {nearest(unknown[0], options.flags)}")
             code: int = options.run(options)
             sys.stdout.flush()  # a closed pipe shows here, not at exit
             return code
@@ -51,19 +54,27 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"headgate: {message}: '{self.prog} --help' says what can be given\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="headgate", description=headgate.__doc__)
+    parser = _Parser(prog="headgate", description=headgate.__doc__)
     parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, module, run, text in (
-        ("train", train, train.run, "train a language model on a text"),
-        ("generate", generate, generate.run, "let a trained model write"),
-        ("evaluate", evaluate, evaluate.run, "how well a trained model predicts a text"),
-        ("recipes", show, show.recipes, "list the experiments that come with headgate"),
-        ("corpora", show, show.corpora, "list the texts that have a name, and where they are"),
-        ("info", show, show.info, "versions, and what can compute here"),
+    for name, takes, module, run, text in (
+        ("train", "[CORPUS]", train, train.run, "train a language model on a text"),
+        ("generate", "RUN", generate, generate.run, "let a trained model write"),
+        ("evaluate", "RUN [TEXT]", evaluate, evaluate.run, "how well a trained model predicts a text"),
+        ("recipes", "", show, show.recipes, "list the experiments that come with headgate"),
+        ("corpora", "", show, show.corpora, "list the texts that have a name, and where they are"),
+        ("info", "", show, show.info, "versions, and what can compute here"),
     ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
+        usage = " ".join(("headgate", name, *takes.split(), "[options]"))
+        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         module.add_arguments(command)
+        command.set_defaults(run=run, flags=[flag for a in command._actions for flag in a.option_strings])
     return parser

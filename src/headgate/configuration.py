@@ -41,8 +41,8 @@ class ModelSettings:
 
     hidden: int = _setting(256, "units of each layer", low=1)
     layers: int = _setting(1, "GRU layers", low=1)
-    embedding: int = _setting(0, "size of the embedding; 0: one-hot input", low=0)
-    dropout: float = _setting(0.0, "probability, between layers and before the head", low=0.0)
+    embedding: int = _setting(64, "size of the embedding; 0: one-hot input", low=0)
+    dropout: float = _setting(0.3, "probability, after the embedding, between layers and before the head", low=0.0)
     reset: str = _setting("after", "the variant of the GRU", choices=("after", "before"))
     bias: str = _setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
     initialization: str = _setting(
@@ -56,7 +56,7 @@ class ModelSettings:
 class TrainingSettings:
     """How the model is trained, and what the run reports."""
 
-    epochs: int = _setting(60, "passes over the text", low=1)
+    epochs: int = _setting(40, "passes over the text", low=1)
     batch: int = _setting(32, "sequences in a step", low=1)
     steps: int = _setting(35, "time steps of a sequence", low=1)
     partition: str = _setting(
@@ -84,7 +84,7 @@ class TrainingSettings:
     max_steps: int = _setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
     report_every: int = _setting(500, "report every so many steps, and at each epoch's end", low=1)
     checkpoint_every: int = _setting(0, "steps between checkpoints; 0: one a minute", low=0)
-    sample_every: int = _setting(20, "epochs between samples of the model's writing; 0: none", low=0)
+    sample_every: int = _setting(10, "epochs between samples of the model's writing; 0: none", low=0)
     sample_length: int = _setting(50, "characters of a sample", low=1)
     sample_temperature: float = _setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
     sample_prefixes: tuple[str, ...] = _setting((), "what samples start with; none: the text's first words")
@@ -113,6 +113,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         wrong = [w for section in (self.text, self.model, self.training) for w in _wrong_values(section)]
+        if not wrong:  # every value is of its type and within its own bounds
+            wrong += self._wrong_together()
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    def _wrong_together(self) -> list[str]:
+        wrong = []
         if self.text.held_out > 0.5:
             wrong.append(f"held_out must be at most 0.5, got {self.text.held_out}")
         if self.model.dropout >= 1:
@@ -121,8 +128,7 @@ class Settings:
             wrong.append("learning_rate must be above 0, got 0")
         if not self.text.held_out and (self.training.patience or self.training.schedule == "plateau"):
             wrong.append("patience and schedule = plateau need a held-out part: held_out must be above 0")
-        if wrong:
-            raise InputError("; ".join(wrong))
+        return wrong
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return dataclasses.asdict(self)
@@ -160,7 +166,10 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
         fields = {f.name: f for f in dataclasses.fields(kind)}
         wrong += [f"unknown key {k!r} in [{section}]: {nearest(k, fields)}" for k in table if k not in fields]
         known = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in fields}
-        known = {k: float(v) if fields[k].type is float and type(v) is int else v for k, v in known.items()}
+        known = {
+            k: float(v) if fields[k].type is float and type(v) is int and abs(v) <= _LARGEST else v
+            for k, v in known.items()
+        }
         sections[section] = kind(**known)
     try:
         settings = Settings(**sections)
@@ -183,9 +192,12 @@ def _wrong_values(section: Any) -> list[str]:
             wrong.append(f"{f.name} must be {_NAMES[hints[f.name]]}, got {value!r}")
         elif choices and value not in choices:
             wrong.append(f"{f.name} must be one of {', '.join(choices)}, got {value!r}")
-        elif low is not None and not (low <= value and math.isfinite(value)):
+        elif low is not None and type(value) is int and value > _LARGEST:
+            wrong.append(f"{f.name} must be at most {_LARGEST}")
+        elif low is not None and not low <= value < math.inf:
             wrong.append(f"{f.name} must be at least {low:g} and finite, got {value}")
     return wrong
 
 
+_LARGEST = 2**31 - 1  # of a whole number
 _NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

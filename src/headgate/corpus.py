@@ -1,7 +1,9 @@
 """A text as token ids, wherever it comes from: bundled and named corpora, files, directories, archives, stdin."""
 
+import codecs
 import gzip
 import hashlib
+import lzma
 import os
 import re
 import sys
@@ -114,20 +116,29 @@ def read(settings: TextSettings, *, data_dir: Path | None = None) -> str:
     """The text that ``settings.corpus`` names, decoded; bytes that are no UTF-8 survive for the tokenizer bytes."""
     parts = []
     for name, raw in _sources(settings.corpus, data_dir):
-        as_bytes = settings.tokenizer == "bytes" and settings.encoding.lower() in ("utf-8", "utf8")
+        as_bytes = settings.tokenizer == "bytes" and _is_utf8(settings.encoding)
         try:
             part = raw.decode(settings.encoding, "surrogateescape" if as_bytes else "strict")
         except UnicodeDecodeError as error:
+            offset = error.start + len(raw) - len(error.object)  # utf-8-sig counts from behind the mark
+            remedy = "name its encoding with --encoding"
             raise InputError(
-                f"{name} is not {settings.encoding}: byte 0x{raw[error.start]:02x} at offset {error.start}; "
-                "name its encoding with --encoding, or use --tokenizer bytes"
+                f"{name} is not {settings.encoding}: byte 0x{raw[offset]:02x} at offset {offset}; "
+                + (remedy if settings.tokenizer == "bytes" else f"{remedy}, or use --tokenizer bytes")
             ) from None
-        except LookupError:
+        except (LookupError, ValueError):
             raise InputError(f"unknown encoding {settings.encoding!r}: one is, for instance, gb18030") from None
         if not as_bytes:
             part = part.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         parts.append(part)
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts[:-1]) + "".join(parts[-1:])
+
+
+def _is_utf8(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except (LookupError, ValueError):
+        return False
 
 
 def prepare(text: str, settings: TextSettings) -> str:
@@ -193,7 +204,12 @@ def _file(path: Path) -> list[tuple[str, bytes]]:
                 names = sorted(n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX"))
                 return [(f"{path}:{name}", archive.read(name)) for name in names]
         return [(str(path), path.read_bytes())]
-    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (
+        gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
+        UnicodeDecodeError,
+    ) as error:  # fmt: skip
         raise InputError(f"{path} cannot be unpacked ({error}): unpack it yourself, or replace it") from None
     except OSError as error:
+        if error.errno is None:  # bz2
+            raise InputError(f"{path} cannot be unpacked ({error}): unpack it yourself, or replace it") from None
         raise InputError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None

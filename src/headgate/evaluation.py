@@ -49,7 +49,7 @@ def bits_per_character(loss: float, characters_per_token: float = 1.0) -> float:
     """A loss in nats a token as bits a character.
 
     >>> bits_per_character(math.log(8), 1.0)
-    3.0000000000000004
+    3.0
     """
     return loss / math.log(2) / characters_per_token
 

@@ -50,7 +50,10 @@ def load(name: str) -> Recipe:
         return parse((_folder() / f"{name}.toml").read_text("utf-8"), name)
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return parse(path.read_text("utf-8"), name)
+        try:
+            return parse(path.read_text("utf-8"), name)
+        except UnicodeDecodeError as error:
+            raise InputError(f"recipe {name} is no TOML: byte {error.start} is not UTF-8") from None
     raise InputError(f"there is no recipe {name}: {nearest(name, names())}; the path of a .toml file is one too")
 
 
@@ -58,30 +61,36 @@ def parse(text: str, name: str) -> Recipe:
     """Read the TOML of a recipe; unknown keys and impossible values raise InputError that names them."""
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"recipe {name} is no TOML: {error}") from None
     known = {"description", "source", "published", *SECTIONS}
     wrong = [f"unknown key {k!r}: {nearest(k, known)}" for k in tables if k not in known]
     if wrong:
         raise InputError(f"recipe {name}: {'; '.join(wrong)}")
     settings = from_tables(tables, f"recipe {name}")
+    rows = tables.get("published", [])
+    if not isinstance(rows, list):
+        raise InputError(f"recipe {name}: published must be a list of tables ([[published]]), got {rows!r}")
     return Recipe(
         name,
         str(tables.get("description", "")),
         str(tables.get("source", "")),
         settings,
-        tuple(_published(row, settings, name) for row in tables.get("published", ())),
+        tuple(_published(row, settings, name) for row in rows),
     )
 
 
 def _published(row: Any, settings: Settings, name: str) -> Published:
     try:
-        published = Published(int(row["epoch"]), str(row["perplexity"]), str(row.get("reset", settings.model.reset)))
-        published.bounds  # noqa: B018 - raises where the text is no number
-    except (KeyError, TypeError, ValueError, AttributeError):
+        published = Published(**{"reset": settings.model.reset, **row, "perplexity": str(row["perplexity"])})
+        valid = type(published.epoch) is int and published.reset in ("after", "before") and all(published.bounds)
+    except (KeyError, TypeError, ValueError):  # other keys, no table, no number
+        valid = False
+    if not valid:
         raise InputError(
-            f"recipe {name}: a published entry needs an epoch and a perplexity ('1.44' or '1.0 to 1.3'), got {row!r}"
-        ) from None
+            f"recipe {name}: a published entry needs an epoch and a perplexity ('1.44' or '1.0 to 1.3'), got {row!r}; "
+            "beside them it may have a reset, after or before"
+        )
     return published
 
 

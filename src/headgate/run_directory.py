@@ -28,9 +28,9 @@ from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as format_arrays
 
 from headgate import tokenizer as tokenizers
-from headgate.configuration import Settings, from_tables
+from headgate.configuration import SECTIONS, Settings, from_tables
 from headgate.download import file_sha256
-from headgate.errors import InputError
+from headgate.errors import InputError, nearest
 from headgate.tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
@@ -68,7 +68,12 @@ class RunDirectory:
             if not overwrite:
                 raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
             _remove_run(path)
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and {p.name for p in path.iterdir()} - {
+            "checkpoints",
+            "tokenizer.json",
+            ".tokenizer.json.tmp",
+            ".config.json.tmp",
+        }:  # those four: what is left where creating a run was cut short
             raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = cls(path, settings, tokenizer, facts)
@@ -95,6 +100,8 @@ class RunDirectory:
             described = (path / "tokenizer.json").read_text("utf-8")
         except (FileNotFoundError, UnicodeDecodeError):
             raise InputError(f"{path}/tokenizer.json is missing or damaged: restore it, or train again") from None
+        if unknown := sorted(tables.keys() - SECTIONS.keys()):
+            raise InputError(f"{where}: unknown section {', '.join(unknown)}: {nearest(unknown[0], SECTIONS)}")
         return cls(path, from_tables(tables, where), tokenizers.from_json(described, f"{path}/tokenizer.json"), facts)
 
     def write_settings(self) -> None:
@@ -128,10 +135,11 @@ class RunDirectory:
 
     def log(self) -> list[dict[str, Any]]:
         """The reports of log.jsonl, in order."""
-        lines = (self.path / "log.jsonl").read_text("utf-8").splitlines() if (self.path / "log.jsonl").exists() else []
+        if not (self.path / "log.jsonl").exists():
+            return []
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
+            return [json.loads(line) for line in (self.path / "log.jsonl").read_text("utf-8").splitlines()]
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}/log.jsonl is damaged ({error}): remove the broken line") from None
 
     # Checkpoints
@@ -154,6 +162,7 @@ class RunDirectory:
                 for name, content in files.items()
             },
         }
+        older = None
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
@@ -162,8 +171,14 @@ class RunDirectory:
             _write(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
             _flush_directory(temporary)
             if final.exists():  # the same step again, after an interruption right behind a checkpoint
-                shutil.rmtree(final)
-            temporary.rename(final)
+                older = final.with_name(f"{final.name}.old")
+                final.rename(older)
+            try:
+                temporary.rename(final)
+            except OSError:
+                if older is not None:
+                    older.rename(final)
+                raise
             _flush_directory(final.parent)
             if not _complete(final):
                 raise OSError(f"{final} did not read back as it was written")
@@ -182,7 +197,8 @@ class RunDirectory:
         What was written after it (reports, samples, an unfinished checkpoint) is removed: continuing writes it again.
         """
         folder = self.path / "checkpoints"
-        candidates = sorted((p for p in folder.glob("step-*")), reverse=True) if folder.is_dir() else []
+        candidates = [p for p in folder.glob("step-*") if p.is_dir()] if folder.is_dir() else []
+        candidates.sort(key=lambda p: (p.stem, p.suffix != ".old"), reverse=True)
         for path in candidates:
             if _complete(path):
                 state = json.loads((path / "state.json").read_bytes())
@@ -191,7 +207,7 @@ class RunDirectory:
                         os.truncate(self.path / name, length)
                 arrays = {f.stem: _parse(f.read_bytes(), f) for f in path.glob("*.safetensors")}
                 self._publish(path)
-                return Checkpoint(int(path.name.removeprefix("step-")), arrays, state)
+                return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state)
         if candidates:
             raise InputError(
                 f"no checkpoint in {folder} is complete (checked against its manifest.json): restore one, or start "
@@ -199,6 +215,8 @@ class RunDirectory:
             )
         for name in ("log.jsonl", "samples.txt"):
             (self.path / name).unlink(missing_ok=True)
+        for unfinished in folder.glob(".step-*.tmp"):
+            shutil.rmtree(unfinished)
         return None
 
     def _publish(self, checkpoint: Path) -> None:
@@ -207,7 +225,7 @@ class RunDirectory:
             if (checkpoint / f"{group}.safetensors").exists():
                 self.write(name, (checkpoint / f"{group}.safetensors").read_bytes())
         for other in checkpoint.parent.iterdir():
-            if other != checkpoint:
+            if other != checkpoint and other.is_dir():
                 shutil.rmtree(other)
 
     def _length(self, name: str) -> int:

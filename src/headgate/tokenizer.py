@@ -120,10 +120,14 @@ class ByteTokenizer:
     unwritable: ClassVar[list[int]] = []
 
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
+        try:
+            raw = text.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8 are themselves
+        except UnicodeEncodeError:
+            raw = text.encode("utf-8", "surrogatepass")
+        return np.frombuffer(raw, np.uint8).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(ids).decode("utf-8", "replace")
+        return bytes(list(ids)).decode("utf-8", "replace")  # an array's own bytes would be something else
 
     def unknown(self, text: str) -> list[str]:
         return []
@@ -150,7 +154,10 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
     characters, replacement = description.get("characters"), description.get("replacement")
     if not isinstance(characters, str) or not characters or not isinstance(replacement, str | None):
         raise InputError(f"{where} lacks the list of characters: restore the file")
-    return CharacterTokenizer(characters, replacement)
+    try:
+        return CharacterTokenizer(characters, replacement)
+    except InputError as error:
+        raise InputError(f"{where}: {error}: restore the file") from None
 
 
 TOKENIZERS = ("characters", "bytes")

@@ -91,15 +91,14 @@ def run(options: argparse.Namespace) -> int:
     title = _model(directory.settings)
     draw_curve(directory.log(), directory.path / "curve.png", title=title, published=published)
 
+    go_on = f"{_command()} train --resume --out {shlex.quote(str(out))}"
     if signals.number:
-        print(
-            f"interrupted at step {result.progress.step}, saved; continue with:\n"
-            f"  {_command()} train --resume --out {shlex.quote(str(out))}",
-            file=sys.stderr,
-        )
+        print(f"interrupted at step {result.progress.step}, saved; continue with:\n  {go_on}", file=sys.stderr)
         return 128 + signals.number
     for line in _summary(directory, corpus, result, published):
         report.line(line)
+    if result.ending == "paused":
+        report.line(f"go on:\n  {go_on}")
     return 0
 
 
@@ -178,12 +177,12 @@ def _model(settings: Settings) -> str:
 
 
 def _introduction(directory: "RunDirectory", corpus: "Corpus") -> list[str]:
-    settings = directory.settings
+    settings, threads = directory.settings, directory.settings.training.threads
     return [
         f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary "
         f"{corpus.tokenizer.vocabulary_size:,}; {len(corpus.training):,} tokens to train on, "
         f"{len(corpus.held_out):,} held out",
-        f"{_model(settings)}; {settings.training.threads} threads; run {directory.path}",
+        f"{_model(settings)}; {threads} thread{'s' * (threads > 1)}; run {directory.path}",
     ]
 
 
