@@ -192,7 +192,7 @@ def model_of(run: RunDirectory) -> LanguageModel:
 def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     """The loop as a book would write it, on torch.nn.GRU with one-hot vectors: the same losses."""
     settings = small(embedding=0, layers=1, dropout=0.0, optimizer="sgd", learning_rate=1.0, clip=0.1, report_every=1,
-                     schedule="constant", held_out=0.0, max_steps=20, random_offset=False)  # fmt: skip
+                     schedule="constant", held_out=0.0, max_steps=30, random_offset=False)  # fmt: skip
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
     found, before = [], {"loss": 0.0, "tokens": 0}
@@ -210,7 +210,8 @@ def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     rows = (len(corpus.training) - 1) // 4
     text = torch.from_numpy(corpus.training).long()
     per_epoch, expected, h = rows // 9, [], None
-    for step in range(20):
+    assert per_epoch < 30, "the state must not be carried over an epoch's end"
+    for step in range(30):
         at = step % per_epoch * 9
         x = torch.stack([text[row * rows + at : row * rows + at + 9] for row in range(4)], 1)
         y = torch.stack([text[row * rows + at + 1 : row * rows + at + 10] for row in range(4)], 1)
@@ -253,6 +254,24 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert found == pytest.approx(min(losses), rel=1e-6)
     steps = result.progress.step
     assert go(run, corpus).progress.step == steps, "a run that stopped early is finished"
+
+
+def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
+    """Stopped behind the best epoch: what is kept as the best is not what comes after it."""
+    settings = small(epochs=12, learning_rate=0.05, dropout=0.0, hidden=24)
+    corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
+    whole = RunDirectory.create(tmp_path / "whole", settings, corpus.tokenizer, {})
+    best = go(whole, corpus).progress.best_epoch
+    assert best < 10
+    stop = (best + 1) * Batches.of(corpus.training, settings.training).per_epoch + 3
+    run = RunDirectory.create(tmp_path / "parts", settings.replaced(max_steps=stop), corpus.tokenizer, {})
+    go(run, corpus)
+    run = RunDirectory.open(run.path)
+    run.settings = settings
+    assert go(run, corpus).progress.best_epoch == best
+    assert everything(run) == everything(whole)
+    kept, expected = run.weights(best=True), whole.weights(best=True)
+    assert all(kept[k].tobytes() == expected[k].tobytes() for k in expected)
 
 
 def test_plateau_halves_the_rate(tmp_path: Path) -> None:
