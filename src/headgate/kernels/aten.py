@@ -33,8 +33,8 @@ def sequence(
             x.flip(0) if reverse else x, h0[None].contiguous(), weights, bias_ih is not None, 1, 0.0, True, False, False
         )
         return states.flip(0) if reverse else states, last[0]
-    if not x.is_floating_point() and bias_ih is not None and x.numel() >= weight_ih.shape[1]:
-        a = project(x, weight_ih + bias_ih[:, None])  # more ids than columns: add the bias to the columns instead
+    if not x.is_floating_point() and bias_ih is not None and x.numel() >= 4 * weight_ih.shape[1]:
+        a = project(x, weight_ih + bias_ih[:, None])  # few columns: add the bias to them instead
     else:
         a = project(x, weight_ih, bias_ih)  # (T, B, 3H)
     if not len(x):
