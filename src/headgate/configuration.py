@@ -113,22 +113,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         wrong = [w for section in (self.text, self.model, self.training) for w in _wrong_values(section)]
-        if not wrong:  # every value is of its type and within its own bounds
-            wrong += self._wrong_together()
-        if wrong:
-            raise InputError("; ".join(wrong))
-
-    def _wrong_together(self) -> list[str]:
-        wrong = []
-        if self.text.held_out > 0.5:
-            wrong.append(f"held_out must be at most 0.5, got {self.text.held_out}")
-        if self.model.dropout >= 1:
-            wrong.append(f"dropout must be below 1, got {self.model.dropout}")
+        held_out, dropout = self.text.held_out, self.model.dropout
+        if type(held_out) is float and held_out > 0.5:
+            wrong.append(f"held_out must be at most 0.5, got {held_out}")
+        if type(dropout) is float and dropout >= 1:
+            wrong.append(f"dropout must be below 1, got {dropout}")
         if self.training.learning_rate == 0:
             wrong.append("learning_rate must be above 0, got 0")
-        if not self.text.held_out and (self.training.patience or self.training.schedule == "plateau"):
+        if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):
             wrong.append("patience and schedule = plateau need a held-out part: held_out must be above 0")
-        return wrong
+        if wrong:
+            raise InputError("; ".join(wrong))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return dataclasses.asdict(self)
