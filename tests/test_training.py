@@ -274,6 +274,16 @@ def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
     assert all(kept[k].tobytes() == expected[k].tobytes() for k in expected)
 
 
+@pytest.mark.parametrize(("loss", "better"), [(0.999, True), (1.0, False), (1.001, False), (math.nan, False)])
+def test_any_lower_loss_is_the_best(loss: float, better: bool) -> None:
+    settings = small()
+    state = training.Training(LanguageModel(settings.model, 7), None)
+    progress = training.Progress(epoch=4, best_loss=1.0, best_epoch=2, waited=2)
+    training._compare_with_best(loss, progress, state, settings.training)
+    assert (progress.best_loss, progress.best_epoch, progress.waited) == ((loss, 5, 0) if better else (1.0, 2, 3))
+    assert bool(state.best) == better
+
+
 def test_plateau_halves_the_rate(tmp_path: Path) -> None:
     settings = small(epochs=30, schedule="plateau", plateau=2, learning_rate=0.05, dropout=0.0, hidden=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
