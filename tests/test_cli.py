@@ -176,7 +176,7 @@ def test_recipes_corpora_info(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main(["info"]) == 0
     assert f"headgate     {headgate.__version__}" in capsys.readouterr().out
     assert main(["info", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "runtime"}
+    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "cpu", "runtime"}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,42 @@
 """gru(): every backend against the float64 definition, values and all gradients, over awkward shapes; its checks."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from headgate import equations
+from headgate import equations, functional
 from headgate.functional import BACKENDS, gru
+from headgate.kernels import native
+
+
+def levels() -> list[int]:
+    """The levels of instructions that the native library has on this machine."""
+    library = native.load()
+    if library is None:
+        return []
+    best = library.headgate_level()
+    found = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
+    library.headgate_use_level(best)
+    return found
+
+
+@pytest.fixture(
+    params=["equations", "torch", *(f"cpu {native.LEVELS[level]}" for level in levels())],
+)
+def backend(request) -> str:
+    """Every backend; the native one at every level."""
+    name, _, level = request.param.partition(" ")
+    if not level:
+        yield name
+        return
+    library = native.load()
+    best = library.headgate_level()
+    assert library.headgate_use_level(native.LEVELS.index(level)) == 0
+    yield name
+    library.headgate_use_level(best)
 
 
 @dataclass(frozen=True)
@@ -20,10 +49,14 @@ class Case:
     ids: bool = False
     h0: bool = True
     contiguous: bool = True
+    lengths: bool = False
+    resets: str = ""  # zeros, learned: the state that a reset starts from
+    gates: bool = False
 
     def __str__(self) -> str:
         text = f"T{self.T}-B{self.B}-I{self.I}-H{self.H}-{self.bias}"
-        return text + "-ids" * self.ids + "-zeros" * (not self.h0) + "-strided" * (not self.contiguous)
+        text += "-ids" * self.ids + "-zeros" * (not self.h0) + "-strided" * (not self.contiguous)
+        return text + "-lengths" * self.lengths + f"-resets-{self.resets}" * bool(self.resets) + "-gates" * self.gates
 
 
 CASES = [
@@ -44,6 +77,17 @@ CASES = [
     Case(5, 3, 4, 6, contiguous=False),
     Case(3, 0, 4, 6),
     Case(0, 3, 4, 6),
+    Case(0, 3, 4, 6, ids=True),
+    Case(3, 4, 40, 6, ids=True),  # fewer ids than half of what there are: no table of all of them
+    Case(9, 130, 3, 5),  # more rows than a group; several chunks of tokens
+    Case(140, 9, 5, 10, ids=True),
+    Case(6, 5, 3, 7, lengths=True),
+    Case(6, 5, 3, 7, ids=True, lengths=True),
+    Case(150, 9, 3, 4, lengths=True, resets="learned"),
+    Case(8, 4, 3, 9, resets="zeros"),
+    Case(8, 4, 3, 9, resets="learned", bias="single"),
+    Case(7, 5, 3, 12, lengths=True, resets="learned", gates=True),
+    Case(4, 3, 5, 6, gates=True),
 ]
 
 
@@ -55,6 +99,16 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     x = torch.randint(I, (T, B), generator=generator) if case.ids else draw(T, B, I)
+    options: dict[str, Tensor | bool | None] = {}
+    if case.lengths:
+        options["lengths"] = torch.randint(T + 1, (B,), generator=generator)
+        options["lengths"][1], options["lengths"][-1] = 0, T
+    if case.resets:
+        options["resets"] = torch.rand(T, B, generator=generator) < 0.3
+    if case.resets == "learned":
+        options["reset_state"] = draw(H)
+    if case.gates:
+        options["return_gates"] = True
     h0 = draw(B, H) if case.h0 else torch.zeros(B, H, dtype=torch.float64)
     return {
         "x": x if case.contiguous else x.transpose(0, 1).contiguous().transpose(0, 1),
@@ -63,27 +117,31 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
         "weight_hh": draw(3 * H, H) / H**0.5,  # larger ones make the recurrence chaotic: rounding would grow with T
         "bias_ih": None if case.bias == "none" else draw(3 * H),
         "bias_hh": draw(3 * H) if case.bias == "both" else None,
+        **options,
     }
 
 
 def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **options) -> dict[str, Tensor]:
     """Outputs and gradients of a fixed scalar of them."""
     leaves = {
-        k: v.to(dtype).detach().requires_grad_() if v is not None and v.is_floating_point() else v
+        k: v.to(dtype).detach().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v
         for k, v in values.items()
     }
-    states, last = function(**leaves, **options)
-    weight = torch.linspace(-1, 1, max(states.numel(), 1), dtype=dtype)[: states.numel()].view(states.shape)
-    scalar = (states * weight).sum() + last.square().sum()
-    wanted = {k: v for k, v in leaves.items() if v is not None and v.requires_grad}
+    states, last, *gates = function(**leaves, **options)
+    scalar = last.square().sum()
+    for output in (states, *gates):
+        weight = torch.linspace(-1, 1, max(output.numel(), 1), dtype=dtype)[: output.numel()].view(output.shape)
+        scalar = scalar + (output * weight).sum()
+    wanted = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
     gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
     found = {"states": states.detach(), "last": last.detach()}
+    if gates:
+        found["gates"] = gates[0].detach()
     return found | {
         "d" + k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), gradients, strict=True)
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -99,17 +157,77 @@ def test_parity(assert_close, case: Case, reset: str, reverse: bool, backend: st
             assert found[name].dtype == dtype
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("reset", ["after", "before"])
-@pytest.mark.parametrize("ids", [False, True], ids=["dense", "ids"])
-def test_double_backward(backend: str, reset: str, ids: bool) -> None:
-    values = arguments(Case(3, 2, 4, 3, ids=ids))
-    leaves = [v.requires_grad_() for v in values.values() if v.is_floating_point()]
+@pytest.mark.parametrize(
+    "case",
+    [Case(3, 2, 4, 3), Case(3, 2, 4, 3, ids=True), Case(4, 3, 2, 3, lengths=True, resets="learned", gates=True)],
+    ids=str,
+)
+def test_double_backward(name: str, reset: str, case: Case) -> None:
+    values = arguments(case)
+    names = [k for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()]
 
-    def f(*new: Tensor) -> tuple[Tensor, Tensor]:
-        return gru(*([values["x"], *new] if ids else new), reset=reset, backend=backend)
+    def f(*new: Tensor) -> tuple[Tensor, ...]:
+        return gru(**{**values, **dict(zip(names, new, strict=True))}, reset=reset, backend=name)
 
-    assert torch.autograd.gradgradcheck(f, leaves)
+    assert torch.autograd.gradgradcheck(f, [values[k].requires_grad_() for k in names])
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+@pytest.mark.parametrize(
+    "case", [Case(9, 33, 4, 70), Case(9, 3, 4, 70), Case(140, 17, 40, 33, ids=True, lengths=True)], ids=str
+)
+def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
+    values, found = arguments(case), []
+    for threads in (1, 2, 3, 1):
+        torch.set_num_threads(threads)
+        found.append(run(gru, values, torch.float32, reset=reset, backend="cpu"))
+    for other in found[1:]:
+        for name, value in found[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+@pytest.mark.parametrize("H", [5, 64])
+def test_same_bits_for_a_row_alone(H: int, reset: str) -> None:
+    values = {k: v.float() for k, v in arguments(Case(7, 70, 40, H)).items()}
+    states, last = gru(**values, reset=reset, backend="cpu")
+    for rows in (slice(0, 1), slice(3, 5), slice(10, 13), slice(60, 70)):
+        part = {**values, "x": values["x"][:, rows], "h0": values["h0"][rows]}
+        alone = gru(**part, reset=reset, backend="cpu")
+        assert torch.equal(alone[0], states[:, rows])
+        assert torch.equal(alone[1], last[rows])
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, reset: str) -> None:
+    """The definition itself: a row with a length, or with resets inside, is the sequences that it is made of."""
+    values = arguments(Case(9, 3, 4, 6))
+    lengths, resets = torch.tensor([9, 4, 0]), torch.zeros(9, 3, dtype=torch.bool)
+    resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last lies beyond its row
+    fresh = torch.randn(6, dtype=torch.float64)
+    options = {"reset": reset, "reverse": reverse}
+    states, last = equations.sequence(**values, **options, lengths=lengths, resets=resets, reset_state=fresh)
+    for b, cuts in ((0, [0, 3, 5, 9]), (1, [0, 2, 4])):
+        pieces = list(itertools.pairwise(cuts))
+        for i, (begin, end) in enumerate(pieces):
+            first = i == (len(pieces) - 1 if reverse else 0)
+            part = {
+                **values,
+                "x": values["x"][begin:end, b : b + 1],
+                "h0": values["h0"][b : b + 1] if first else fresh[None],
+            }
+            expected, expected_last = equations.sequence(**part, **options)
+            assert_close(f"row {b}", states[begin:end, b], expected[:, 0], 1e-14)
+        if reverse:
+            begin, end = pieces[0]
+            part = {**part, "x": values["x"][begin:end, b : b + 1], "h0": fresh[None]}
+            expected_last = equations.sequence(**part, **options)[1]
+        assert_close(f"last of row {b}", last[b], expected_last[0], 1e-14)
+        assert not states[cuts[-1] :, b].any()
+    assert torch.equal(last[2], values["h0"][2])
 
 
 @pytest.mark.parametrize(
@@ -149,6 +267,20 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
         ({"x": torch.full((5, 3), -1)}, "ids must be from 0 to 3, got -1 to -1"),
         ({"x": torch.zeros(5, dtype=torch.int64)}, r"ids must be \(T, B\), got \(5,\)"),
         ({"x": torch.zeros(5, 3, dtype=torch.bool)}, "ids must be int32 or int64, got torch.bool"),
+        ({"x": torch.zeros(5, 3, 4).double()}, "x is torch.float64, h0 and the weights are torch.float32"),
+        ({"bias_ih": torch.zeros(18).double()}, "bias_ih is torch.float64 on cpu, h0 is torch.float32 on cpu"),
+        ({"bias_ih": torch.zeros(18, device="meta")}, "bias_ih is torch.float32 on meta, h0 is torch.float32 on cpu"),
+        ({"x": torch.zeros(5, 3, 4, device="meta")}, "x is on meta, h0 and the weights are on cpu: move one of them"),
+        ({"reset_state": torch.zeros(5)}, r"reset_state must be \(6,\), got \(5,\)"),
+        ({"lengths": torch.tensor([5, 6, 0])}, "lengths must be from 0 to 5, got 0 to 6"),
+        ({"lengths": torch.tensor([5, -1, 0])}, "lengths must be from 0 to 5, got -1 to 5"),
+        (
+            {"lengths": torch.tensor([5, 1])},
+            r"lengths must be \(3,\) torch.int32 or torch.int64, got \(2,\) torch.int64",
+        ),
+        ({"lengths": torch.ones(3)}, r"lengths must be \(3,\) torch.int32 or torch.int64, got \(3,\) torch.float32"),
+        ({"resets": torch.zeros(5, 3)}, r"resets must be \(5, 3\) torch.bool, got \(5, 3\) torch.float32"),
+        ({"resets": torch.zeros(3, 5, dtype=torch.bool)}, r"resets must be \(5, 3\) torch.bool, got \(3, 5\)"),
     ],
 )
 def test_wrong_arguments(change: dict[str, Tensor], message: str) -> None:
@@ -161,5 +293,24 @@ def test_unknown_choices() -> None:
     values = arguments(Case(5, 3, 4, 6))
     with pytest.raises(ValueError, match=r'reset must be "after" or "before", got \'middle\''):
         gru(**values, reset="middle")
-    with pytest.raises(ValueError, match="backend must be one of auto, equations, torch, got 'cuda'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, equations, torch, cpu, got 'cuda'"):
         gru(**values, backend="cuda")
+
+
+def test_cpu_says_why_it_cannot(monkeypatch) -> None:
+    values = {k: v.to("meta") for k, v in arguments(Case(5, 3, 4, 6)).items()}
+    with pytest.raises(RuntimeError, match='backend "cpu" cannot run: the tensors are on meta'):
+        gru(**values, backend="cpu")
+
+
+def test_without_the_library(monkeypatch) -> None:
+    """Installed without a compiler: "auto" says once that it is slow, and forcing cpu says why it cannot run."""
+    values = arguments(Case(5, 3, 4, 6))
+    expected = gru(**values)[0]
+    monkeypatch.setattr(native, "load", lambda: None)
+    functional._say_that_it_is_slow.cache_clear()
+    with pytest.warns(UserWarning, match="several times slower: .* no C\\+\\+ compiler was found: install a compiler"):
+        assert (gru(**values)[0] - expected).abs().max() < 1e-12
+    gru(**values)  # warnings are errors: it does not say so again
+    with pytest.raises(RuntimeError, match='backend "cpu" cannot run: the compiled library is not there'):
+        gru(**values, backend="cpu")

@@ -193,12 +193,6 @@ def test_wrong_ids() -> None:
         GRU(I, H)(torch.zeros(T, B, I, dtype=torch.int64))
 
 
-def test_packed_sequences_are_refused() -> None:
-    packed = nn.utils.rnn.pack_sequence([torch.zeros(T, I)])
-    with pytest.raises(TypeError, match="input must be a tensor, got PackedSequence: pad packed sequences first"):
-        GRU(I, H)(packed)
-
-
 def test_no_bias_between_backends_and_empty_batch() -> None:
     states, last = GRU(I, H, L, bidirectional=True)(torch.zeros(T, 0, I))
     assert states.shape == (T, 0, 2 * H)

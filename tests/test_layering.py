@@ -20,6 +20,8 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "download": (1, False),
     "kernels": (1, True),
     "kernels.aten": (1, True),
+    "kernels.cpu": (1, True),
+    "kernels.native": (0, False),
     "corpus": (2, False),
     "run_directory": (2, False),
     "recipe": (2, False),

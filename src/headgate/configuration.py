@@ -80,7 +80,9 @@ class TrainingSettings:
     patience: int = _setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
     seed: int = _setting(0, "seed of everything random", low=0)
     threads: int = _setting(0, "threads of the computation; 0: torch's own choice", low=0)
-    backend: str = _setting("auto", "which implementation computes the GRU", choices=("auto", "equations", "torch"))
+    backend: str = _setting(
+        "auto", "which implementation computes the GRU", choices=("auto", "equations", "torch", "cpu")
+    )
     max_steps: int = _setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
     report_every: int = _setting(500, "report every so many steps, and at each epoch's end", low=1)
     checkpoint_every: int = _setting(0, "steps between checkpoints; 0: one a minute", low=0)

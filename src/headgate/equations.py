@@ -37,13 +37,10 @@ def project(x: Tensor, weight_ih: Tensor, bias_ih: Tensor | None = None) -> Tens
     return a if bias_ih is None else a + bias_ih
 
 
-def step(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None, *, reset: str = "after") -> Tensor:
-    """One step: a (B, 3H) from :func:`project`, h (B, H) -> the new state (B, H).
-
-    >>> h = step(torch.zeros(1, 3), torch.ones(1, 1), torch.zeros(3, 1))  # every gate open by half
-    >>> h
-    tensor([[0.5000]])
-    """
+def gates(
+    a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None, *, reset: str = "after"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the gates are before a step: a (B, 3H) from :func:`project`, h (B, H) -> r, z, n, (B, H) each."""
     H = h.shape[-1]
     a_r, a_z, a_n = a.split(H, -1)  # (B, H) each
     W_rz, W_n = weight_hh.split([2 * H, H])
@@ -58,6 +55,17 @@ def step(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None,
         n = torch.tanh(a_n + functional.linear(r * h, W_n, b_n))
     else:
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
+    return r, z, n
+
+
+def step(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None, *, reset: str = "after") -> Tensor:
+    """One step: a (B, 3H) from :func:`project`, h (B, H) -> the new state (B, H).
+
+    >>> h = step(torch.zeros(1, 3), torch.ones(1, 1), torch.zeros(3, 1))  # every gate open by half
+    >>> h
+    tensor([[0.5000]])
+    """
+    _, z, n = gates(a, h, weight_hh, bias_hh, reset=reset)
     return (1 - z) * n + z * h
 
 
@@ -71,22 +79,52 @@ def sequence(
     *,
     reset: str = "after",
     reverse: bool = False,
-) -> tuple[Tensor, Tensor]:
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_gates: bool = False,
+) -> tuple[Tensor, ...]:
     """A whole sequence, one layer, one direction.
 
-    x (T, B, I) floating or (T, B) integer ids, h0 (B, H) -> every state (T, B, H), the last one (B, H). With
-    ``reverse`` the sequence is read from its end: the state at t then knows the steps t to T-1, and the last state
-    returned is the one at t = 0.
+    x (T, B, I) floating or (T, B) integer ids, h0 (B, H) -> every state (T, B, H), the last one (B, H), and, with
+    ``return_gates``, r, z and n of every step (T, B, 3H). With ``reverse`` the sequence is read from its end: the
+    state at t then knows the steps t to T-1, and the last state returned is the one at t = 0.
+
+    lengths       (B,) integers from 0 to T: the steps from a row's length on are not read. The state stays what it
+                  was (h0, where the sequence is read from its end); outputs and gates there are zero
+    resets        (T, B) boolean: a new sequence begins at this step, so the state before it is ``reset_state``, not
+                  what the step before left. Read from the end, the state starts over where a sequence ends
+    reset_state   (H,), zeros where it is None
 
     >>> states, last = sequence(torch.tensor([[0], [1]]), torch.zeros(1, 3), torch.randn(9, 2), torch.randn(9, 3))
     >>> states.shape, torch.equal(states[-1], last)
     (torch.Size([2, 1, 3]), True)
     """
     a = project(x, weight_ih, bias_ih)  # (T, B, 3H): the input's share needs no recurrence
-    h, states = h0, []
-    for a_t in reversed(a.unbind(0)) if reverse else a.unbind(0):
-        h = step(a_t, h, weight_hh, bias_hh, reset=reset)
-        states.append(h)
-    if reverse:
-        states.reverse()
-    return (torch.stack(states) if states else h0.new_empty(0, *h0.shape)), h
+    T, B, H = len(a), *h0.shape
+    fresh = h0.new_zeros(H) if reset_state is None else reset_state
+    h, states, all_gates = h0, [], []
+    for t in reversed(range(T)) if reverse else range(T):
+        inside = None if lengths is None else (t < lengths)[:, None]  # (B, 1)
+        if resets is not None and (t + 1 < T or not reverse):
+            begins = resets[t + 1 if reverse else t][:, None]
+            if reverse and lengths is not None:
+                begins = begins & (t + 1 < lengths)[:, None]  # what lies beyond a row's end begins nothing
+            if inside is not None:
+                begins = begins & inside
+            h = torch.where(begins, fresh, h)
+        r, z, n = gates(a[t], h, weight_hh, bias_hh, reset=reset)
+        new = (1 - z) * n + z * h
+        rzn = torch.cat([r, z, n], -1)
+        if inside is not None:
+            h = torch.where(inside, new, h)
+            new, rzn = (torch.where(inside, v, torch.zeros_like(v)) for v in (new, rzn))
+        else:
+            h = new
+        states.append(new)
+        all_gates.append(rzn)
+    order = slice(None, None, -1 if reverse else 1)
+    outputs = torch.stack(states[order]) if states else h0.new_empty(0, B, H), h
+    if not return_gates:
+        return outputs
+    return *outputs, torch.stack(all_gates[order]) if states else h0.new_empty(0, B, 3 * H)

@@ -3,13 +3,16 @@
 Letters: T time steps, B batch, I input size, H hidden size.
 """
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 
 from headgate import equations
-from headgate.kernels import aten
+from headgate.kernels import aten, cpu, native
 
-BACKENDS = {"equations": equations.sequence, "torch": aten.sequence}  # one signature
+BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}  # one signature
 
 
 def gru(
@@ -22,47 +25,132 @@ def gru(
     *,
     reset: str = "after",
     reverse: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_gates: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """A GRU over a sequence, one layer, one direction: the function of :func:`headgate.equations.sequence`, faster.
 
     x (T, B, I) floating, or (T, B) int32/int64 ids that stand for one-hot vectors of size I; h0 (B, H);
-    weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,), gates in the order r, z, n.
-    Returns every state (T, B, H) and the last one read (B, H).
+    weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,), gates in the order r, z, n; lengths (B,)
+    integers from 0 to T, resets (T, B) boolean, reset_state (H,): see there.
+    Returns every state (T, B, H), the last one (B, H), and with ``return_gates`` also r, z and n (T, B, 3H).
 
-    ``backend`` forces one of :data:`BACKENDS`; "auto" takes ``torch``, which runs wherever PyTorch does.
-    Raises RuntimeError for shapes that do not fit and ValueError for an unknown variant or backend.
+    ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``cpu``, the native library, for tensors on a CPU, and
+    ``torch`` elsewhere, or where the library was not built. Function transforms (torch.func, forward-mode
+    differentiation) go through ``equations``.
+    Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
+    for an unknown variant or backend.
     """
-    _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
+    _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets, reset_state)
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
+    sequence = BACKENDS[_pick(backend, h0.device.type)]
+    return sequence(
+        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
+        reset_state=reset_state, return_gates=return_gates,
+    )  # fmt: skip
+
+
+def _pick(backend: str, device: str) -> str:
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    sequence = BACKENDS["torch" if backend == "auto" else backend]
-    return sequence(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse)
+    if backend == "cpu" and (why_not := reason_against_cpu(device)):
+        raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
+    if _transformed():
+        return "equations"
+    if backend != "auto":
+        return backend
+    if device == "cpu":
+        if not reason_against_cpu():
+            return "cpu"
+        _say_that_it_is_slow()
+    return "torch"
+
+
+def _transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is under way, of which only the definition knows."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled programs stay on their machine
+def reason_against_cpu(device: str = "cpu") -> str:
+    """Why the backend ``cpu`` cannot run on such a device; empty where it can."""
+    if device != "cpu":
+        return f"the tensors are on {device}"
+    return "" if native.load() is not None else native.MISSING
+
+
+@functools.cache
+def _say_that_it_is_slow() -> None:
+    warnings.warn(
+        f"headgate computes with torch's own operations, several times slower: {native.MISSING}", stacklevel=4
+    )
 
 
 def _check(
-    x: Tensor, h0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+    x: Tensor,
+    h0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reset_state: Tensor | None,
 ) -> None:
-    H = weight_hh.shape[-1]
+    H, I = weight_hh.shape[-1], weight_ih.shape[-1]  # noqa: E741 - the letter of the equations
     T, B = x.shape[:2] if x.dim() >= 2 else (0, 0)
-    I = weight_ih.shape[-1]  # noqa: E741 - the letter of the equations
-    if x.is_floating_point() and x.shape != (T, B, I):
-        raise RuntimeError(f"x must be (T, B, {I}), or (T, B) ids, got {tuple(x.shape)}")
-    if not x.is_floating_point():
+    if x.is_floating_point():
+        if x.shape != (T, B, I):
+            raise RuntimeError(f"x must be (T, B, {I}), or (T, B) ids, got {tuple(x.shape)}")
+    else:
         if x.dtype not in (torch.int32, torch.int64):
             raise RuntimeError(f"ids must be int32 or int64, got {x.dtype}")
         if x.dim() != 2:
             raise RuntimeError(f"ids must be (T, B), got {tuple(x.shape)}")
-        if x.device.type == "cpu" and x.numel() and (int(x.min()) < 0 or int(x.max()) >= I):
-            raise RuntimeError(f"ids must be from 0 to {I - 1}, got {int(x.min())} to {int(x.max())}")
     for name, tensor, shape in (
         ("h0", h0, (B, H)),
         ("weight_ih", weight_ih, (3 * H, I)),
         ("weight_hh", weight_hh, (3 * H, H)),
         ("bias_ih", bias_ih, (3 * H,)),
         ("bias_hh", bias_hh, (3 * H,)),
+        ("reset_state", reset_state, (H,)),
     ):
-        if tensor is not None and tensor.shape != shape:
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
             raise RuntimeError(f"{name} must be {shape}, got {tuple(tensor.shape)} (H = {H} from weight_hh)")
+        if tensor.dtype != h0.dtype or tensor.device != h0.device:
+            raise RuntimeError(f"{name} is {tensor.dtype} on {tensor.device}, h0 is {h0.dtype} on {h0.device}")
+    if x.is_floating_point() and x.dtype != h0.dtype:
+        raise RuntimeError(f"x is {x.dtype}, h0 and the weights are {h0.dtype}: convert one to the other")
+    for name, tensor, kinds, shape in (
+        ("lengths", lengths, (torch.int32, torch.int64), (B,)),
+        ("resets", resets, (torch.bool,), (T, B)),
+    ):
+        if tensor is not None and (tensor.dtype not in kinds or tensor.shape != shape):
+            wanted = " or ".join(str(kind) for kind in kinds)
+            raise RuntimeError(f"{name} must be {shape} {wanted}, got {tuple(tensor.shape)} {tensor.dtype}")
+    for name, tensor in (("x", x), ("lengths", lengths), ("resets", resets)):
+        if tensor is not None and tensor.device != h0.device:
+            raise RuntimeError(f"{name} is on {tensor.device}, h0 and the weights are on {h0.device}: move one of them")
+    if not x.is_floating_point():
+        _check_range("ids", x, I - 1)
+    if lengths is not None:
+        _check_range("lengths", lengths, T)
+
+
+def _check_range(name: str, values: Tensor, largest: int) -> None:
+    """Values on a CPU must lie in 0..largest; tensors without values (traced, transformed) are not asked."""
+    if torch.compiler.is_compiling() or type(values) is not Tensor or values.device.type != "cpu":
+        return
+    if _transformed() or not values.numel():
+        return
+    low, high = (int(v) for v in torch.aminmax(values))
+    if low < 0 or high > largest:
+        raise RuntimeError(f"{name} must be from 0 to {largest}, got {low} to {high}")

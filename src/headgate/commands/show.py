@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import headgate
+from headgate.kernels import native
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,11 @@ def info(options: argparse.Namespace) -> int:
         facts |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
         backends = dict.fromkeys(BACKENDS, "available")
     else:
-        backends = dict.fromkeys(("equations", "torch"), "needs torch: pip install 'headgate[train]'")
+        backends = dict.fromkeys(("equations", "torch", "cpu"), "needs torch: pip install 'headgate[train]'")
+    if native.load() is None:
+        facts["native"] = backends["cpu"] = native.MISSING
+    else:
+        facts["native"] = f"{native.level()} ({native.find()})"
     facts["backends"] = {**backends, "runtime": "available: generate, evaluate --runtime"}
     if options.json:
         _print_json(facts)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headgate import equations
 from headgate.equations import project, step
 
 
@@ -21,12 +22,22 @@ def sequence(
     *,
     reset: str = "after",
     reverse: bool = False,
-) -> tuple[Tensor, Tensor]:
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_gates: bool = False,
+) -> tuple[Tensor, ...]:
     """As :func:`headgate.equations.sequence`.
 
     Floating x with reset="after" goes to ``torch._VF.gru`` (cuDNN on a CUDA device). Ids, which that has no way in
-    for without a one-hot tensor, and reset="before" run step by step on the projected input.
+    for without a one-hot tensor, and reset="before" run step by step on the projected input. Lengths, resets and gates
+    it does not know: these are computed as the definition computes them.
     """
+    if lengths is not None or resets is not None or return_gates:
+        return equations.sequence(
+            x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
+            resets=resets, reset_state=reset_state, return_gates=return_gates,
+        )  # fmt: skip
     if x.is_floating_point() and reset == "after" and len(x) and (bias_ih is None) == (bias_hh is None):
         weights = [w for w in (weight_ih, weight_hh, bias_ih, bias_hh) if w is not None]
         states, last = torch._VF.gru(

@@ -1,0 +1,69 @@
+// Everything that is vectors, compiled for one level of instructions: -DHEADGATE_LEVEL=baseline, avx2 or avx512.
+//
+// What is not inlined here must have no name that another level's object file could supply in its place: all of it is
+// in the level's namespace or in an unnamed one.
+#include "level.h"
+
+#include "activation.h"
+#include "gru.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+namespace {
+
+template <class T, Vec<T> (*f)(Vec<T>)> void elementwise(int64_t n, const T* x, T* y) {
+  for (int64_t i = 0; i < n; i += width<T>) {
+    const int lanes = int(least(width<T>, n - i));
+    store_part(y + i, f(load_part(x + i, lanes)), lanes);
+  }
+}
+
+template <class T> void forward(const headgate_gru& g) { Forward<T>(g).run(); }
+template <class T> void backward(const headgate_gru& g, const headgate_gru_gradients& d) { Backward<T>(g, d).run(); }
+
+int64_t packed_size(const headgate_gru& g) { return Packed<float>::size(Sequence<float>(g), true); }
+void pack(const headgate_gru& g, float* packed) {
+  const Sequence<float> q(g);
+  Packed<float>(packed, q, true).fill(q, 0, 1);
+}
+
+void peak(int32_t threads, int64_t steps) {
+  Team team(threads);
+  team.run([steps](int index) {
+    constexpr int chains = 12;
+    Vec<float> sum[chains];
+    const Vec<float> x = broadcast(1.0f + float(index) * 1e-7f), y = broadcast(1e-9f);
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sum[i] = broadcast(float(i) * 1e-9f);
+    for (int64_t k = 0; k < steps; ++k) {
+#pragma GCC unroll 12
+      for (int i = 0; i < chains; ++i) sum[i] = fma(sum[i], x, y);
+    }
+    Vec<float> all = sum[0];
+#pragma GCC unroll 12
+    for (int i = 1; i < chains; ++i) all += sum[i];
+    volatile float keep = all[0];
+    (void)keep;
+  });
+}
+
+}  // namespace
+}  // namespace HEADGATE_LEVEL
+
+#define HEADGATE_JOIN(a, b) a##b
+#define HEADGATE_NAME(level) HEADGATE_JOIN(level, _level)
+const Level HEADGATE_NAME(HEADGATE_LEVEL) = {
+    HEADGATE_LEVEL::forward<float>,
+    HEADGATE_LEVEL::forward<double>,
+    HEADGATE_LEVEL::backward<float>,
+    HEADGATE_LEVEL::backward<double>,
+    HEADGATE_LEVEL::packed_size,
+    HEADGATE_LEVEL::pack,
+    HEADGATE_LEVEL::elementwise<float, HEADGATE_LEVEL::sigmoid<float>>,
+    HEADGATE_LEVEL::elementwise<double, HEADGATE_LEVEL::sigmoid<double>>,
+    HEADGATE_LEVEL::elementwise<float, HEADGATE_LEVEL::tanh<float>>,
+    HEADGATE_LEVEL::elementwise<double, HEADGATE_LEVEL::tanh<double>>,
+    HEADGATE_LEVEL::peak,
+};
+
+}  // namespace headgate

@@ -1,0 +1,174 @@
+// The one matrix product that everything here is made of: rows times packed columns.
+//
+//   C[i][j] = sum over k of A[i][k] * P[k][j]
+//
+// Columns are packed vector by vector: vector v holds (K, w), its lanes' numbers of one k side by side. A is given as one
+// pointer a row. A register tile takes some rows times some vectors; every element is one chain of fused multiply-adds
+// over `depth` terms, and the chains' sums are added in order. So an element has the same bits in whatever tile, group
+// of rows, or thread it is computed.
+//
+// Letters: K the length of the sum, w = width<T> lanes of a vector, N vectors and R rows of a tile.
+#pragma once
+
+#include <utility>
+
+#include "simd.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+
+constexpr int tile_rows = vector_registers == 32 ? 8 : 4;  // times 3 vectors: the accumulators; 3 of P, 1 of A
+constexpr int64_t depth = 128;     // so much of three vectors (12 KB with AVX2) stays in the first cache
+constexpr int64_t row_group = 64;  // rows whose results wait together for what comes next
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Elements from one packed vector to the next: not a multiple of 4 KB, or all would compete for the same cache lines.
+template <class T> constexpr int64_t vector_stride(int64_t K) { return K * width<T> + 64 / int64_t(sizeof(T)); }
+
+// c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] lies at a[i][(offset + k) * S].
+template <int R, int N, int S, class T>
+HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, const T* p, int64_t stride, T* c,
+                          bool first) {
+  constexpr int w = width<T>;
+  const T* row[R];
+  Vec<T> sum[R][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+    row[i] = a[i] + offset * S;
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) sum[i][n] = Vec<T>{};
+  }
+  for (int64_t k = 0; k < length; ++k) {
+    Vec<T> column[N];
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) column[n] = load(p + n * stride + k * w);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      const Vec<T> x = broadcast(row[i][k * S]);
+#pragma GCC unroll 12
+      for (int n = 0; n < N; ++n) sum[i][n] = fma(x, column[n], sum[i][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n, c += w) store(c, first ? sum[i][n] : load(c) + sum[i][n]);
+}
+
+// c (rows, N, w) = a (rows, K) @ p (N, K, w) for N vectors; with more than three, rows * N is at most 12.
+template <int N, int S, class T>
+static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, const T* p, int64_t stride, T* c) {
+  constexpr int w = width<T>;
+  for (int64_t k = 0; k == 0 || k < K; k += depth) {
+    int64_t i = 0;
+    const auto block = [&](auto R) {
+      tile<R.value, N, S>(least(depth, K - k), a + i, k, p + k * w, stride, c + i * N * w, k == 0);
+      i += R.value;
+    };
+    if constexpr (N <= 3) {
+      while (rows - i >= tile_rows) block(std::integral_constant<int, tile_rows>{});
+      if (rows - i >= 4) block(std::integral_constant<int, 4>{});
+      if (rows - i == 3) block(std::integral_constant<int, 3>{});
+    }
+    if constexpr (N <= 6)
+      if (rows - i == 2) block(std::integral_constant<int, 2>{});
+    if (rows - i == 1) block(std::integral_constant<int, 1>{});
+  }
+}
+
+// How many of the `left` vectors are taken together: enough chains where there are few rows, and rather two twice than
+// three and one.
+HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
+  if (rows <= 2) return int(least(left, rows == 1 ? 12 : 6));
+  return int(left == 4 ? 2 : least(left, 3));
+}
+
+// out(v, n, i, sums) for each row i of a (rows, K) and each group of n vectors from v on, of those in [begin, end):
+// sums (n, w) of the row. p holds K numbers a lane from its vector 0 on; `sums` is memory for sums_size<T>().
+template <class T> constexpr int64_t sums_size() { return row_group * 3 * width<T>; }
+
+template <int S, class T, class Out>
+HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, const T* p, int64_t stride, int64_t begin,
+                              int64_t end, T* sums, Out out) {
+  constexpr int w = width<T>;
+  for (int64_t first = 0; first < rows; first += row_group) {
+    const int64_t group = least(row_group, rows - first);
+    for (int64_t v = begin; v < end;) {
+      const int n = vectors_at_once(group, end - v);
+      const T* from = p + v * stride;
+      switch (n) {
+        case 1: multiply_vectors<1, S>(group, a + first, K, from, stride, sums); break;
+        case 2: multiply_vectors<2, S>(group, a + first, K, from, stride, sums); break;
+        case 3: multiply_vectors<3, S>(group, a + first, K, from, stride, sums); break;
+        case 4: multiply_vectors<4, S>(group, a + first, K, from, stride, sums); break;
+        case 5: multiply_vectors<5, S>(group, a + first, K, from, stride, sums); break;
+        case 6: multiply_vectors<6, S>(group, a + first, K, from, stride, sums); break;
+        case 7: multiply_vectors<7, S>(group, a + first, K, from, stride, sums); break;
+        case 8: multiply_vectors<8, S>(group, a + first, K, from, stride, sums); break;
+        case 9: multiply_vectors<9, S>(group, a + first, K, from, stride, sums); break;
+        case 10: multiply_vectors<10, S>(group, a + first, K, from, stride, sums); break;
+        case 11: multiply_vectors<11, S>(group, a + first, K, from, stride, sums); break;
+        default: multiply_vectors<12, S>(group, a + first, K, from, stride, sums);
+      }
+      for (int64_t i = 0; i < group; ++i) out(v, n, first + i, sums + i * n * w);
+      v += n;
+    }
+  }
+}
+
+// --- packing ----------------------------------------------------------------------------------------------------------
+
+#if defined(__clang__)
+#define HEADGATE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define HEADGATE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Bits<T>{__VA_ARGS__})
+#endif
+
+// Vectors D apart swap halves of their blocks of 2 D lanes; after all D = 1, 2, 4, ... the square is transposed.
+template <int D, class T, int... J>
+HEADGATE_INLINE void swap_blocks(Vec<T>& low, Vec<T>& high, std::integer_sequence<int, J...>) {
+  constexpr int w = width<T>;
+  const Vec<T> first = HEADGATE_SHUFFLE(low, high, (J & D ? w + J - D : J)...);
+  high = HEADGATE_SHUFFLE(low, high, (J & D ? w + J : J + D)...);
+  low = first;
+}
+template <int D, class T> HEADGATE_INLINE void transpose_square(Vec<T> (&v)[width<T>]) {
+  if constexpr (D < width<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < width<T>; ++i)
+      if (!(i & D)) swap_blocks<D, T>(v[i], v[i + D], std::make_integer_sequence<int, width<T>>{});
+    transpose_square<2 * D, T>(v);
+  }
+}
+
+// One pointer a lane, whose K numbers lie side by side -> (K, w), `stride` from one k to the next. Null: zeros.
+template <class T> static inline void pack_lanes(const T* const* from, int64_t K, T* to, int64_t stride) {
+  constexpr int w = width<T>;
+  int64_t k = 0;
+  for (; k + w <= K; k += w) {
+    Vec<T> v[w];
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) v[i] = from[i] ? load(from[i] + k) : Vec<T>{};
+    transpose_square<1, T>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) store(to + (k + i) * stride, v[i]);
+  }
+  for (; k < K; ++k)
+    for (int i = 0; i < w; ++i) to[k * stride + i] = from[i] ? from[i][k] : T(0);
+}
+
+// Vectors [begin, end) of the N columns of K rows, one pointer a row; lanes beyond N are zeros.
+template <class T>
+static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int64_t begin, int64_t end, T* to,
+                                int64_t stride) {
+  constexpr int w = width<T>;
+  for (int64_t k = 0; k < K; ++k)
+    for (int64_t v = begin; v < end; ++v) {
+      const int64_t lanes = least(w, N - v * w);
+      store(to + v * stride + k * w, lanes == w ? load(rows[k] + v * w) : load_part(rows[k] + v * w, int(lanes)));
+    }
+}
+
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

@@ -1,0 +1,103 @@
+// Vectors of the width that this file is compiled for: 64 bytes (AVX-512), 32 (AVX2), 16 (SSE2, NEON).
+//
+// GCC and Clang give vector types the operators of scalars; what is missing is here. Nothing is contracted by the
+// compiler (-ffp-contract=off), so that an expression has the same bits wherever it is inlined: fma() where it is meant.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, vector_registers = 32;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32, vector_registers = 16;
+#elif defined(__aarch64__)
+constexpr int vector_bytes = 16, vector_registers = 32;
+#else
+constexpr int vector_bytes = 16, vector_registers = 16;
+#endif
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> {
+  typedef float type __attribute__((vector_size(vector_bytes)));
+  typedef float unaligned __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(vector_bytes)));
+};
+template <> struct Lanes<double> {
+  typedef double type __attribute__((vector_size(vector_bytes)));
+  typedef double unaligned __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(vector_bytes)));
+};
+
+template <class T> using Vec = typename Lanes<T>::type;
+template <class T> using Bits = typename Lanes<T>::bits;
+template <class T> using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+template <class T> constexpr int width = vector_bytes / int(sizeof(T));
+
+#define HEADGATE_INLINE static inline __attribute__((always_inline))
+
+template <class T> HEADGATE_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Lanes<T>::unaligned*>(p);
+}
+template <class T> HEADGATE_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Lanes<T>::unaligned*>(p) = v;
+}
+template <class T> HEADGATE_INLINE Vec<T> broadcast(T x) { return x - Vec<T>{}; }  // x - 0 is x, also for -0
+
+// The first n lanes, 0 < n <= width; the others are zero. No byte beyond them is touched.
+template <class T> HEADGATE_INLINE Vec<T> load_part(const T* p, int n) {
+  if (n == width<T>) return load(p);
+  Vec<T> v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T> HEADGATE_INLINE void store_part(T* p, Vec<T> v, int n) {
+  if (n == width<T>) return store(p, v);
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+#if defined(__AVX512F__)
+HEADGATE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+HEADGATE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__AVX2__)
+HEADGATE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+HEADGATE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
+#elif defined(__aarch64__)
+HEADGATE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c, a, b); }
+HEADGATE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c, a, b); }
+#else
+template <class V> HEADGATE_INLINE V fma(V a, V b, V c) { return a * b + c; }
+#endif
+
+// a > b ? a : b, also where one is a NaN.
+#if defined(__AVX512F__)
+HEADGATE_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
+HEADGATE_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX2__)
+HEADGATE_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
+HEADGATE_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+#else
+template <class V> HEADGATE_INLINE V larger(V a, V b) { return a > b ? a : b; }
+#endif
+
+// All bits but the sign.
+template <class T> HEADGATE_INLINE Bits<T> magnitude_mask() {
+  return Bits<T>{} + Integer<T>(sizeof(T) == 4 ? INT32_MAX : INT64_MAX);
+}
+template <class T> HEADGATE_INLINE Vec<T> absolute(Vec<T> x) { return Vec<T>(Bits<T>(x) & magnitude_mask<T>()); }
+template <class T> HEADGATE_INLINE Vec<T> copy_sign(Vec<T> magnitude, Vec<T> sign) {
+  const Bits<T> mask = magnitude_mask<T>();
+  return Vec<T>((Bits<T>(magnitude) & mask) | (Bits<T>(sign) & ~mask));
+}
+
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

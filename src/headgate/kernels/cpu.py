@@ -1,0 +1,242 @@
+"""The backend ``cpu``: the native library as a differentiable function of tensors, float32 and float64.
+
+Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export`` the same thing is the
+operator ``headgate::gru``. A gradient that is to be differentiated again is taken through the definition.
+
+Letters: T time steps, B batch, I input size, H hidden size.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from headgate import equations
+from headgate.kernels import native
+
+_SUFFIXES = {torch.float32: "float", torch.float64: "double"}
+_FAILURES = {1: MemoryError("not enough memory for a GRU"), 3: RuntimeError("no threads to be had for a GRU")}
+
+
+class _Arguments(NamedTuple):
+    """Of :func:`headgate.equations.sequence`; the first seven can need a gradient."""
+
+    x: Tensor
+    h0: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    reset_state: Tensor | None
+    lengths: Tensor | None
+    resets: Tensor | None
+    before: bool
+    reverse: bool
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """T, B, I, H"""
+        return *self.x.shape[:2], self.weight_ih.shape[1], self.weight_hh.shape[1]
+
+
+def sequence(
+    x: Tensor,
+    h0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    reset: str = "after",
+    reverse: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_gates: bool = False,
+) -> tuple[Tensor, ...]:
+    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back."""
+    tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
+    dtype = weight_hh.dtype
+    if dtype not in _SUFFIXES:
+        tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
+    differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+    arguments = (*tensors, lengths, resets, reset == "before", reverse)
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        states, last, gates = _operator(*arguments, differentiable or return_gates)
+    elif differentiable:
+        states, last, gates = _Gru.apply(*arguments)
+    else:
+        states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
+    outputs = (states, last, gates[..., : 3 * h0.shape[1]]) if return_gates else (states, last)
+    return outputs if dtype in _SUFFIXES else tuple(v.to(dtype) for v in outputs)
+
+
+class _Gru(torch.autograd.Function):
+    """The fields of _Arguments -> what _forward returns, the gates kept."""
+
+    @staticmethod
+    def forward(ctx: Any, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = _forward(_Arguments(*fields), True)
+        _remember(ctx, fields, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, states, gates = ctx.saved_tensors
+        arguments, needed = _Arguments(*tensors, *ctx.options), ctx.needs_input_grad[:7]
+        if torch.is_grad_enabled():
+            found = _through_the_definition(arguments, d_outputs, needed)
+        else:
+            found = _backward(arguments, states, gates, d_outputs, needed)
+        return (*_placed(found, needed), None, None, None, None)
+
+
+def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    states, _, gates = outputs
+    ctx.save_for_backward(*fields[:9], states, gates)
+    ctx.options = fields[9:11]
+    ctx.set_materialize_grads(False)
+
+
+def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of the arguments that need one, each at its argument's place."""
+    rest = iter(found)
+    return [next(rest) if need else None for need in needed]
+
+
+def _through_the_definition(
+    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """The gradients as functions that can be differentiated again."""
+    leaves: list[Any] = [
+        v.view_as(v) if v is not None and need else v for v, need in zip(arguments[:7], needed, strict=True)
+    ]
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state = leaves
+    outputs = equations.sequence(
+        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset="before" if arguments.before else "after",
+        reverse=arguments.reverse, lengths=arguments.lengths, resets=arguments.resets, reset_state=reset_state,
+        return_gates=True,
+    )  # fmt: skip
+    pairs = [
+        (output, d[..., : output.shape[-1]])  # of the gates, the kernel keeps a fourth part
+        for output, d in zip(outputs, d_outputs, strict=True)
+        if d is not None and output.requires_grad
+    ]
+    wanted = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
+    return torch.autograd.grad(
+        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=True, allow_unused=True
+    )
+
+
+def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """-> states (T, B, H), last (B, H), gates (T, B, 4H): r, z, n, W_hn h + b_hn; empty unless they are kept."""
+    T, B, _, H = arguments.sizes
+    h0 = arguments.h0
+    states, last = h0.new_empty(T, B, H), h0.new_empty(B, H)
+    gates = h0.new_empty((T, B, 4 * H) if keep_gates else 0)
+    described, alive = _describe(arguments)
+    described.states, described.last = states.data_ptr(), last.data_ptr()
+    described.gates = gates.data_ptr() if keep_gates else None
+    _call("forward", h0.dtype, described)
+    del alive
+    return states, last, gates
+
+
+def _backward(
+    arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+) -> list[Tensor]:
+    """The gradients of the arguments that need one."""
+    h0 = arguments.h0
+    described, alive = _describe(arguments)
+    described.states, described.gates = states.data_ptr(), gates.data_ptr()
+    incoming = [None if d is None else d.contiguous() for d in d_outputs]
+    owners = (*arguments[:6], h0)  # of reset_state every row has its own share
+    gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) if need and v is not None else None
+                 for v, need in zip(owners, needed, strict=True)]  # fmt: skip
+    pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
+    _call("backward", h0.dtype, described, native.Gradients(*pointers))
+    del alive
+    if gradients[6] is not None:
+        gradients[6] = gradients[6].sum(0)
+    return [g for g in gradients if g is not None]
+
+
+def _describe(arguments: _Arguments) -> tuple[native.Sequence, list[Tensor | None]]:
+    """The arguments as the library wants them, and the tensors that must live as long."""
+    x, *others = arguments[:9]
+    T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
+    ids = not x.is_floating_point()
+    if ids:
+        x = x.long().contiguous()
+    elif I > 1 and x.stride(2) != 1:
+        x = x.contiguous()
+    if arguments.lengths is not None:
+        others[-2] = arguments.lengths.long()
+    alive = [x, *(None if v is None else v.contiguous() for v in others)]
+    x_at, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = (
+        None if v is None else v.data_ptr() for v in alive
+    )
+    described = native.Sequence(
+        T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, None if ids else x_at,
+        x.stride(0), x.stride(1), x_at if ids else None, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets,
+        reset_state,
+    )  # fmt: skip
+    return described, alive
+
+
+def _call(name: str, dtype: torch.dtype, *structures: ctypes.Structure) -> None:
+    status = getattr(native.load(), f"headgate_{name}_{_SUFFIXES[dtype]}")(*map(ctypes.byref, structures))
+    if status:
+        raise _FAILURES[status]
+
+
+_SCHEMA = (
+    "(Tensor x, Tensor h0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? reset_state, "
+    "Tensor? lengths, Tensor? resets, bool before, bool reverse, "
+)
+
+
+@torch.library.custom_op(
+    "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
+)
+def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _forward(_Arguments(*fields[:11]), fields[11])
+
+
+@_operator.register_fake
+def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    T, B, _, H = _Arguments(*fields[:11]).sizes
+    h0 = fields[1]
+    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty((T, B, 4 * H) if fields[11] else 0)
+
+
+@torch.library.custom_op(
+    "headgate::gru_backward",
+    mutates_args=(),
+    schema=_SCHEMA
+    + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
+)
+def _operator_backward(*fields: Any) -> list[Tensor]:
+    states, gates, *d_outputs, needed = fields[11:]
+    return _backward(_Arguments(*fields[:11]), states, gates, d_outputs, needed)
+
+
+@_operator_backward.register_fake
+def _(*fields: Any) -> list[Tensor]:
+    return [
+        torch.empty_like(v, memory_format=torch.contiguous_format)
+        for v, need in zip(fields[:7], fields[-1], strict=True)
+        if need
+    ]
+
+
+def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    needed = list(ctx.needs_input_grad[:7])
+    *tensors, states, gates = ctx.saved_tensors
+    found = _operator_backward(*tensors, *ctx.options, states, gates, *d_outputs, needed)
+    return (*_placed(found, needed), *[None] * 5)
+
+
+_operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))
