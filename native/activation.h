@@ -1,4 +1,4 @@
-// exp, sigmoid and tanh of vectors.
+// Exponential (of what is not positive), sigmoid and tanh of vectors.
 //
 //   exp(y) = 2^k (1 + q),   k = round(y / ln 2),   q = expm1(y - k ln 2), a polynomial on |f| <= ln(2)/2
 //
@@ -56,9 +56,13 @@ template <class T> HEADGATE_INLINE Split<T> split_exponential(Vec<T> y) {
   return {Vec<T>((Bits<T>(shifted) << E::mantissa) + one), q};
 }
 
+template <class T> HEADGATE_INLINE Vec<T> exponential(Vec<T> y) {  // y <= 0
+  const auto [scale, q] = split_exponential<T>(y);
+  return fma(scale, q, scale);
+}
+
 template <class T> HEADGATE_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const auto [scale, q] = split_exponential<T>(-absolute<T>(x));
-  const Vec<T> e = fma(scale, q, scale), one = broadcast(T(1));  // exp(-|x|)
+  const Vec<T> e = exponential<T>(-absolute<T>(x)), one = broadcast(T(1));
   return (Bits<T>(x) < 0 ? e : one) / (one + e);
 }
 

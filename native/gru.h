@@ -149,27 +149,36 @@ template <class T> class Forward {
   static constexpr int w = width<T>;
 
  public:
-  explicit Forward(const headgate_gru& g) : q_(g), team_(g.threads) {
+  Forward(const headgate_gru& g, Team& team, Workspace& workspace) : q_(g), team_(team) {
     const int64_t threads = team_.size(), columns = q_.U * 3 * w;
     split_rows_ = q_.B >= rows_to_split * threads;
     if (!split_rows_ && q_.U < threads * 2) threads_ = 1;
     threads_ = threads_ ? threads_ : int(threads);
-    T* zeros = workspace_.get<T>(q_.H + w);
+    T* zeros = workspace.get<T>(q_.H + w);
     std::memset(zeros, 0, size_t(q_.H + w) * sizeof(T));
     q_.zeros = zeros;
     few_ids_ = q_.ids && !g.packed && q_.T * q_.B < q_.I / 2;
     T* memory = static_cast<T*>(const_cast<void*>(g.packed));
-    if (!memory) memory = workspace_.get<T>(Packed<T>::size(q_, !few_ids_));
+    if (!memory) memory = workspace.get<T>(Packed<T>::size(q_, !few_ids_));
     packed_ = Packed<T>(memory, q_, !few_ids_);
     const int64_t rows = split_rows_ ? (q_.B + threads - 1) / threads : q_.B;
     chunk_ = q_.ids && !few_ids_ ? 0 : 1 + (row_group - 1) / (rows ? rows : 1);  // steps whose input is projected together
-    if (!q_.after) reset_state_ = workspace_.get<T>(q_.B * q_.U * w), z_ = workspace_.get<T>(q_.B * q_.U * w);
-    own_ = workspace_.get<Own>(threads);
+    if (!q_.after) reset_state_ = workspace.get<T>(q_.B * q_.U * w), z_ = workspace.get<T>(q_.B * q_.U * w);
+    own_ = workspace.get<Own>(threads);
     for (int i = 0; i < threads; ++i) {
-      own_[i].sums = workspace_.get<T>(sums_size<T>());
-      own_[i].share = workspace_.get<T>(chunk_ * rows * columns);
-      own_[i].pointers = workspace_.get<const T*>(rows * (chunk_ > 1 ? chunk_ : 1) + 1);
-      own_[i].active = workspace_.get<int64_t>(rows + 1);
+      own_[i].sums = workspace.get<T>(sums_size<T>());
+      own_[i].share = workspace.get<T>(chunk_ * rows * columns);
+      own_[i].pointers = workspace.get<const T*>(rows * (chunk_ > 1 ? chunk_ : 1) + 1);
+      own_[i].active = workspace.get<int64_t>(rows + 1);
+    }
+  }
+
+  // One of the team's threads reads the sequence; the weights have been packed.
+  void read(int index) {
+    const Territory own = territory(q_.B, q_.U, index, threads_, split_rows_);
+    for (int64_t s = 0; s < q_.T; ++s) {
+      if (chunk_ && s % chunk_ == 0) project(s, least(s + chunk_, q_.T), own, own_[index]);
+      step(s, own, own_[index]);
     }
   }
 
@@ -180,7 +189,7 @@ template <class T> class Forward {
         packed_.fill(q_, index, threads_);
         wait();
       }
-      read(territory(q_.B, q_.U, index, threads_, split_rows_), own_[index]);
+      read(index);
     });
     for (int64_t b = 0; b < q_.B; ++b) {
       const int64_t n = q_.length(b);
@@ -198,13 +207,6 @@ template <class T> class Forward {
 
   void wait() {
     if (threads_ > 1) team_.barrier().wait();
-  }
-
-  void read(Territory own, Own& my) {
-    for (int64_t s = 0; s < q_.T; ++s) {
-      if (chunk_ && s % chunk_ == 0) project(s, least(s + chunk_, q_.T), own, my);
-      step(s, own, my);
-    }
   }
 
   // The input's share of the gates, W_i x + b, for the steps [s, end): (step, row, U, 3w), own units only.
@@ -322,8 +324,7 @@ template <class T> class Forward {
   }
 
   Sequence<T> q_;
-  Workspace workspace_;
-  Team team_;
+  Team& team_;
   int threads_ = 0;
   bool split_rows_ = false, few_ids_ = false;
   int64_t chunk_ = 0;
@@ -348,7 +349,7 @@ constexpr int64_t chunk_tokens = 1024;
 
 template <class T> class Backward {
   static constexpr int w = width<T>;
-  static constexpr int R = tile_rows;
+  static constexpr int R = left_columns;
   enum Part { of_n, of_r, of_z, fourth };  // of a token
 
  public:
@@ -397,7 +398,7 @@ template <class T> class Backward {
       my.sums = workspace_.get<T>(sums_size<T>());
       my.active = workspace_.get<int64_t>(q_.B + 1);
       my.rows = workspace_.get<const T*>(tokens + 3 * H + 1);
-      my.left = workspace_.get<T>(4 * (units.size() + R) * tokens);
+      my.left = workspace_.get<T>(4 * left_size(units.size(), tokens));
     }
   }
 
@@ -491,8 +492,7 @@ template <class T> class Backward {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t b = my.active[i];
       const T* h = q_.before(t, b);
-      token_[token + i] = t * q_.B + b;
-      before_[token + i] = h;
+      if (units.begin == 0) token_[token + i] = t * q_.B + b, before_[token + i] = h;  // once a row
       for (int64_t u = units.begin; u < units.end; ++u) through_gates(t, b, u, h + u * w, token + i);
       my.rows[i] = gate(token + i, q_.after ? of_r : of_n);
     }
@@ -595,49 +595,9 @@ template <class T> class Backward {
                   });
     }
     const Range units = part(H, index, threads_, R);
-    pack_left(tokens, units, my);
-    if (q_.ids && d_.d_weight_ih) scatter(tokens, units);
-  }
-
-  // Own units of the four parts as left sides, per part and block of R units (tokens, R), and their sums for the biases.
-  void pack_left(int64_t tokens, Range units, Own& my) {
-    const int64_t H = q_.H, blocks = (units.size() + R - 1) / R;
     for (int p = 0; p < 4; ++p)
-      for (int64_t j = 0; j < blocks; j += left_blocks) {
-        const int n = int(least(left_blocks, blocks - j));
-        T* to = my.left + (p * blocks + j) * R * tokens;
-        const T* from = gates_ + p * H + units.begin + j * R;
-        T* bias = bias_ + p * H + units.begin + j * R;
-        if ((j + n) * R > units.size() || n < left_blocks)
-          for (int k = 0; k < n; ++k) pack_block(tokens, from + k * R, int(least(R, units.size() - (j + k) * R)), to + k * R * tokens, bias + k * R);
-        else
-          pack_blocks(tokens, from, to, bias);
-      }
-  }
-  static constexpr int left_blocks = 64 / (R * int(sizeof(T))) > 0 ? 64 / (R * int(sizeof(T))) : 1;  // of a cache line
-
-  void pack_blocks(int64_t tokens, const T* from, T* to, T* bias) {
-    constexpr int n = left_blocks * R;
-    T sum[n] = {};
-    for (int64_t i = 0; i < tokens; ++i, from += 4 * q_.H, to += R)
-#pragma GCC unroll 16
-      for (int k = 0; k < left_blocks; ++k) {
-        T values[R];
-        std::memcpy(values, from + k * R, sizeof values);
-        std::memcpy(to + k * R * tokens, values, sizeof values);
-#pragma GCC unroll 8
-        for (int l = 0; l < R; ++l) sum[k * R + l] += values[l];
-      }
-    for (int k = 0; k < n; ++k) bias[k] += sum[k];
-  }
-  void pack_block(int64_t tokens, const T* from, int n, T* to, T* bias) {
-    T sum[R] = {};
-    for (int64_t i = 0; i < tokens; ++i, from += 4 * q_.H, to += R)
-      for (int k = 0; k < R; ++k) {
-        to[k] = k < n ? from[k] : T(0);
-        sum[k] += to[k];
-      }
-    for (int k = 0; k < n; ++k) bias[k] += sum[k];
+      pack_left(tokens, gates_ + p * H + units.begin, 4 * H, units.size(), left(my, p, units, tokens), bias_ + p * H + units.begin);
+    if (q_.ids && d_.d_weight_ih) scatter(tokens, units);
   }
 
   void scatter(int64_t tokens, Range units) {
@@ -664,29 +624,16 @@ template <class T> class Backward {
     const Part hidden_parts[] = {of_r, of_z, q_.after ? fourth : of_n};
     const Range units = part(q_.H, index, threads_, R);
     for (int gate = 0; gate < 3; ++gate) {
-      if (d_.d_weight_hh) {
-        const T* right = !q_.after && gate == 2 ? reset_states_ : states_;
-        product(tokens, units, hidden_parts[gate], right, out(d_.d_weight_hh) + gate * q_.H * q_.H, q_.H, my, first);
-      }
-      if (dense_)
-        product(tokens, units, input_parts[gate], inputs_, out(d_.d_weight_ih) + gate * q_.H * q_.I, q_.I, my, first);
+      const auto product = [&](Part p, const T* right, void* d, int64_t N) {
+        multiply_left(tokens, left(my, p, units, tokens), units.size(), right, N,
+                      out(d) + (gate * q_.H + units.begin) * N, first, my.rows, my.sums);
+      };
+      if (d_.d_weight_hh) product(hidden_parts[gate], !q_.after && gate == 2 ? reset_states_ : states_, d_.d_weight_hh, q_.H);
+      if (dense_) product(input_parts[gate], inputs_, d_.d_weight_ih, q_.I);
     }
   }
-
-  // d (H, N) += own units of a part (tokens, H) transposed @ right (tokens, N).
-  void product(int64_t tokens, Range units, Part p, const T* right, T* d, int64_t N, Own& my, bool first) {
-    const int64_t size = (units.size() + R - 1) / R * R;
-    for (int64_t j = 0; j < units.size(); ++j)
-      my.rows[j] = my.left + (p * size + j / R * R) * tokens + j % R;
-    multiply<R>(units.size(), my.rows, tokens, right, vector_stride<T>(tokens), 0, (N + w - 1) / w, my.sums,
-                [&](int64_t v, int n, int64_t i, const T* sums) {
-                  T* to = d + (units.begin + i) * N;
-                  for (int64_t u = v; u < v + n; ++u, sums += w) {
-                    const int lanes = int(least(w, N - u * w));
-                    store_part(to + u * w, first ? load(sums) : load_part(to + u * w, lanes) + load(sums), lanes);
-                  }
-                });
-  }
+  // A thread's units of one part of all tokens, as the left side of a product.
+  static T* left(const Own& my, int p, Range units, int64_t tokens) { return my.left + p * left_size(units.size(), tokens); }
 
   void finish(int index, Territory own) {
     const int64_t H = q_.H, I = q_.I;

@@ -7,6 +7,10 @@
 
 #include "level.h"
 
+struct headgate_model {
+  std::unique_ptr<headgate::Model> of_level;
+};
+
 namespace {
 
 using headgate::Level;
@@ -35,6 +39,13 @@ std::atomic<int32_t>& in_use() {
 
 const Level& level() { return *of(in_use().load(std::memory_order_relaxed)); }
 
+bool all_known(const headgate_model& model, int64_t n, const int64_t* ids) {
+  const int64_t V = model.of_level->vocabulary();
+  for (int64_t i = 0; i < n; ++i)
+    if (ids[i] < 0 || ids[i] >= V) return false;
+  return true;
+}
+
 template <class F> int32_t status_of(F f) {
   try {
     f();
@@ -62,9 +73,40 @@ int32_t headgate_backward_float(const headgate_gru* g, const headgate_gru_gradie
 int32_t headgate_backward_double(const headgate_gru* g, const headgate_gru_gradients* d) {
   return status_of([=] { level().backward_double(*g, *d); });
 }
-int64_t headgate_packed_size_float(const headgate_gru* g) { return level().packed_size_float(*g); }
-int32_t headgate_pack_float(const headgate_gru* g, float* packed) {
-  return status_of([=] { level().pack_float(*g, packed); });
+int32_t headgate_cross_entropy_float(const headgate_head* g) {
+  return status_of([=] { level().cross_entropy_float(*g); });
+}
+int32_t headgate_cross_entropy_double(const headgate_head* g) {
+  return status_of([=] { level().cross_entropy_double(*g); });
+}
+headgate_model* headgate_model_new(const headgate_weights* weights) {
+  try {
+    return new headgate_model{level().new_model(*weights)};
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void headgate_model_free(headgate_model* model) { delete model; }
+int32_t headgate_model_step(const headgate_model* model, int64_t B, int32_t threads, const int64_t* ids, float* state,
+                            float* logits) {
+  if (!all_known(*model, B, ids)) return HEADGATE_BAD_ID;
+  return status_of([=] { model->of_level->step(B, threads, ids, state, logits); });
+}
+int32_t headgate_model_read(const headgate_model* model, int64_t T, int64_t B, int32_t threads, const int64_t* ids,
+                            float* state, float* outputs) {
+  if (!all_known(*model, T * B, ids)) return HEADGATE_BAD_ID;
+  return status_of([=] { model->of_level->read(T, B, threads, ids, state, outputs); });
+}
+int32_t headgate_model_logits(const headgate_model* model, int64_t N, int32_t threads, const float* outputs,
+                              float* logits) {
+  return status_of([=] { model->of_level->logits(N, threads, outputs, logits); });
+}
+int32_t headgate_model_generate(const headgate_model* model, const headgate_sampling* sampling, int64_t n,
+                                int32_t threads, const double* uniform, const uint8_t* forbidden, uint8_t* seen,
+                                float* logits, float* state, int64_t* ids) {
+  return status_of([=] {
+    model->of_level->generate(*sampling, n, threads, uniform, forbidden, seen, logits, state, ids);
+  });
 }
 
 int32_t headgate_version(void) { return HEADGATE_VERSION; }

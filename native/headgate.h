@@ -33,7 +33,7 @@ extern "C" {
 
 #define HEADGATE_VERSION 1 /* of this contract */
 
-enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3 };
+enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3, HEADGATE_BAD_ID = 4 };
 enum { HEADGATE_RESET_AFTER = 0, HEADGATE_RESET_BEFORE = 1 };
 
 /* One layer, one direction. What forward reads and writes, and backward reads again. */
@@ -55,7 +55,7 @@ typedef struct {
   const int64_t* lengths; /* (B), each from 0 to T; may be null: all T. Steps from there on leave the state as it is */
   const uint8_t* resets;  /* (T, B); may be null: none. Not 0: a new sequence starts at this step, from reset_state */
   const void* reset_state; /* (H); may be null: zeros */
-  const void* packed;     /* from headgate_pack_*, for these weights and this reset; may be null: packed in every call */
+  const void* packed;     /* null (of use inside the library only) */
 
   void* states; /* (T, B, H); zeros from a row's length on. Backward reads it as forward left it */
   void* last;   /* (B, H): the state after the last step read. Not read by backward */
@@ -82,10 +82,68 @@ HEADGATE_API int32_t headgate_forward_double(const headgate_gru*);
 HEADGATE_API int32_t headgate_backward_float(const headgate_gru*, const headgate_gru_gradients*);
 HEADGATE_API int32_t headgate_backward_double(const headgate_gru*, const headgate_gru_gradients*);
 
-/* Weights in the order in which forward reads them, for many calls with the same weights. Needs I, H, reset, one_hot,
- * weights and biases of the structure; `packed` holds headgate_packed_size_* elements, 64-byte aligned. */
-HEADGATE_API int64_t headgate_packed_size_float(const headgate_gru*);
-HEADGATE_API int32_t headgate_pack_float(const headgate_gru*, float* packed);
+/* A linear head with softmax and cross-entropy: the loss of every token, and the gradients of scale * (their sum). */
+typedef struct {
+  int64_t N, H, V;        /* N tokens */
+  double scale;
+  int64_t threads;        /* at least 1 */
+  const void* states;     /* (N, H) */
+  const void* weight;     /* (V, H) */
+  const void* bias;       /* (V); may be null: zeros */
+  const int64_t* targets; /* (N), each from 0 to V-1 */
+  void* losses;           /* (N), in nats */
+  void* d_states;         /* (N, H); this and those below may be null: not wanted */
+  void* d_weight;         /* (V, H) */
+  void* d_bias;           /* (V) */
+} headgate_head;
+
+HEADGATE_API int32_t headgate_cross_entropy_float(const headgate_head*);
+HEADGATE_API int32_t headgate_cross_entropy_double(const headgate_head*);
+
+/* A trained language model for inference: [embedding ->] GRU layers -> linear head, float. */
+typedef struct {
+  int64_t V, E, H, layers;  /* E: size of the embedding, 0 for none: ids are one-hot */
+  int32_t reset;
+  int32_t unused;
+  const float* embedding;   /* (V, E); null where E is 0 */
+  const float* const* weight_ih; /* one pointer a layer: (3H, E or V), then (3H, H) */
+  const float* const* weight_hh; /* (3H, H) */
+  const float* const* bias_ih;   /* (3H); may be null: zeros */
+  const float* const* bias_hh;   /* (3H); may be null: zeros */
+  const float* head_weight; /* (V, H) */
+  const float* head_bias;   /* (V) */
+} headgate_weights;
+
+/* How an id is drawn from logits, in this order; what each does: sampling.py. */
+typedef struct {
+  double repetition_penalty, temperature, top_p, min_p;
+  int64_t top_k;
+} headgate_sampling;
+
+typedef struct headgate_model headgate_model;
+
+/* Copies the weights; null: not enough memory. A model may be used by several threads at once. */
+HEADGATE_API headgate_model* headgate_model_new(const headgate_weights*);
+HEADGATE_API void headgate_model_free(headgate_model*); /* null is fine */
+
+/* Both that read ids return HEADGATE_BAD_ID, with nothing written, unless each is from 0 to V-1.
+ *
+ * Reads one id a row, ids (B); state (layers, B, H) is read and overwritten; logits (B, V) of the next ids. */
+HEADGATE_API int32_t headgate_model_step(const headgate_model*, int64_t B, int32_t threads, const int64_t* ids,
+                                         float* state, float* logits);
+/* Reads ids (T, B); state (layers, B, H) is read and overwritten; outputs (T, B, H): the states of the
+ * last layer. */
+HEADGATE_API int32_t headgate_model_read(const headgate_model*, int64_t T, int64_t B, int32_t threads,
+                                         const int64_t* ids, float* state, float* outputs);
+/* outputs (N, H) -> logits (N, V) */
+HEADGATE_API int32_t headgate_model_logits(const headgate_model*, int64_t N, int32_t threads, const float* outputs,
+                                           float* logits);
+/* Draws n ids one after another, each from the logits (V) that the one before left. logits and state (layers, 1, H) are
+ * read and overwritten. uniform (n): numbers from [0, 1), one a draw; may be null where temperature is 0. forbidden (V):
+ * not 0 for ids that are never drawn. seen (V): not 0 for ids that the text holds; updated. ids (n): written. */
+HEADGATE_API int32_t headgate_model_generate(const headgate_model*, const headgate_sampling*, int64_t n, int32_t threads,
+                                             const double* uniform, const uint8_t* forbidden, uint8_t* seen,
+                                             float* logits, float* state, int64_t* ids);
 
 /* Levels of instructions: 0 the baseline of the architecture, 1 AVX2 with FMA, 2 AVX-512. */
 HEADGATE_API int32_t headgate_version(void);

@@ -6,6 +6,8 @@
 
 #include "activation.h"
 #include "gru.h"
+#include "head.h"
+#include "model.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
@@ -18,14 +20,13 @@ template <class T, Vec<T> (*f)(Vec<T>)> void elementwise(int64_t n, const T* x, 
   }
 }
 
-template <class T> void forward(const headgate_gru& g) { Forward<T>(g).run(); }
-template <class T> void backward(const headgate_gru& g, const headgate_gru_gradients& d) { Backward<T>(g, d).run(); }
-
-int64_t packed_size(const headgate_gru& g) { return Packed<float>::size(Sequence<float>(g), true); }
-void pack(const headgate_gru& g, float* packed) {
-  const Sequence<float> q(g);
-  Packed<float>(packed, q, true).fill(q, 0, 1);
+template <class T> void forward(const headgate_gru& g) {
+  Workspace workspace;
+  Team team(g.threads);
+  Forward<T>(g, team, workspace).run();
 }
+template <class T> void backward(const headgate_gru& g, const headgate_gru_gradients& d) { Backward<T>(g, d).run(); }
+template <class T> void cross_entropy(const headgate_head& g) { Head<T>(g).run(); }
 
 void peak(int32_t threads, int64_t steps) {
   Team team(threads);
@@ -57,8 +58,9 @@ const Level HEADGATE_NAME(HEADGATE_LEVEL) = {
     HEADGATE_LEVEL::forward<double>,
     HEADGATE_LEVEL::backward<float>,
     HEADGATE_LEVEL::backward<double>,
-    HEADGATE_LEVEL::packed_size,
-    HEADGATE_LEVEL::pack,
+    HEADGATE_LEVEL::cross_entropy<float>,
+    HEADGATE_LEVEL::cross_entropy<double>,
+    HEADGATE_LEVEL::new_model,
     HEADGATE_LEVEL::elementwise<float, HEADGATE_LEVEL::sigmoid<float>>,
     HEADGATE_LEVEL::elementwise<double, HEADGATE_LEVEL::sigmoid<double>>,
     HEADGATE_LEVEL::elementwise<float, HEADGATE_LEVEL::tanh<float>>,

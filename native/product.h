@@ -170,5 +170,60 @@ static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int6
     }
 }
 
+// --- sums over rows: left^T right -------------------------------------------------------------------------------------
+
+constexpr int left_columns = tile_rows;  // of a block
+constexpr int64_t left_size(int64_t columns, int64_t rows) { return (columns + left_columns - 1) / left_columns * left_columns * rows; }
+
+// Columns of `rows` rows that lie `stride` apart -> blocks of R columns (rows, R). The columns' sums are added to `sums`.
+template <class T>
+static inline void pack_left(int64_t rows, const T* from, int64_t stride, int64_t columns, T* to, T* sums) {
+  constexpr int R = left_columns, line = 64 / int(sizeof(T)), blocks = line / R;  // a cache line of columns at a time
+  int64_t j = 0;
+  for (; j + line <= columns; j += line) {
+    T sum[line] = {};
+    const T* row = from + j;
+    T* block = to + j * rows;
+    for (int64_t i = 0; i < rows; ++i, row += stride, block += R)
+#pragma GCC unroll 16
+      for (int b = 0; b < blocks; ++b)
+#pragma GCC unroll 8
+        for (int k = 0; k < R; ++k) {
+          const T value = row[b * R + k];
+          block[b * R * rows + k] = value;
+          sum[b * R + k] += value;
+        }
+    for (int k = 0; k < line; ++k) sums[j + k] += sum[k];
+  }
+  for (; j < columns; j += R) {
+    T sum[R] = {};
+    const int n = int(least(R, columns - j));
+    for (int64_t i = 0; i < rows; ++i)
+      for (int k = 0; k < R; ++k) {
+        const T value = k < n ? from[i * stride + j + k] : T(0);
+        to[j * rows + i * R + k] = value;
+        sum[k] += value;
+      }
+    for (int k = 0; k < n; ++k) sums[j + k] += sum[k];
+  }
+}
+
+// d (columns, N) = left^T right, or added to it unless `first`: left as packed above, right (N) columns in vectors.
+// `pointers` is memory for as many rows, `sums` for sums_size<T>().
+template <class T>
+static inline void multiply_left(int64_t rows, const T* left, int64_t columns, const T* right, int64_t N, T* d, bool first,
+                                 const T** pointers, T* sums) {
+  constexpr int w = width<T>, R = left_columns;
+  for (int64_t j = 0; j < columns; ++j) pointers[j] = left + j / R * R * rows + j % R;
+  multiply<R>(columns, pointers, rows, right, vector_stride<T>(rows), 0, (N + w - 1) / w, sums,
+              [&](int64_t v, int n, int64_t j, const T* sum) {
+                for (int64_t u = v; u < v + n; ++u, sum += w) {
+                  T* to = d + j * N + u * w;
+                  const int lanes = int(least(w, N - u * w));
+                  store_part(to, first ? load(sum) : load_part(to, lanes) + load(sum), lanes);
+                }
+              });
+}
+
 }  // namespace HEADGATE_LEVEL
 }  // namespace headgate

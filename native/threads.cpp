@@ -92,17 +92,14 @@ class Pool {
   std::condition_variable wake_;
 };
 
-Pool* pool = nullptr;  // never freed: its threads outlive every destructor
+Pool* pool = new Pool;  // never freed: its threads outlive every destructor
+bool forked = false;
 
-Pool* the_pool() {
-  static const bool once = [] {
-    pool = new Pool;
-    pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });  // a fork has none of its parent's threads
-    return true;
-  }();
-  (void)once;
-  return pool;
-}
+// A fork has none of its parent's threads, the pool's or OpenMP's. An OpenMP runtime would wait for its own for ever.
+[[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] {
+  pool = new Pool;
+  forked = true;
+});
 
 // Where an OpenMP runtime is loaded, as by PyTorch, its threads do the work: for milliseconds after each parallel
 // operation they wait actively for the next, and threads of our own would have to share the processors with them.
@@ -112,6 +109,7 @@ struct OpenMP {
   int (*threads)();
 };
 const OpenMP* open_mp() {
+  if (forked) return nullptr;
   static OpenMP found;
   static std::atomic<bool> complete{false};
   if (complete.load(std::memory_order_acquire)) return &found;
@@ -170,7 +168,7 @@ void Barrier::wait() {
     sched_yield();
 }
 
-Team::Team(int threads) : size_(threads > 1 && the_pool()->in_use.try_lock() ? threads : 1), barrier_(size_) {}
+Team::Team(int threads) : size_(threads > 1 && pool->in_use.try_lock() ? threads : 1), barrier_(size_) {}
 
 Team::~Team() {
   if (size_ > 1) pool->in_use.unlock();

@@ -22,6 +22,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "kernels.aten": (1, True),
     "kernels.cpu": (1, True),
     "kernels.native": (0, False),
+    "kernels.head": (1, True),
     "corpus": (2, False),
     "run_directory": (2, False),
     "recipe": (2, False),

@@ -5,12 +5,14 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling
+from headgate import runtime as runtime_module
 from headgate.configuration import Settings
 from headgate.run_directory import Checkpoint, RunDirectory
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
@@ -27,6 +29,14 @@ VARIANTS = {
     "before, three layers, embedding": ModelSettings(hidden=H, layers=3, embedding=4, reset="before", dropout=0.0),
     "two layers": ModelSettings(hidden=H, layers=2, embedding=0, dropout=0.0),
 }
+
+
+@pytest.fixture(autouse=True, params=["native", "numpy"])
+def engine(request, monkeypatch) -> str:
+    """With the native library, and without it."""
+    if request.param == "numpy":
+        monkeypatch.setattr(runtime_module, "native", SimpleNamespace(load=lambda: None))
+    return request.param
 
 
 def pair(settings: ModelSettings, tokenizer=TOKENIZER) -> tuple[LanguageModel, Runtime]:
@@ -82,12 +92,47 @@ def test_the_variants_matter() -> None:
     assert np.abs(right.read("abcdef")[0] - wrong.read("abcdef")[0]).max() > 1e-3
 
 
-def test_weights_are_shared() -> None:
+def test_weights_are_copied_into_the_library_only(engine: str) -> None:
     model, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     before = runtime.read("abc")[0]
     with torch.no_grad():
         model.head.bias += 1
-    assert np.allclose(runtime.read("abc")[0], before + 1, atol=1e-6)
+    assert np.allclose(runtime.read("abc")[0], before + (engine == "numpy"), atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.8),
+        Sampling(temperature=1.3, top_k=4),
+        Sampling(temperature=1.3, top_p=0.7),
+        Sampling(temperature=1.5, min_p=0.2),
+        Sampling(repetition_penalty=1.5),
+        Sampling(temperature=0.9, top_k=6, top_p=0.9, min_p=0.05, repetition_penalty=1.3),
+    ],
+    ids=str,
+)
+def test_the_library_draws_what_numpy_draws(monkeypatch, variant: str, sampling: Sampling) -> None:
+    model, runtime = pair(VARIANTS[variant])
+    texts = [runtime.write("bad", 150, sampling, seed=3)]
+    for threads in (1, 2):
+        monkeypatch.undo()
+        texts.append(
+            Runtime(arrays_of(model), VARIANTS[variant], TOKENIZER, threads=threads).write("bad", 150, sampling, seed=3)
+        )
+    monkeypatch.setattr(runtime_module, "native", SimpleNamespace(load=lambda: None))
+    texts.append(Runtime(arrays_of(model), VARIANTS[variant], TOKENIZER).write("bad", 150, sampling, seed=3))
+    assert len(texts[0]) == 153
+    assert len(set(texts)) == 1
+
+
+def test_ids_out_of_range() -> None:
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
+    for wrong in (-1 if runtime._native else V, V):
+        with pytest.raises(IndexError):
+            runtime.step(np.array([wrong]), runtime.initial_state())
 
 
 def test_stream_is_write() -> None:
@@ -139,6 +184,7 @@ def test_never_half_a_character() -> None:
         model.head.bias.fill_(-50)
         for byte in "水é".encode():
             model.head.bias[byte] = 0.0  # a mixture of lead and continuation bytes
+    runtime = Runtime(arrays_of(model), runtime.settings, runtime.tokenizer)
     pieces = list(runtime.stream("水", 200, Sampling(temperature=1.0), seed=1))
     whole = "".join(pieces)
     assert whole.encode("utf-8").decode("utf-8") == whole
@@ -149,6 +195,7 @@ def test_beam_finds_what_greedy_misses() -> None:
     model, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
     with torch.no_grad():
         model.head.bias[0] = -100.0  # <unk> is never written: without this its share would be missing from the scores
+    runtime = Runtime(arrays_of(model), runtime.settings, runtime.tokenizer)
     greedy = runtime.write("ab", 8)
     found = runtime.beam("ab", 8, width=16)
     assert found[0][1] >= float(runtime.score(greedy)[1:].sum()) - 1e-9

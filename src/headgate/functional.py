@@ -1,16 +1,16 @@
-"""``gru()``: checks its arguments, picks a backend, calls it. The only file that dispatches.
+"""``gru()`` and ``linear_cross_entropy()``: check their arguments, pick a backend, call it. Nothing else dispatches.
 
-Letters: T time steps, B batch, I input size, H hidden size.
+Letters: T time steps, B batch, I input size, H hidden size; N tokens, V vocabulary.
 """
 
 import functools
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headgate import equations
-from headgate.kernels import aten, cpu, native
+from headgate.kernels import aten, cpu, head, native
 
 BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}  # one signature
 
@@ -52,6 +52,36 @@ def gru(
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
         reset_state=reset_state, return_gates=return_gates,
     )  # fmt: skip
+
+
+def linear_cross_entropy(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """Cross-entropy of ``softmax(W h + b)`` in nats: states (N, H), weight (V, H), bias (V,), targets (N,) int64 ids.
+
+    Returns the mean loss, or with reduction="none" that of every token (N,). The native library never holds the logits
+    of all tokens, and computes the gradients along with the mean; where it does not run, and for gradients of single
+    losses, torch's own operations do.
+    Raises RuntimeError for shapes that do not fit or targets out of range.
+    """
+    (N, H), V = states.shape, len(weight)
+    if weight.shape != (V, H) or targets.shape != (N,) or (bias is not None and bias.shape != (V,)):
+        shapes = [tuple(v.shape) for v in (states, weight, targets) if v is not None]
+        raise RuntimeError(f"states (N, H), weight (V, H) and targets (N,) do not fit each other: {shapes}")
+    needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (states, weight, bias))
+    ours = _pick(backend, states.device.type) == "cpu" and states.itemsize in native.SUFFIXES
+    if not ours or torch.compiler.is_compiling() or (needed and reduction == "none"):
+        return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction=reduction)
+    _check_range("targets", targets, V - 1)
+    if reduction == "none":
+        return head.losses(states, weight, bias, targets)
+    return head.mean_loss(states, weight, bias, targets)
 
 
 def _pick(backend: str, device: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headgate.configuration import ModelSettings
+from headgate.functional import linear_cross_entropy
 from headgate.layer import GRU
 
 
@@ -51,9 +52,26 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step."""
+        states, state = self._read(tokens, state)
+        return self.head(states), state
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: Tensor | None = None, *, reduction: str = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the tokens that follow, targets (T, B), in nats: their mean, or with reduction="none"
+        that of each, (T * B,); and the state after the last step. The same as from the logits, without making them."""
+        states, state = self._read(tokens, state)
+        loss = linear_cross_entropy(
+            states.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten(), reduction=reduction,
+            backend=self.gru.backend,
+        )  # fmt: skip
+        return loss, state
+
+    def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the head reads, (T, B, H), and the state after the last step."""
         x = tokens if self.embedding is None else self.dropout(self.embedding(tokens))
         states, state = self.gru(x, state)
-        return self.head(self.dropout(states)), state
+        return self.dropout(states), state
 
 
 def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
@@ -64,9 +82,8 @@ def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor 
         model.eval()
         try:
             with torch.inference_mode():
-                logits, state = model(torch.from_numpy(x).long(), state)
-                nats = nn.functional.cross_entropy(
-                    logits.flatten(0, 1), torch.from_numpy(y).long().flatten(), reduction="none"
+                nats, state = model.loss(
+                    torch.from_numpy(x).long(), torch.from_numpy(y).long(), state, reduction="none"
                 )
         finally:
             model.train(was_training)

@@ -154,10 +154,15 @@ class GRU(nn.Module):
                 axes = ("B, T" if self.batch_first else "T, B") + ("" if ids else ", I")
                 hint = f" (input {tuple(input.shape)} read as ({axes}))" if batched else ""
                 raise RuntimeError(f"Expected hidden size {(L * D, B, H)}, got {list(hx.shape)}{hint}")
+            hx = hx.to(self._dtype) if _converts(hx, self._dtype) else hx
         if lengths is not None:
             lengths = torch.as_tensor(lengths, device=x.device)
             lengths = lengths if batched else lengths.reshape(-1)
         if resets is not None:
+            shape = tuple(input.shape[:2]) if batched else (len(input),)
+            if resets.shape != shape or resets.dtype != torch.bool:
+                found = f"{tuple(resets.shape)} {resets.dtype}"
+                raise RuntimeError(f"resets must be {shape} torch.bool, laid out as the input, got {found}")
             resets = resets if batched else resets.unsqueeze(0 if self.batch_first else 1)
             resets = resets.transpose(0, 1) if self.batch_first else resets
         if not ids:
@@ -212,7 +217,8 @@ class GRU(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.get_parameter("weight_ih_l0").dtype
+        dtype: torch.dtype = _weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        return dtype
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -310,22 +316,24 @@ class GRUCell(nn.Module):
             raise ValueError(f"GRUCell: Expected {kind} to be {ranks[0]}D or {ranks[1]}D, got {input.dim()}D instead")
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"GRUCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        dtype, H = self.get_parameter("weight_ih").dtype, self.hidden_size
-        if not ids:
-            if input.shape[-1] != self.input_size:
-                raise RuntimeError(
-                    f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}"
-                )
-            _check_dtype(input, dtype)
+        dtype, H = _weights(self, "")[0].dtype, self.hidden_size
+        if not ids and input.shape[-1] != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
         batched = input.dim() == ranks[1]
-        x = input if ids else input.to(dtype)
-        x = x if batched else x.unsqueeze(0)
+        if hx is not None and hx.dim() != 1 + batched:
+            kind, rank = ("batched", 2) if batched else ("unbatched", 1)
+            raise RuntimeError(f"For {kind} {input.dim()}-D input, hx should be {rank}-D but got {hx.dim()}-D tensor")
+        x = input if batched else input.unsqueeze(0)
         h0 = torch.zeros(len(x), H, dtype=dtype, device=input.device) if hx is None else hx
-        h0 = h0 if h0.dim() == 2 else h0.unsqueeze(0)
+        h0 = h0 if batched or hx is None else h0.unsqueeze(0)
         if len(h0) != len(x):
             raise RuntimeError(f"Input batch size {len(x)} doesn't match hidden0 batch size {len(h0)}")
         if h0.shape[1] != H:
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {h0.shape[1]}, expected {H}")
+        if not ids:
+            _check_dtype(input, dtype, RuntimeError)
+            x = x.to(dtype)
+        h0 = h0.to(dtype) if _converts(h0, dtype) else h0
         _, h = gru(x.unsqueeze(0), h0, *_weights(self, ""), reset=self.reset, backend=self.backend)
         return h if batched else h.squeeze(0)
 
@@ -348,11 +356,16 @@ def _check_variant(bias: bool | str, reset: str) -> None:
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
 
 
-def _check_dtype(input: Tensor, dtype: torch.dtype) -> None:
+def _converts(given: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is converted to the weights' dtype without asking: half precision to float32, and under autocast."""
+    half = given.dtype in (torch.bfloat16, torch.float16) and dtype == torch.float32
+    return half or torch.is_autocast_enabled(given.device.type)
+
+
+def _check_dtype(input: Tensor, dtype: torch.dtype, error: type[Exception] = ValueError) -> None:
     """Raise unless the input has the weights' dtype, or can be converted to it without asking."""
-    half = input.dtype in (torch.bfloat16, torch.float16) and dtype == torch.float32
-    if input.dtype != dtype and not half and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(
+    if input.dtype != dtype and not _converts(input, dtype):
+        raise error(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
         )

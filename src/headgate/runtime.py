@@ -1,8 +1,9 @@
-"""A trained language model without torch: it steps, writes, streams and scores. NumPy float32.
+"""A trained language model without torch: it steps, writes, streams and scores. The native library, or NumPy, float32.
 
 Letters: T time steps, B batch, V vocabulary, H hidden size, L layers. The equations are those of equations.py.
 """
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,19 +12,29 @@ import numpy as np
 
 from headgate.configuration import ModelSettings
 from headgate.errors import InputError
+from headgate.kernels import native
 from headgate.run_directory import RunDirectory
 from headgate.sampling import Sampling, beam_search, log_softmax
 from headgate.tokenizer import Tokenizer
 
 
 class Runtime:
-    """A GRU language model on NumPy arrays, which are used as they are, not copied.
+    """A GRU language model on NumPy arrays.
 
-    ``weights`` has the names and shapes of ``LanguageModel.state_dict()``. Thread-safe: it holds no state of a text;
-    the state (L, B, H) is passed in and handed back.
+    ``weights`` has the names and shapes of ``LanguageModel.state_dict()``; the native library keeps a copy of them.
+    Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: of the native library at most, 0 for
+    as many as this process may use; the results are the same. Thread-safe: it holds no state of a text; the state
+    (L, B, H) is passed in and handed back.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray], settings: ModelSettings, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        settings: ModelSettings,
+        tokenizer: Tokenizer,
+        *,
+        threads: int = 0,
+    ) -> None:
         check_weights(weights, settings, tokenizer.vocabulary_size)
         self.tokenizer = tokenizer
         self.settings = settings
@@ -39,6 +50,11 @@ class Runtime:
             for layer in range(settings.layers)
         ]
         self._head = weights["head.weight"], weights["head.bias"]
+        self._native = None
+        if native.load() is not None:
+            self._native = native.Model(
+                self._embedding, self._layers, self._head, reset=settings.reset, threads=threads or _processors()
+            )
 
     @classmethod
     def load(cls, path: str | Path, *, best: bool = False) -> "Runtime":
@@ -55,6 +71,8 @@ class Runtime:
 
     def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state."""
+        if self._native is not None:
+            return self._native.step(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
         outputs, state = self._run(np.asarray(ids)[None], state)
         return self._logits(outputs[0]), state
 
@@ -78,18 +96,39 @@ class Runtime:
 
         Ids that stand for no text (``<unk>``) are never written.
         """
+        write = self.tokenizer.writer()
+        for i in (self._draw if self._native is None else self._draw_natively)(prefix, length, sampling, seed):
+            if piece := write(i):
+                yield piece
+        if piece := write(None):
+            yield piece
+
+    def _draw(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[int]:
         logits, state = self.read(prefix)
         seen = self.tokenizer.encode(prefix).tolist()
         generator = np.random.default_rng(seed)
-        write = self.tokenizer.writer()
         for _ in range(length):
             i = sampling.choose(self._writable(logits[0]), generator, seen)
             seen.append(i)
-            if piece := write(i):
-                yield piece
+            yield i
             logits, state = self.step(np.array([i]), state)
-        if piece := write(None):
-            yield piece
+
+    def _draw_natively(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[int]:
+        """The same ids, some at a time: one first, so that text appears at once, then more and more."""
+        assert self._native is not None
+        logits, state = self.read(prefix)
+        seen, forbidden = (np.zeros(self.tokenizer.vocabulary_size, bool) for _ in range(2))
+        seen[self.tokenizer.encode(prefix)] = True
+        forbidden[self.tokenizer.unwritable] = True
+        generator = np.random.default_rng(seed)
+        how = native.Draw(
+            sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p, sampling.top_k
+        )
+        drawn = 0
+        while drawn < length:
+            n = min(max(drawn, 1), 64, length - drawn)
+            yield from self._native.generate(how, generator.random(n), forbidden, seen, logits[0], state).tolist()
+            drawn += n
 
     def write(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> str:
         """``prefix`` and its continuation by ``length`` ids."""
@@ -121,6 +160,8 @@ class Runtime:
         return -np.take_along_axis(log_p, y[:, :, None].astype(np.int64), 2)[:, :, 0], state
 
     def _logits(self, outputs: np.ndarray) -> np.ndarray:
+        if self._native is not None:
+            return self._native.logits(outputs.reshape(-1, self._native.H)).reshape(*outputs.shape[:-1], -1)
         weight, bias = self._head
         logits: np.ndarray = outputs @ weight.T + bias
         return logits
@@ -133,6 +174,8 @@ class Runtime:
 
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        if self._native is not None:
+            return self._native.read(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
         x: np.ndarray | None = None if self._embedding is None else self._embedding[ids]
         last = []
         for h, (W_ih, W_hh, b_ih, b_hh) in zip(state, self._layers, strict=True):
@@ -144,6 +187,10 @@ class Runtime:
             last.append(h)
         assert x is not None  # there is at least one layer
         return x, np.stack(last)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:

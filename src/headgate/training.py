@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headgate.batches import Batches
 from headgate.configuration import TrainingSettings
@@ -147,8 +147,7 @@ def _step(training: Training, x: Tensor, y: Tensor, rate: float, clip: float) ->
 
     A loss or gradient that is not finite changes nothing but the carried state, which starts over.
     """
-    logits, training.state = training.model(x, training.state)  # (T, B, V)
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+    loss, training.state = training.model.loss(x, y, training.state)
     training.optimizer.zero_grad()
     loss.backward()
     norm = clip_gradients(list(training.model.parameters()), clip)
@@ -237,7 +236,7 @@ def _sample_due(settings: TrainingSettings, epoch: int) -> bool:
 def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> list[str]:
     """What the model writes now after each of the run's prefixes. Draws nothing from torch's generator."""
     settings = run.settings.training
-    runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer)
+    runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
     sampling = Sampling(temperature=settings.sample_temperature)
     return [
         runtime.write(prefix, settings.sample_length, sampling, seed=settings.seed)

@@ -6,7 +6,6 @@ operator ``headgate::gru``. A gradient that is to be differentiated again is tak
 Letters: T time steps, B batch, I input size, H hidden size.
 """
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +14,6 @@ from torch import Tensor
 
 from headgate import equations
 from headgate.kernels import native
-
-_SUFFIXES = {torch.float32: "float", torch.float64: "double"}
-_FAILURES = {1: MemoryError("not enough memory for a GRU"), 3: RuntimeError("no threads to be had for a GRU")}
 
 
 class _Arguments(NamedTuple):
@@ -58,8 +54,8 @@ def sequence(
 ) -> tuple[Tensor, ...]:
     """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back."""
     tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
-    dtype = weight_hh.dtype
-    if dtype not in _SUFFIXES:
+    dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
+    if not ours:
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
     arguments = (*tensors, lengths, resets, reset == "before", reverse)
@@ -70,7 +66,7 @@ def sequence(
     else:
         states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
     outputs = (states, last, gates[..., : 3 * h0.shape[1]]) if return_gates else (states, last)
-    return outputs if dtype in _SUFFIXES else tuple(v.to(dtype) for v in outputs)
+    return outputs if ours else tuple(v.to(dtype) for v in outputs)
 
 
 class _Gru(torch.autograd.Function):
@@ -139,7 +135,7 @@ def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, T
     described, alive = _describe(arguments)
     described.states, described.last = states.data_ptr(), last.data_ptr()
     described.gates = gates.data_ptr() if keep_gates else None
-    _call("forward", h0.dtype, described)
+    native.call(f"forward_{native.SUFFIXES[h0.itemsize]}", described)
     del alive
     return states, last, gates
 
@@ -156,14 +152,14 @@ def _backward(
     gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
-    _call("backward", h0.dtype, described, native.Gradients(*pointers))
+    native.call(f"backward_{native.SUFFIXES[h0.itemsize]}", described, native.Gradients(*pointers))
     del alive
     if gradients[6] is not None:
         gradients[6] = gradients[6].sum(0)
     return [g for g in gradients if g is not None]
 
 
-def _describe(arguments: _Arguments) -> tuple[native.Sequence, list[Tensor | None]]:
+def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
     """The arguments as the library wants them, and the tensors that must live as long."""
     x, *others = arguments[:9]
     T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
@@ -178,18 +174,12 @@ def _describe(arguments: _Arguments) -> tuple[native.Sequence, list[Tensor | Non
     x_at, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = (
         None if v is None else v.data_ptr() for v in alive
     )
-    described = native.Sequence(
+    described = native.Gru(
         T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, None if ids else x_at,
         x.stride(0), x.stride(1), x_at if ids else None, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets,
         reset_state,
     )  # fmt: skip
     return described, alive
-
-
-def _call(name: str, dtype: torch.dtype, *structures: ctypes.Structure) -> None:
-    status = getattr(native.load(), f"headgate_{name}_{_SUFFIXES[dtype]}")(*map(ctypes.byref, structures))
-    if status:
-        raise _FAILURES[status]
 
 
 _SCHEMA = (

@@ -1,0 +1,171 @@
+// A linear head with softmax and cross-entropy in one, forward and backward; headgate.h says what the arguments are.
+//
+//   logits = W h + b,   loss = log(sum(exp(logits))) - logits[target],   d logits = softmax(logits) - one_hot(target)
+//
+// Tokens are taken in chunks, so that no more logits exist than those of a chunk. Threads share a chunk's tokens for
+// everything that a token has of its own, and rows of W for the weights' gradient.
+//
+// Letters: N tokens, H hidden size, V vocabulary; w lanes of a vector.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "gru.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+namespace {
+
+template <class T> class Head {
+  static constexpr int w = width<T>;
+
+ public:
+  explicit Head(const headgate_head& g)
+      : g_(g), N_(g.N), H_(g.H), V_(g.V), VV_((V_ + w - 1) / w), HV_((H_ + w - 1) / w), team_(g.threads) {
+    gradients_ = g.d_states || g.d_weight || g.d_bias;
+    const int64_t chunks = 1 + (N_ - 1) / chunk_tokens;
+    chunk_ = N_ ? 1 + (N_ - 1) / chunks : 1;
+    threads_ = team_.size();
+    by_token_ = workspace_.get<T>(VV_ * vector_stride<T>(H_));
+    if (g.d_states) by_word_ = workspace_.get<T>(HV_ * vector_stride<T>(V_));
+    logits_ = workspace_.get<T>(chunk_ * VV_ * w);
+    if (g.d_weight) states_ = workspace_.get<T>(HV_ * vector_stride<T>(chunk_));
+    d_bias_ = workspace_.get<T>(V_);
+    own_ = workspace_.get<Own>(threads_);
+    for (int i = 0; i < threads_; ++i) {
+      own_[i].sums = workspace_.get<T>(sums_size<T>());
+      own_[i].rows = workspace_.get<const T*>((V_ > chunk_ ? V_ : chunk_) + 1);
+      own_[i].left = workspace_.get<T>(left_size(part(V_, i, threads_, left_columns).size(), chunk_));
+    }
+  }
+
+  void run() {
+    team_.run([this](int index) {
+      Own& my = own_[index];
+      prepare(index, my);
+      wait();
+      bool first = true;
+      int64_t begin = 0;
+      do {
+        const int64_t tokens = least(chunk_, N_ - begin);
+        forward(begin, tokens, index, my);
+        if (gradients_) {
+          wait();
+          weights(begin, tokens, index, my, first);
+          wait();
+        }
+        first = false;
+        begin += chunk_;
+      } while (begin < N_);
+      const Range words = part(V_, index, threads_, left_columns);
+      if (g_.d_bias)
+        std::memcpy(static_cast<T*>(g_.d_bias) + words.begin, d_bias_ + words.begin, size_t(words.size()) * sizeof(T));
+    });
+  }
+
+ private:
+  struct Own {  // a thread's memory
+    T *sums, *left;
+    const T** rows;
+  };
+  void wait() {
+    if (threads_ > 1) team_.barrier().wait();
+  }
+  const T* state(int64_t i) const { return static_cast<const T*>(g_.states) + i * H_; }
+  const T* weight(int64_t v) const { return static_cast<const T*>(g_.weight) + v * H_; }
+  T* logits(int64_t i) const { return logits_ + i * VV_ * w; }
+
+  void prepare(int index, Own& my) {
+    const Range vectors = part(VV_, index, threads_);
+    for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+      const T* from[w];
+      for (int j = 0; j < w; ++j) from[j] = v * w + j < V_ ? weight(v * w + j) : nullptr;
+      pack_lanes(from, H_, by_token_ + v * vector_stride<T>(H_), w);
+    }
+    if (by_word_) {
+      for (int64_t v = 0; v < V_; ++v) my.rows[v] = weight(v);
+      const Range columns = part(HV_, index, threads_);
+      pack_columns(my.rows, V_, H_, columns.begin, columns.end, by_word_, vector_stride<T>(V_));
+    }
+    const Range words = part(V_, index, threads_, left_columns);
+    for (int64_t v = words.begin; v < words.end; ++v) d_bias_[v] = 0;
+  }
+
+  // Own tokens of a chunk: logits, losses, and the gradients of logits (in their place) and states.
+  void forward(int64_t begin, int64_t tokens, int index, Own& my) {
+    const Range own = part(tokens, index, threads_);
+    const T* bias = static_cast<const T*>(g_.bias);
+    for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = state(begin + i);
+    multiply<1>(own.size(), my.rows, H_, by_token_, vector_stride<T>(H_), 0, VV_, my.sums,
+                [&](int64_t v, int n, int64_t i, const T* sums) {
+                  for (int64_t u = v; u < v + n; ++u, sums += w) {
+                    Vec<T> x = load(sums);
+                    if (bias) x += load_part(bias + u * w, int(least(w, V_ - u * w)));
+                    store(logits(own.begin + i) + u * w, x);
+                  }
+                });
+    for (int64_t i = own.begin; i < own.end; ++i) softmax(logits(i), begin + i);
+    if (!g_.d_states) return;
+    for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = logits(i);
+    multiply<1>(own.size(), my.rows, V_, by_word_, vector_stride<T>(V_), 0, HV_, my.sums,
+                [&](int64_t v, int n, int64_t i, const T* sums) {
+                  T* to = static_cast<T*>(g_.d_states) + (begin + own.begin + i) * H_;
+                  for (int64_t u = v; u < v + n; ++u, sums += w)
+                    store_part(to + u * w, load(sums), int(least(w, H_ - u * w)));
+                });
+  }
+
+  // One token's loss; its logits become their gradient.
+  void softmax(T* x, int64_t token) {
+    const int64_t target = g_.targets[token];
+    for (int64_t v = V_; v < VV_ * w; ++v) x[v] = -INFINITY;
+    Vec<T> highest = load(x);
+    for (int64_t v = w; v < VV_ * w; v += w) highest = larger(highest, load(x + v));
+    T top = highest[0];
+    for (int j = 1; j < w; ++j) top = highest[j] > top ? highest[j] : top;
+    const T right = x[target] - top;
+    Vec<T> sum{};
+    for (int64_t v = 0; v < VV_ * w; v += w) {
+      const Vec<T> e = exponential<T>(load(x + v) - top);
+      sum += e;
+      store(x + v, e);
+    }
+    T total = 0;
+    for (int j = 0; j < w; ++j) total += sum[j];
+    static_cast<T*>(g_.losses)[token] = std::log(total) - right;
+    if (!gradients_) return;
+    const T scale = T(g_.scale), factor = scale / total;
+    for (int64_t v = 0; v < VV_ * w; v += w) store(x + v, load(x + v) * factor);
+    x[target] -= scale;
+  }
+
+  // Own rows of the weight's gradient, and of the bias's.
+  void weights(int64_t begin, int64_t tokens, int index, Own& my, bool first) {
+    const Range words = part(V_, index, threads_, left_columns);
+    if (!g_.d_weight && !g_.d_bias) return;
+    pack_left(tokens, logits_ + words.begin, VV_ * w, words.size(), my.left, d_bias_ + words.begin);
+    if (!g_.d_weight) return;
+    for (int64_t i = 0; i < tokens; ++i) my.rows[i] = state(begin + i);
+    const Range columns = part(HV_, index, threads_);
+    pack_columns(my.rows, tokens, H_, columns.begin, columns.end, states_, vector_stride<T>(tokens));
+    wait();
+    multiply_left(tokens, my.left, words.size(), states_, H_, static_cast<T*>(g_.d_weight) + words.begin * H_, first,
+                  my.rows, my.sums);
+  }
+
+  const headgate_head& g_;
+  const int64_t N_, H_, V_, VV_, HV_;  // the last two: vectors of the vocabulary, of the hidden units
+  Workspace workspace_;
+  Team team_;
+  int threads_ = 1;
+  bool gradients_ = false;
+  int64_t chunk_ = 1;
+  T *by_token_ = nullptr, *by_word_ = nullptr;  // W: V in vectors of H; H in vectors of V
+  T *logits_ = nullptr, *states_ = nullptr, *d_bias_ = nullptr;  // (chunk, VV, w); H in vectors of tokens; (V)
+  Own* own_ = nullptr;
+};
+
+}  // namespace
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

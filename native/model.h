@@ -1,0 +1,291 @@
+// A trained language model for inference: its weights packed once, a text read in one call, ids drawn one after another
+// without leaving the library. headgate.h says what the arguments are.
+//
+// Letters: T time steps, B batch, E embedding, H hidden size, L layers, V vocabulary; w lanes of a vector.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "gru.h"
+#include "level.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+namespace {
+
+// An array of its own, aligned to cache lines.
+class Array {
+ public:
+  Array() = default;
+  explicit Array(int64_t n) : data_(static_cast<float*>(std::aligned_alloc(64, size_t(n * 4 + 127) / 64 * 64))) {
+    if (!data_) throw std::bad_alloc();
+  }
+  Array(Array&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+  Array& operator=(Array&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~Array() { std::free(data_); }
+  float* get() const { return data_; }
+
+ private:
+  float* data_ = nullptr;
+};
+
+// Draws ids from logits as sampling.py does, in doubles.
+class Sampler {
+ public:
+  Sampler(const headgate_sampling& how, int64_t V, const uint8_t* forbidden, uint8_t* seen, Workspace& workspace)
+      : how_(how), V_(V), forbidden_(forbidden), seen_(seen), p_(workspace.get<double>(V + width<double>)),
+        order_(workspace.get<int64_t>(V)) {}
+
+  int64_t draw(const float* logits, double uniform) {
+    for (int64_t v = 0; v < V_; ++v) {
+      double x = forbidden_[v] ? -INFINITY : double(logits[v]);
+      if (seen_[v]) x = x > 0 ? x / how_.repetition_penalty : x * how_.repetition_penalty;
+      p_[v] = x;
+    }
+    const int64_t best = std::max_element(p_, p_ + V_) - p_;
+    if (how_.temperature == 0) return best;
+    const double top = p_[best];
+    for (int64_t v = 0; v < V_; v += width<double>) {
+      const Vec<double> y = (load(p_ + v) - top) / how_.temperature;
+      store(p_ + v, exponential<double>(y));
+    }
+    if (how_.top_k > 0 && how_.top_k < V_) keep(ranked(how_.top_k));
+    normalize();
+    if (how_.top_p < 1) {
+      const int64_t n = ranked(V_);
+      double before = 0;
+      int64_t kept = 0;
+      while (kept < n && before < how_.top_p) before += p_[order_[kept++]];
+      keep(kept);
+    }
+    const double least_p = how_.min_p * p_[best];
+    for (int64_t v = 0; v < V_; ++v)
+      if (p_[v] < least_p) p_[v] = 0;
+    normalize();
+    double cumulated = 0;
+    int64_t last = best;
+    for (int64_t v = 0; v < V_; ++v) {
+      if (p_[v] > 0) last = v;
+      cumulated += p_[v];
+      if (cumulated > uniform) return v;
+    }
+    return last;  // the sum was a rounding error below one
+  }
+
+ private:
+  // The ids, the n most probable first, of equals the lower id; n.
+  int64_t ranked(int64_t n) {
+    for (int64_t v = 0; v < V_; ++v) order_[v] = v;
+    const double* p = p_;
+    const auto before = [p](int64_t a, int64_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); };
+    std::partial_sort(order_, order_ + n, order_ + V_, before);
+    return n;
+  }
+  // Zero for all but the first n of order_.
+  void keep(int64_t n) {
+    for (int64_t i = n; i < V_; ++i) p_[order_[i]] = 0;
+  }
+  void normalize() {
+    double sum = 0;
+    for (int64_t v = 0; v < V_; ++v) sum += p_[v];
+    for (int64_t v = 0; v < V_; ++v) p_[v] /= sum;
+  }
+
+  const headgate_sampling& how_;
+  const int64_t V_;
+  const uint8_t* forbidden_;
+  uint8_t* seen_;
+  double* p_;
+  int64_t* order_;
+};
+
+class PackedModel : public Model {
+  static constexpr int w = width<float>;
+
+ public:
+  explicit PackedModel(const headgate_weights& from)
+      : V_(from.V), E_(from.E), H_(from.H), L_(from.layers), reset_(from.reset), VV_((V_ + w - 1) / w) {
+    if (E_) {
+      embedding_ = Array(V_ * E_);
+      std::memcpy(embedding_.get(), from.embedding, size_t(V_ * E_) * sizeof(float));
+    }
+    layers_ = std::unique_ptr<Array[]>(new Array[size_t(L_)]);
+    for (int64_t l = 0; l < L_; ++l) {
+      headgate_gru g = describe(l, 0, 0, 1);
+      g.weight_ih = from.weight_ih[l], g.weight_hh = from.weight_hh[l];
+      g.bias_ih = from.bias_ih[l], g.bias_hh = from.bias_hh[l];
+      const Sequence<float> q(g);
+      layers_[size_t(l)] = Array(Packed<float>::size(q, true));
+      Packed<float>(layers_[size_t(l)].get(), q, true).fill(q, 0, 1);
+    }
+    head_ = Array(VV_ * vector_stride<float>(H_));
+    head_bias_ = Array(VV_ * w);
+    for (int64_t v = 0; v < VV_; ++v) {
+      const float* rows[w];
+      for (int j = 0; j < w; ++j) {
+        const int64_t word = v * w + j;
+        rows[j] = word < V_ ? from.head_weight + word * H_ : nullptr;
+        head_bias_.get()[word] = word < V_ ? from.head_bias[word] : 0;
+      }
+      pack_lanes(rows, H_, head_.get() + v * vector_stride<float>(H_), w);
+    }
+  }
+
+  int64_t vocabulary() const override { return V_; }
+
+  void read(int64_t T, int64_t B, int threads, const int64_t* ids, float* state, float* outputs) const override {
+    Workspace workspace;
+    Team team(useful(threads, B));
+    float* between = L_ > 1 ? workspace.get<float>(T * B * H_) : nullptr;
+    float* embedded = E_ ? workspace.get<float>(T * B * E_) : nullptr;
+    float* last = workspace.get<float>(B * H_);
+    if (E_) embed(T * B, ids, embedded);
+    for (int64_t l = 0; l < L_; ++l) {
+      // The last layer's states go to outputs, those before it in turn, so that none reads what it writes.
+      float* states = (L_ - 1 - l) % 2 ? between : outputs;
+      headgate_gru g = describe(l, T, B, team.size());
+      g.ids = ids, g.x = l ? ((L_ - l) % 2 ? between : outputs) : embedded;
+      g.h0 = state + l * B * H_, g.states = states, g.last = last;
+      Forward<float>(g, team, workspace).run();
+      std::memcpy(state + l * B * H_, last, size_t(B * H_) * sizeof(float));
+    }
+  }
+
+  void logits(int64_t N, int threads, const float* outputs, float* logits) const override {
+    Workspace workspace;
+    Team team(useful(threads, N));
+    const float** rows = workspace.get<const float*>(N + 1);
+    for (int64_t i = 0; i < N; ++i) rows[i] = outputs + i * H_;
+    float* sums = workspace.get<float>(sums_size<float>() * team.size());
+    team.run([&](int index) {
+      apply_head(N, rows, part(VV_, index, team.size()), sums + sums_size<float>() * index, logits);
+    });
+  }
+
+  void step(int64_t B, int threads, const int64_t* ids, float* state, float* logits) const override {
+    Workspace workspace;
+    Team team(useful(threads, B));
+    float* to = workspace.get<float>(L_ * B * H_);
+    float* embedded = E_ ? workspace.get<float>(B * E_) : nullptr;
+    if (E_) embed(B, ids, embedded);
+    const Step step(*this, B, ids, embedded, state, to, team, workspace);
+    team.run([&](int index) { step.make(index, logits); });
+    std::memcpy(state, to, size_t(L_ * B * H_) * sizeof(float));
+  }
+
+  void generate(const headgate_sampling& how, int64_t n, int threads, const double* uniform, const uint8_t* forbidden,
+                uint8_t* seen, float* logits, float* state, int64_t* ids) const override {
+    Workspace workspace;
+    Team team(useful(threads, 1));
+    Sampler sampler(how, V_, forbidden, seen, workspace);
+    float* other = workspace.get<float>(L_ * H_);
+    float* embedded = E_ ? workspace.get<float>(E_) : nullptr;
+    int64_t id = 0;
+    const Step there(*this, 1, &id, embedded, state, other, team, workspace);
+    const Step back(*this, 1, &id, embedded, other, state, team, workspace);
+    team.run([&](int index) {
+      for (int64_t i = 0; i < n; ++i) {
+        if (index == 0) {
+          id = ids[i] = sampler.draw(logits, uniform ? uniform[i] : 0);
+          seen[id] = 1;
+          if (E_) embed(1, &id, embedded);
+        }
+        meet(team);
+        (i % 2 ? back : there).make(index, logits);
+        meet(team);
+      }
+    });
+    if (n % 2) std::memcpy(state, other, size_t(L_ * H_) * sizeof(float));
+  }
+
+ private:
+  // No more threads than have some hundred kilobytes of weights each to read, for few rows; a single one for tiny models.
+  int useful(int threads, int64_t rows) const {
+    const int64_t weights = 3 * H_ * H_ * L_ + H_ * V_, work = weights * (rows < 4 ? 1 : rows / 2);
+    const int64_t most = 1 + work / 50000, units = (H_ + w - 1) / w / 2;
+    return int(std::max<int64_t>(1, least(least(threads, most), units)));
+  }
+
+  headgate_gru describe(int64_t l, int64_t T, int64_t B, int threads) const {
+    headgate_gru g = {};
+    g.T = T, g.B = B, g.I = l ? H_ : E_ ? E_ : V_, g.H = H_;
+    g.reset = reset_, g.threads = threads, g.one_hot = !l && !E_;
+    g.x_t = B * g.I, g.x_b = g.I;
+    g.packed = layers_[size_t(l)].get();
+    return g;
+  }
+
+  static void meet(Team& team) {
+    if (team.size() > 1) team.barrier().wait();
+  }
+
+  void embed(int64_t n, const int64_t* ids, float* to) const {
+    for (int64_t i = 0; i < n; ++i)
+      std::memcpy(to + i * E_, embedding_.get() + ids[i] * E_, size_t(E_) * sizeof(float));
+  }
+
+  // One step of all layers and the head, from one state (L, B, H) to another, made by all threads of a team together.
+  class Step {
+   public:
+    Step(const PackedModel& model, int64_t B, const int64_t* ids, const float* embedded, const float* from, float* to,
+         Team& team, Workspace& workspace)
+        : model_(model), B_(B), team_(team), rows_(workspace.get<const float*>(B)),
+          sums_(workspace.get<float>(sums_size<float>() * team.size())),
+          arguments_(workspace.get<headgate_gru>(model.L_)),
+          layers_(static_cast<Forward<float>*>(workspace.bytes(size_t(model.L_) * sizeof(Forward<float>)))) {
+      for (int64_t l = 0; l < model.L_; ++l) {
+        headgate_gru& g = arguments_[l];
+        g = model.describe(l, 1, B, team.size());
+        g.ids = ids, g.x = l ? to + (l - 1) * B * model.H_ : embedded;
+        g.h0 = from + l * B * model.H_, g.states = to + l * B * model.H_;
+        new (layers_ + l) Forward<float>(g, team, workspace);
+      }
+      for (int64_t b = 0; b < B; ++b) rows_[b] = to + ((model.L_ - 1) * B + b) * model.H_;
+    }
+
+    void make(int index, float* logits) const {
+      for (int64_t l = 0; l < model_.L_; ++l) {
+        layers_[l].read(index);
+        meet(team_);
+      }
+      model_.apply_head(B_, rows_, part(model_.VV_, index, team_.size()), sums_ + sums_size<float>() * index, logits);
+    }
+
+   private:
+    const PackedModel& model_;
+    const int64_t B_;
+    Team& team_;
+    const float** rows_;
+    float* sums_;
+    headgate_gru* arguments_;
+    Forward<float>* layers_;
+  };
+
+  void apply_head(int64_t N, const float* const* rows, Range words, float* sums, float* logits) const {
+    multiply<1>(N, rows, H_, head_.get(), vector_stride<float>(H_), words.begin, words.end, sums,
+                [&](int64_t v, int n, int64_t i, const float* sum) {
+                  for (int64_t u = v; u < v + n; ++u, sum += w)
+                    store_part(logits + i * V_ + u * w, load(sum) + load(head_bias_.get() + u * w),
+                               int(least(w, V_ - u * w)));
+                });
+  }
+
+  const int64_t V_, E_, H_, L_;
+  const int32_t reset_;
+  const int64_t VV_;  // vectors of the vocabulary
+  Array embedding_, head_, head_bias_;
+  std::unique_ptr<Array[]> layers_;
+};
+
+std::unique_ptr<Model> new_model(const headgate_weights& from) { return std::make_unique<PackedModel>(from); }
+
+}  // namespace
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

@@ -1,0 +1,53 @@
+"""A linear head and its cross-entropy in one call of the native library: logits exist only a chunk at a time.
+
+Letters: N tokens, H hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from headgate.kernels import native
+
+
+def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The loss of every token in nats, detached: states (N, H), weight (V, H), bias (V,), targets (N,) -> (N,)."""
+    return _run(states, weight, bias, targets, (False, False, False))[0]
+
+
+def mean_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Their mean, differentiable once: the gradients are computed along with it."""
+    loss: Tensor = _MeanLoss.apply(states, weight, bias, targets)
+    return loss
+
+
+class _MeanLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        found, gradients = _run(states, weight, bias, targets, ctx.needs_input_grad[:3])
+        ctx.save_for_backward(*gradients)
+        return found.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        scale = d_loss.item()  # one as a rule: then nothing needs to be multiplied
+        return (*(g if g is None or scale == 1 else scale * g for g in ctx.saved_tensors), None)
+
+
+def _run(
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The losses, and the gradients of their mean by states, weight and bias."""
+    (N, H), V = states.shape, len(weight)
+    given = [None if v is None else v.contiguous() for v in (states, weight, bias, targets.long())]
+    found = states.new_empty(N)
+    gradients = [
+        torch.empty_like(v) if v is not None and need else None for v, need in zip(given, needed, strict=False)
+    ]
+    pointers = [None if v is None else v.data_ptr() for v in (*given, found, *gradients)]
+    described = native.Head(N, H, V, 1 / max(N, 1), torch.get_num_threads(), *pointers)
+    native.call(f"cross_entropy_{native.SUFFIXES[states.itemsize]}", described)
+    return found, gradients
