@@ -17,17 +17,18 @@ namespace HEADGATE_LEVEL {
 // 3e-9 for float, 5e-20 for double.
 template <class T> struct Exponential;
 template <> struct Exponential<float> {
-  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  // 1.5 * 2^23: adding it rounds to an integer, which the low bits hold, with the exponent's bias 127 added.
+  static constexpr float round = 12582912.0f + 127;
   static constexpr float ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr float lowest = -88.0296919f;  // -127 ln 2: 2^k becomes 0
-  static constexpr int mantissa = 23, bias = 127, terms = 5;
+  static constexpr int mantissa = 23, terms = 5;
   static constexpr float c[] = {0.5000000095f, 0.1666651884f, 0.04166620579f, 0.008368889352f, 0.001395049183f};
 };
 template <> struct Exponential<double> {
-  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double round = 6755399441055744.0 + 1023;  // 1.5 * 2^52, and the bias
   static constexpr double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
   static constexpr double lowest = -709.08956571282409;  // -1023 ln 2
-  static constexpr int mantissa = 52, bias = 1023, terms = 11;
+  static constexpr int mantissa = 52, terms = 11;
   static constexpr double c[] = {0.5, 0.16666666666666684, 0.041666666666666724, 0.0083333333333167380,
                                  0.0013888888888858550, 0.00019841269897060359, 2.4801587373539681e-5,
                                  2.7557234235535262e-6, 2.7557233523463228e-7, 2.5112240237239662e-8,
@@ -52,8 +53,7 @@ template <class T> HEADGATE_INLINE Split<T> split_exponential(Vec<T> y) {
 #pragma GCC unroll 8
   for (int n = E::terms / 2 * 2 - 3; n > 0; n -= 2) odd = fma(odd, g, broadcast(E::c[n]));
   const Vec<T> q = fma(fma(odd, f, even), g, f);
-  constexpr Integer<T> one = Integer<T>(E::bias) << E::mantissa;
-  return {Vec<T>((Bits<T>(shifted) << E::mantissa) + one), q};
+  return {Vec<T>(Bits<T>(shifted) << E::mantissa), q};
 }
 
 template <class T> HEADGATE_INLINE Vec<T> exponential(Vec<T> y) {  // y <= 0

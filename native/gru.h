@@ -219,9 +219,10 @@ template <class T> class Forward {
         const T* column = q_.weight_ih + q_.g.ids[t * q_.B + b];
         for (int64_t u = own.units.begin; u < own.units.end; ++u)
           for (int gate = 0; gate < 3; ++gate)
-            for (int j = 0; j < q_.lanes(u); ++j) {
+            for (int j = 0; j < w; ++j) {
               const int64_t at = (u * 3 + gate) * w + j;
-              my.share[i * columns + at] = column[(gate * q_.H + u * w + j) * q_.I] + packed_.bias[at];
+              my.share[i * columns + at] =
+                  j < q_.lanes(u) ? column[(gate * q_.H + u * w + j) * q_.I] + packed_.bias[at] : T(0);
             }
       }
       return;
@@ -320,7 +321,10 @@ template <class T> class Forward {
     const Vec<T> n = tanh<T>(load(a) + load(sums));
     const Vec<T> h = load_part(q_.before(t, b) + u * w, lanes);
     store_part(q_.states + (t * q_.B + b) * q_.H + u * w, blend(load(z_ + (b * q_.U + u) * w), n, h), lanes);
-    if (q_.gates) store_part(q_.gates + ((t * q_.B + b) * 4 + 2) * q_.H + u * w, n, lanes);
+    if (!q_.gates) return;
+    T* save = q_.gates + ((t * q_.B + b) * 4 + 2) * q_.H + u * w;
+    store_part(save, n, lanes);
+    store_part(save + q_.H, Vec<T>{}, lanes);
   }
 
   Sequence<T> q_;

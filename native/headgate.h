@@ -59,8 +59,8 @@ typedef struct {
 
   void* states; /* (T, B, H); zeros from a row's length on. Backward reads it as forward left it */
   void* last;   /* (B, H): the state after the last step read. Not read by backward */
-  void* gates;  /* (T, B, 4H): r, z, n, and W_hn h + b_hn (undefined with HEADGATE_RESET_BEFORE); zeros from a row's
-                   length on; may be null, but backward needs it */
+  void* gates;  /* (T, B, 4H): r, z, n, and W_hn h + b_hn (zero with HEADGATE_RESET_BEFORE); zeros from a row's length on;
+                   may be null, but backward needs it */
 } headgate_gru;
 
 /* Gradients; those of outputs are read, those of inputs written (not added to). Any may be null: zeros, or not wanted. */

@@ -175,13 +175,20 @@ static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int6
 constexpr int left_columns = tile_rows;  // of a block
 constexpr int64_t left_size(int64_t columns, int64_t rows) { return (columns + left_columns - 1) / left_columns * left_columns * rows; }
 
+// A sum that is rounded about once, however long it is: what an addition loses is taken off the next number (Kahan).
+template <class T> HEADGATE_INLINE void add_exactly(T value, T& sum, T& excess) {
+  const T rest = value - excess, more = sum + rest;
+  excess = (more - sum) - rest;
+  sum = more;
+}
+
 // Columns of `rows` rows that lie `stride` apart -> blocks of R columns (rows, R). The columns' sums are added to `sums`.
 template <class T>
 static inline void pack_left(int64_t rows, const T* from, int64_t stride, int64_t columns, T* to, T* sums) {
   constexpr int R = left_columns, line = 64 / int(sizeof(T)), blocks = line / R;  // a cache line of columns at a time
   int64_t j = 0;
   for (; j + line <= columns; j += line) {
-    T sum[line] = {};
+    T sum[line] = {}, excess[line] = {};
     const T* row = from + j;
     T* block = to + j * rows;
     for (int64_t i = 0; i < rows; ++i, row += stride, block += R)
@@ -191,18 +198,18 @@ static inline void pack_left(int64_t rows, const T* from, int64_t stride, int64_
         for (int k = 0; k < R; ++k) {
           const T value = row[b * R + k];
           block[b * R * rows + k] = value;
-          sum[b * R + k] += value;
+          add_exactly(value, sum[b * R + k], excess[b * R + k]);
         }
     for (int k = 0; k < line; ++k) sums[j + k] += sum[k];
   }
   for (; j < columns; j += R) {
-    T sum[R] = {};
+    T sum[R] = {}, excess[R] = {};
     const int n = int(least(R, columns - j));
     for (int64_t i = 0; i < rows; ++i)
       for (int k = 0; k < R; ++k) {
         const T value = k < n ? from[i * stride + j + k] : T(0);
         to[j * rows + i * R + k] = value;
-        sum[k] += value;
+        add_exactly(value, sum[k], excess[k]);
       }
     for (int k = 0; k < n; ++k) sums[j + k] += sum[k];
   }

@@ -100,8 +100,10 @@ def sequence(
     >>> states.shape, torch.equal(states[-1], last)
     (torch.Size([2, 1, 3]), True)
     """
+    T, B, H = len(x), *h0.shape
+    if lengths is not None and x.is_floating_point():  # not even a NaN there reaches a gradient
+        x = torch.where((torch.arange(T, device=x.device)[:, None] < lengths)[..., None], x, x.new_zeros(()))
     a = project(x, weight_ih, bias_ih)  # (T, B, 3H): the input's share needs no recurrence
-    T, B, H = len(a), *h0.shape
     fresh = h0.new_zeros(H) if reset_state is None else reset_state
     h, states, all_gates = h0, [], []
     for t in reversed(range(T)) if reverse else range(T):

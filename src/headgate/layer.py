@@ -157,6 +157,7 @@ class GRU(nn.Module):
             hx = hx.to(self._dtype) if _converts(hx, self._dtype) else hx
         if lengths is not None:
             lengths = torch.as_tensor(lengths, device=x.device)
+            lengths = lengths.long() if not lengths.numel() else lengths  # an empty list has no dtype of its own
             lengths = lengths if batched else lengths.reshape(-1)
         if resets is not None:
             shape = tuple(input.shape[:2]) if batched else (len(input),)

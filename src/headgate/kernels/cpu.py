@@ -127,7 +127,7 @@ def _through_the_definition(
 
 
 def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-> states (T, B, H), last (B, H), gates (T, B, 4H): r, z, n, W_hn h + b_hn; empty unless they are kept."""
+    """-> states (T, B, H), last (B, H), gates (T, B, 4H), empty unless they are kept: r, z, n, W_hn h + b_hn or zeros."""
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
     states, last = h0.new_empty(T, B, H), h0.new_empty(B, H)
@@ -225,6 +225,8 @@ def _(*fields: Any) -> list[Tensor]:
 def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     needed = list(ctx.needs_input_grad[:7])
     *tensors, states, gates = ctx.saved_tensors
+    if not gates.numel():  # traced without gradients, run with them: the gates were not kept
+        states, _, gates = _operator(*tensors, *ctx.options, True)
     found = _operator_backward(*tensors, *ctx.options, states, gates, *d_outputs, needed)
     return (*_placed(found, needed), *[None] * 5)
 

@@ -1,0 +1,108 @@
+"""Forward on the CPU against ONNX Runtime and OpenVINO: the same weights, the same number of threads.
+
+Both read one ONNX file with a GRU node (linear_before_reset=1, which is reset="after"). Outputs must agree before
+anything is timed. Needs: pip install onnx onnxruntime openvino
+
+    python benchmarks/peers.py [--threads 2] [--rounds 9]
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headgate import GRU
+from rounds import conclude, in_turn, machine, ratio
+
+SHAPES = ((100, 1, 256, 256), (35, 32, 256, 256))  # T, B, I, H
+LEAST = 1.0
+
+
+def to_onnx(layer: GRU, path: Path) -> None:
+    """The layer as an ONNX GRU node, whose gates lie in the order z, r, h."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    H = layer.hidden_size
+
+    def reorder(value: torch.Tensor) -> np.ndarray:
+        r, z, n = value.detach().split(H)
+        return torch.cat([z, r, n]).numpy()
+
+    arrays = {
+        "W": reorder(layer.weight_ih_l0)[None],
+        "R": reorder(layer.weight_hh_l0)[None],
+        "B": np.concatenate([reorder(layer.bias_ih_l0), reorder(layer.bias_hh_l0)])[None],
+    }
+    node = helper.make_node("GRU", ["X", "W", "R", "B"], ["Y"], hidden_size=H, linear_before_reset=1)
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["T", "B", layer.input_size])]
+    outputs = [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["T", 1, "B", H])]
+    graph = helper.make_graph(
+        [node], "gru", inputs, outputs, [numpy_helper.from_array(v, name) for name, v in arrays.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def onnx_runtime(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"X": x})[0][:, 0]
+
+
+def open_vino(path: Path, threads: int, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    import openvino
+
+    model = openvino.convert_model(path)
+    model.reshape(list(shape))
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.compile_model(model, "CPU", hints).create_infer_request()
+    return lambda x: request.infer({0: x})[0][:, 0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    print(machine(options.threads), f"\nmedians of {options.rounds} rounds, in turn\n")
+    goals = {}
+    for T, B, I, H in SHAPES:  # noqa: E741 - the letters of the equations
+        layer, x = GRU(I, H, backend="cpu").eval(), torch.randn(T, B, I)
+
+        def ours(layer: GRU = layer, x: torch.Tensor = x) -> torch.Tensor:
+            with torch.inference_mode():
+                return layer(x)[0]
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "gru.onnx"
+            to_onnx(layer, path)
+            peers = {
+                "ONNX Runtime": onnx_runtime(path, options.threads),
+                "OpenVINO": open_vino(path, options.threads, (T, B, I)),
+            }
+            for name, peer in peers.items():
+                worst = float(np.abs(peer(x.numpy()) - ours().numpy()).max())
+                if not worst < 1e-4:
+                    raise SystemExit(f"{name} and ours disagree ({worst:.1e}): nothing was timed")
+                times = in_turn([lambda p=peer, x=x.numpy(): p(x), ours], options.rounds)
+                found = ratio(*times)
+                medians = [sorted(t)[options.rounds // 2] * 1e3 for t in times]
+                print(
+                    f"T={T} B={B} H={H} {name:<14} {medians[0]:7.2f} / {medians[1]:7.2f} ms {found:6.2f}x", flush=True
+                )
+                goals[f"forward T={T} B={B} H={H} against {name}"] = (found, LEAST)
+    conclude(goals, threads=options.threads, machine=machine(options.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What the benchmarks share: the machine in a line, several functions timed in turn, medians, a verdict, JSON last."""
+
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from headgate.kernels import native
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+
+
+def fma_peak(threads: int) -> float:
+    """The most floating-point operations a second that so many threads make, float32: the best of some tries."""
+    library, steps, best = native.load(), 500_000, 0.0
+    lanes = {"baseline": 4, "AVX2": 8, "AVX-512": 16}[native.level()]
+    for _ in range(20):
+        began = time.perf_counter()
+        library.headgate_peak_float(threads, native.ctypes.c_int64(steps))
+        best = max(best, threads * 2 * 12 * lanes * steps / (time.perf_counter() - began))
+    return best
+
+
+def machine(threads: int) -> str:
+    return (
+        f"{processor()}, {native.level()}, {threads} threads, FMA peak {fma_peak(threads) / 1e9:.0f} GFLOP/s, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def in_turn(functions: Sequence[Callable[[], object]], rounds: int, seconds: float = 0.15) -> list[list[float]]:
+    """Seconds a call of each function, (functions, rounds): in every round each is called for about ``seconds``."""
+    calls = []
+    for function in functions:
+        function()
+        began = time.perf_counter()
+        function()
+        calls.append(max(1, int(seconds / max(time.perf_counter() - began, 1e-9))))
+    found: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds):
+        for times, function, n in zip(found, functions, calls, strict=True):
+            function()  # whatever the other one left behind
+            began = time.perf_counter()
+            for _ in range(n):
+                function()
+            times.append((time.perf_counter() - began) / n)
+    return found
+
+
+def ratio(theirs: Iterable[float], ours: Iterable[float]) -> float:
+    """How many times faster ours is: the median over rounds."""
+    return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def conclude(goals: dict[str, tuple[float, float]], **facts: object) -> None:
+    """Print the verdict over {what: (measured, at least)}, and everything as JSON."""
+    missed = {name: pair for name, pair in goals.items() if not pair[0] >= pair[1]}
+    print()
+    for name, (found, least) in missed.items():
+        print(f"below: {name}: {found:.2f}, at least {least:g}")
+    print(f"{'FAIL' if missed else 'PASS'}: {len(goals) - len(missed)} of {len(goals)} goals met")
+    print(json.dumps({**facts, "goals": {name: {"found": f, "least": g} for name, (f, g) in goals.items()}}))
