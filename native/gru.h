@@ -81,25 +81,18 @@ template <class T_> struct Sequence {
 // --- weights in the order in which they are read --------------------------------------------------------------------
 
 // Forward's weights, in vectors of hidden units (product.h). hidden: with reset after (U, 3) vectors of H, a unit's gates
-// side by side; with reset before (3, U) vectors. input: (U, 3) vectors of I; for ids the table (I, U, 3, w), a row of
+// side by side; with reset before (3, U) vectors. input: (U, 3) vectors of I; for ids table instead (I, U, 3, w), a row of
 // which is the input's share with the biases in it. bias (U, 3, w): what the input's share starts with: bias_ih, and
-// bias_hh where it is outside r * (...). bias_n (U, w): b_hn, with reset after.
-template <class T> struct Packed {
+// bias_hh where it is outside r * (...). bias_n (U, w): b_hn, with reset after. Scales, of int8 only: (w) a vector.
+template <class T, class P = T> struct Packed {
   static constexpr int w = width<T>;
-  T *hidden, *input, *bias, *bias_n;
+  P *hidden = nullptr, *input = nullptr;
+  T *table = nullptr, *bias = nullptr, *bias_n = nullptr, *hidden_scale = nullptr, *input_scale = nullptr;
 
-  static int64_t size(const Sequence<T>& q, bool with_input) {
-    const int64_t vectors = q.U * 3;
-    const int64_t of_input = !with_input ? 0 : q.ids ? q.I * vectors * w : vectors * vector_stride<T>(q.I);
-    return vectors * vector_stride<T>(q.H) + of_input + vectors * w + q.U * w;
-  }
   Packed() = default;
-  Packed(T* memory, const Sequence<T>& q, bool with_input) {
-    hidden = memory;
-    bias = hidden + q.U * 3 * vector_stride<T>(q.H);
-    bias_n = bias + q.U * 3 * w;
-    input = with_input ? bias_n + q.U * w : nullptr;
-  }
+  // Laid out from `memory` on, 64-byte aligned. Without input for callers that have another way to its share.
+  Packed(void* memory, const Sequence<T>& q, bool with_input) { place(static_cast<char*>(memory), q, with_input); }
+  static int64_t bytes(const Sequence<T>& q, bool with_input) { return Packed().place(nullptr, q, with_input); }
 
   // One of several threads' part.
   void fill(const Sequence<T>& q, int index, int threads) const {
@@ -109,6 +102,25 @@ template <class T> struct Packed {
   }
 
  private:
+  int64_t place(char* memory, const Sequence<T>& q, bool with_input) {
+    const int64_t vectors = q.U * 3;
+    int64_t used = 0;
+    const auto take = [&](auto*& to, int64_t n) {
+      if (memory) to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(memory + used);
+      used += (n * int64_t(sizeof *to) + 63) / 64 * 64;
+    };
+    take(hidden, vectors * vector_stride<T, P>(q.H));
+    if (with_input && q.ids) take(table, q.I * vectors * w);
+    if (with_input && !q.ids) take(input, vectors * vector_stride<T, P>(q.I));
+    take(bias, vectors * w);
+    take(bias_n, q.U * w);
+    if constexpr (std::is_same_v<P, int8_t>) {
+      take(hidden_scale, vectors * w);
+      take(input_scale, vectors * w);
+    }
+    return used;
+  }
+
   void fill_vector(const Sequence<T>& q, int64_t u, int gate) const {
     const T *from_h[w], *from_i[w];
     T* b = bias + (u * 3 + gate) * w;
@@ -121,14 +133,14 @@ template <class T> struct Packed {
       b[j] = apart ? b_i : b_i + b_h;
       if (gate == 2) bias_n[u * w + j] = apart ? b_h : T(0);
     }
-    const int64_t v = q.after ? u * 3 + gate : gate * q.U + u;
-    pack_lanes(from_h, q.H, hidden + v * vector_stride<T>(q.H), w);
-    if (!input) return;
-    if (!q.ids) return pack_lanes(from_i, q.I, input + (u * 3 + gate) * vector_stride<T>(q.I), w);
+    const int64_t v = q.after ? u * 3 + gate : gate * q.U + u, v_i = u * 3 + gate;
+    pack_lanes_as(from_h, q.H, hidden + v * vector_stride<T, P>(q.H), hidden_scale + v * w);
+    if (input) pack_lanes_as(from_i, q.I, input + v_i * vector_stride<T, P>(q.I), input_scale + v_i * w);
+    if (!table) return;
     const int64_t stride = q.U * 3 * w;
-    T* table = input + (u * 3 + gate) * w;
-    pack_lanes(from_i, q.I, table, stride);
-    for (int64_t k = 0; k < q.I; ++k) store(table + k * stride, load(table + k * stride) + load(b));
+    T* to = table + v_i * w;
+    pack_lanes(from_i, q.I, to, stride);
+    for (int64_t k = 0; k < q.I; ++k) store(to + k * stride, load(to + k * stride) + load(b));
   }
 };
 
@@ -145,7 +157,7 @@ inline Territory territory(int64_t B, int64_t U, int index, int threads, bool sp
 // With at least so many rows a thread, rows are split: every thread reads all weights, but none waits for another.
 constexpr int64_t rows_to_split = 8;
 
-template <class T> class Forward {
+template <class T, class P = T> class Forward {
   static constexpr int w = width<T>;
 
  public:
@@ -158,9 +170,9 @@ template <class T> class Forward {
     std::memset(zeros, 0, size_t(q_.H + w) * sizeof(T));
     q_.zeros = zeros;
     few_ids_ = q_.ids && !g.packed && q_.T * q_.B < q_.I / 2;
-    T* memory = static_cast<T*>(const_cast<void*>(g.packed));
-    if (!memory) memory = workspace.get<T>(Packed<T>::size(q_, !few_ids_));
-    packed_ = Packed<T>(memory, q_, !few_ids_);
+    void* memory = const_cast<void*>(g.packed);
+    if (!memory) memory = workspace.bytes(size_t(Packed<T, P>::bytes(q_, !few_ids_)));
+    packed_ = Packed<T, P>(memory, q_, !few_ids_);
     const int64_t rows = split_rows_ ? (q_.B + threads - 1) / threads : q_.B;
     chunk_ = q_.ids && !few_ids_ ? 0 : 1 + (row_group - 1) / (rows ? rows : 1);  // steps whose input is projected together
     if (!q_.after) reset_state_ = workspace.get<T>(q_.B * q_.U * w), z_ = workspace.get<T>(q_.B * q_.U * w);
@@ -229,17 +241,18 @@ template <class T> class Forward {
     }
     for (int64_t i = 0; i < (end - s) * rows; ++i)
       my.pointers[i] = q_.input(q_.place(s + i / rows), own.rows.begin + i % rows);
-    multiply<1>((end - s) * rows, my.pointers, q_.I, packed_.input, vector_stride<T>(q_.I), own.units.begin * 3,
+    multiply<1>((end - s) * rows, my.pointers, q_.I, packed_.input, vector_stride<T, P>(q_.I), own.units.begin * 3,
                 own.units.end * 3, my.sums, [&](int64_t v, int n, int64_t i, const T* sums) {
                   T* to = my.share + i * columns + v * w;
                   const T* bias = packed_.bias + v * w;
-                  for (int j = 0; j < n; ++j) store(to + j * w, load(sums + j * w) + load(bias + j * w));
+                  for (int j = 0; j < n; ++j)
+                    store(to + j * w, value(sums + j * w, packed_.input_scale, v + j) + load(bias + j * w));
                 });
   }
 
   const T* share(int64_t s, int64_t t, int64_t b, Territory own, const Own& my) const {
     const int64_t columns = q_.U * 3 * w;
-    if (!chunk_) return packed_.input + q_.g.ids[t * q_.B + b] * columns;
+    if (!chunk_) return packed_.table + q_.g.ids[t * q_.B + b] * columns;
     return my.share + (s % chunk_ * own.rows.size() + b - own.rows.begin) * columns;
   }
 
@@ -248,7 +261,7 @@ template <class T> class Forward {
     const int64_t rows = q_.active_rows(t, own.rows, my.active);
     if (q_.g.lengths) clear_inactive(t, own);
     for (int64_t i = 0; i < rows; ++i) my.pointers[i] = q_.before(t, my.active[i]);
-    const int64_t stride = vector_stride<T>(H), U = q_.U;
+    const int64_t stride = vector_stride<T, P>(H), U = q_.U;
     const Range units = own.units;
     const auto a = [&](int64_t i, int64_t u, int gate) { return share(s, t, my.active[i], own, my) + (u * 3 + gate) * w; };
     if (q_.after) {
@@ -289,12 +302,19 @@ template <class T> class Forward {
   // sums: W_h h of r, z, n; a: the input's share; h: the state before. One vector of units of one row.
   HEADGATE_INLINE Vec<T> blend(Vec<T> z, Vec<T> n, Vec<T> h) { return fma(z, h - n, n); }  // (1 - z) n + z h
 
+  // The sums of vector v of a packed matrix.
+  HEADGATE_INLINE Vec<T> value(const T* sums, const T* scale, int64_t v) {
+    if constexpr (std::is_same_v<P, int8_t>) return load(sums) * load(scale + v * w);
+    return load(sums);
+  }
+
   void finish_after(int64_t t, int64_t b, int64_t u, const T* sums, const T* a, const T* h_before) const {
     const int lanes = q_.lanes(u);
     const Vec<T> h = load_part(h_before, lanes);
-    const Vec<T> r = sigmoid<T>(load(a) + load(sums));
-    const Vec<T> z = sigmoid<T>(load(a + w) + load(sums + w));
-    const Vec<T> m = load(sums + 2 * w) + load(packed_.bias_n + u * w);
+    const T* scale = packed_.hidden_scale;
+    const Vec<T> r = sigmoid<T>(load(a) + value(sums, scale, u * 3));
+    const Vec<T> z = sigmoid<T>(load(a + w) + value(sums + w, scale, u * 3 + 1));
+    const Vec<T> m = value(sums + 2 * w, scale, u * 3 + 2) + load(packed_.bias_n + u * w);
     const Vec<T> n = tanh<T>(fma(r, m, load(a + 2 * w)));
     store_part(q_.states + (t * q_.B + b) * q_.H + u * w, blend(z, n, h), lanes);
     if (!q_.gates) return;
@@ -307,18 +327,18 @@ template <class T> class Forward {
 
   void finish_r_or_z(int gate, int64_t t, int64_t b, int64_t u, const T* sums, const T* a, const T* h) const {
     const int lanes = q_.lanes(u);
-    const Vec<T> value = sigmoid<T>(load(a) + load(sums));
+    const Vec<T> opened = sigmoid<T>(load(a) + value(sums, packed_.hidden_scale, gate * q_.U + u));
     const int64_t at = (b * q_.U + u) * w;
     if (gate == 0)
-      store(reset_state_ + at, value * load_part(h, lanes));
+      store(reset_state_ + at, opened * load_part(h, lanes));
     else
-      store(z_ + at, value);
-    if (q_.gates) store_part(q_.gates + ((t * q_.B + b) * 4 + gate) * q_.H + u * w, value, lanes);
+      store(z_ + at, opened);
+    if (q_.gates) store_part(q_.gates + ((t * q_.B + b) * 4 + gate) * q_.H + u * w, opened, lanes);
   }
 
   void finish_before(int64_t t, int64_t b, int64_t u, const T* sums, const T* a) const {
     const int lanes = q_.lanes(u);
-    const Vec<T> n = tanh<T>(load(a) + load(sums));
+    const Vec<T> n = tanh<T>(load(a) + value(sums, packed_.hidden_scale, 2 * q_.U + u));
     const Vec<T> h = load_part(q_.before(t, b) + u * w, lanes);
     store_part(q_.states + (t * q_.B + b) * q_.H + u * w, blend(load(z_ + (b * q_.U + u) * w), n, h), lanes);
     if (!q_.gates) return;
@@ -332,7 +352,7 @@ template <class T> class Forward {
   int threads_ = 0;
   bool split_rows_ = false, few_ids_ = false;
   int64_t chunk_ = 0;
-  Packed<T> packed_;
+  Packed<T, P> packed_;
   T *reset_state_ = nullptr, *z_ = nullptr;  // with reset before: r * h and z of the step under way, (B, U, w)
   Own* own_ = nullptr;
 };
@@ -393,7 +413,7 @@ template <class T> class Backward {
     if (d.d_weight_hh) states_ = workspace_.get<T>(q_.U * vector_stride<T>(tokens));
     if (d.d_weight_hh && !q_.after) reset_states_ = workspace_.get<T>(q_.U * vector_stride<T>(tokens));
     if (dense_) inputs_ = workspace_.get<T>(IV_ * vector_stride<T>(tokens));
-    if (q_.ids && d.d_weight_ih && !few_ids_) table_ = workspace_.get<T>(I * 3 * H);
+    if (q_.ids && d.d_weight_ih && !few_ids_) table_ = workspace_.get<T>(I * 3 * H), excess_ = workspace_.get<T>(I * 3 * H);
     bias_ = workspace_.get<T>(4 * H);
     own_ = workspace_.get<Own>(threads_);
     for (int i = 0; i < threads_; ++i) {
@@ -474,7 +494,8 @@ template <class T> class Backward {
     if (table_) {
       for (int64_t k = 0; k < q_.I; ++k)
         for (int p = 0; p < 3; ++p)
-          std::memset(table_ + (k * 3 + p) * H + units.begin, 0, size_t(units.size()) * sizeof(T));
+          for (T* table : {table_, excess_})
+            std::memset(table + (k * 3 + p) * H + units.begin, 0, size_t(units.size()) * sizeof(T));
     }
     if (few_ids_ && d_.d_weight_ih)
       for (int p = 0; p < 3; ++p)
@@ -611,8 +632,8 @@ template <class T> class Backward {
       for (int p = 0; p < 3; ++p) {
         const T* from = gates_ + (i * 4 + p) * H;
         if (table_) {
-          T* to = table_ + (id * 3 + p) * H;
-          for (int64_t j = units.begin; j < units.end; ++j) to[j] += from[j];
+          T *to = table_ + (id * 3 + p) * H, *excess = excess_ + (id * 3 + p) * H;
+          for (int64_t j = units.begin; j < units.end; ++j) add_exactly(from[j], to[j], excess[j]);
         } else {
           T* to = out(d_.d_weight_ih) + row_of(p) * I + id;
           for (int64_t j = units.begin; j < units.end; ++j) to[j * I] += from[j];
@@ -683,7 +704,7 @@ template <class T> class Backward {
   int64_t* token_ = nullptr;     // (tokens): t * B + b
   const T** before_ = nullptr;   // (tokens): the state before
   T *states_ = nullptr, *reset_states_ = nullptr, *inputs_ = nullptr;  // right sides: h, r h, x, in vectors of tokens
-  T *table_ = nullptr, *bias_ = nullptr;    // ids: (I, 3, H); (4, H)
+  T *table_ = nullptr, *excess_ = nullptr, *bias_ = nullptr;  // ids: (I, 3, H), and what their sums lost; (4, H)
   Own* own_ = nullptr;
 };
 

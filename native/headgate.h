@@ -34,6 +34,7 @@ extern "C" {
 #define HEADGATE_VERSION 1 /* of this contract */
 
 enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3, HEADGATE_BAD_ID = 4 };
+enum { HEADGATE_FLOAT32 = 0, HEADGATE_BFLOAT16 = 1, HEADGATE_INT8 = 2 };
 enum { HEADGATE_RESET_AFTER = 0, HEADGATE_RESET_BEFORE = 1 };
 
 /* One layer, one direction. What forward reads and writes, and backward reads again. */
@@ -104,7 +105,7 @@ HEADGATE_API int32_t headgate_cross_entropy_double(const headgate_head*);
 typedef struct {
   int64_t V, E, H, layers;  /* E: size of the embedding, 0 for none: ids are one-hot */
   int32_t reset;
-  int32_t unused;
+  int32_t format;           /* HEADGATE_FLOAT32, or in what the copy is kept; computed with is float */
   const float* embedding;   /* (V, E); null where E is 0 */
   const float* const* weight_ih; /* one pointer a layer: (3H, E or V), then (3H, H) */
   const float* const* weight_hh; /* (3H, H) */

@@ -17,11 +17,11 @@ namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
-// An array of its own, aligned to cache lines.
-class Array {
+// Memory of its own, aligned to cache lines.
+template <class T> class Array {
  public:
   Array() = default;
-  explicit Array(int64_t n) : data_(static_cast<float*>(std::aligned_alloc(64, size_t(n * 4 + 127) / 64 * 64))) {
+  explicit Array(int64_t n) : data_(static_cast<T*>(std::aligned_alloc(64, (size_t(n) * sizeof(T) + 127) / 64 * 64))) {
     if (!data_) throw std::bad_alloc();
   }
   Array(Array&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
@@ -30,10 +30,10 @@ class Array {
     return *this;
   }
   ~Array() { std::free(data_); }
-  float* get() const { return data_; }
+  T* get() const { return data_; }
 
  private:
-  float* data_ = nullptr;
+  T* data_ = nullptr;
 };
 
 // Draws ids from logits as sampling.py does, in doubles.
@@ -106,27 +106,31 @@ class Sampler {
   int64_t* order_;
 };
 
-class PackedModel : public Model {
+// Weights packed as P: float, Bfloat, int8_t. Embedding, table of ids and biases stay floats.
+template <class P> class PackedModel : public Model {
   static constexpr int w = width<float>;
 
  public:
+  using Layer = Forward<float, P>;
+
   explicit PackedModel(const headgate_weights& from)
       : V_(from.V), E_(from.E), H_(from.H), L_(from.layers), reset_(from.reset), VV_((V_ + w - 1) / w) {
     if (E_) {
-      embedding_ = Array(V_ * E_);
+      embedding_ = Array<float>(V_ * E_);
       std::memcpy(embedding_.get(), from.embedding, size_t(V_ * E_) * sizeof(float));
     }
-    layers_ = std::unique_ptr<Array[]>(new Array[size_t(L_)]);
+    layers_ = std::unique_ptr<Array<char>[]>(new Array<char>[size_t(L_)]);
     for (int64_t l = 0; l < L_; ++l) {
       headgate_gru g = describe(l, 0, 0, 1);
       g.weight_ih = from.weight_ih[l], g.weight_hh = from.weight_hh[l];
       g.bias_ih = from.bias_ih[l], g.bias_hh = from.bias_hh[l];
       const Sequence<float> q(g);
-      layers_[size_t(l)] = Array(Packed<float>::size(q, true));
-      Packed<float>(layers_[size_t(l)].get(), q, true).fill(q, 0, 1);
+      layers_[size_t(l)] = Array<char>(Packed<float, P>::bytes(q, true));
+      Packed<float, P>(layers_[size_t(l)].get(), q, true).fill(q, 0, 1);
     }
-    head_ = Array(VV_ * vector_stride<float>(H_));
-    head_bias_ = Array(VV_ * w);
+    head_ = Array<P>(VV_ * vector_stride<float, P>(H_));
+    head_bias_ = Array<float>(VV_ * w);
+    head_scale_ = Array<float>(VV_ * w);
     for (int64_t v = 0; v < VV_; ++v) {
       const float* rows[w];
       for (int j = 0; j < w; ++j) {
@@ -134,7 +138,7 @@ class PackedModel : public Model {
         rows[j] = word < V_ ? from.head_weight + word * H_ : nullptr;
         head_bias_.get()[word] = word < V_ ? from.head_bias[word] : 0;
       }
-      pack_lanes(rows, H_, head_.get() + v * vector_stride<float>(H_), w);
+      pack_lanes_as(rows, H_, head_.get() + v * vector_stride<float, P>(H_), head_scale_.get() + v * w);
     }
   }
 
@@ -153,7 +157,7 @@ class PackedModel : public Model {
       headgate_gru g = describe(l, T, B, team.size());
       g.ids = ids, g.x = l ? ((L_ - l) % 2 ? between : outputs) : embedded;
       g.h0 = state + l * B * H_, g.states = states, g.last = last;
-      Forward<float>(g, team, workspace).run();
+      Layer(g, team, workspace).run();
       std::memcpy(state + l * B * H_, last, size_t(B * H_) * sizeof(float));
     }
   }
@@ -239,13 +243,13 @@ class PackedModel : public Model {
         : model_(model), B_(B), team_(team), rows_(workspace.get<const float*>(B)),
           sums_(workspace.get<float>(sums_size<float>() * team.size())),
           arguments_(workspace.get<headgate_gru>(model.L_)),
-          layers_(static_cast<Forward<float>*>(workspace.bytes(size_t(model.L_) * sizeof(Forward<float>)))) {
+          layers_(static_cast<Layer*>(workspace.bytes(size_t(model.L_) * sizeof(Layer)))) {
       for (int64_t l = 0; l < model.L_; ++l) {
         headgate_gru& g = arguments_[l];
         g = model.describe(l, 1, B, team.size());
         g.ids = ids, g.x = l ? to + (l - 1) * B * model.H_ : embedded;
         g.h0 = from + l * B * model.H_, g.states = to + l * B * model.H_;
-        new (layers_ + l) Forward<float>(g, team, workspace);
+        new (layers_ + l) Layer(g, team, workspace);
       }
       for (int64_t b = 0; b < B; ++b) rows_[b] = to + ((model.L_ - 1) * B + b) * model.H_;
     }
@@ -265,26 +269,35 @@ class PackedModel : public Model {
     const float** rows_;
     float* sums_;
     headgate_gru* arguments_;
-    Forward<float>* layers_;
+    Layer* layers_;
   };
 
   void apply_head(int64_t N, const float* const* rows, Range words, float* sums, float* logits) const {
-    multiply<1>(N, rows, H_, head_.get(), vector_stride<float>(H_), words.begin, words.end, sums,
+    multiply<1>(N, rows, H_, head_.get(), vector_stride<float, P>(H_), words.begin, words.end, sums,
                 [&](int64_t v, int n, int64_t i, const float* sum) {
-                  for (int64_t u = v; u < v + n; ++u, sum += w)
-                    store_part(logits + i * V_ + u * w, load(sum) + load(head_bias_.get() + u * w),
-                               int(least(w, V_ - u * w)));
+                  for (int64_t u = v; u < v + n; ++u, sum += w) {
+                    Vec<float> x = load(sum);
+                    if constexpr (std::is_same_v<P, int8_t>) x *= load(head_scale_.get() + u * w);
+                    store_part(logits + i * V_ + u * w, x + load(head_bias_.get() + u * w), int(least(w, V_ - u * w)));
+                  }
                 });
   }
 
   const int64_t V_, E_, H_, L_;
   const int32_t reset_;
   const int64_t VV_;  // vectors of the vocabulary
-  Array embedding_, head_, head_bias_;
-  std::unique_ptr<Array[]> layers_;
+  Array<float> embedding_, head_bias_, head_scale_;
+  Array<P> head_;
+  std::unique_ptr<Array<char>[]> layers_;
 };
 
-std::unique_ptr<Model> new_model(const headgate_weights& from) { return std::make_unique<PackedModel>(from); }
+std::unique_ptr<Model> new_model(const headgate_weights& from) {
+  switch (from.format) {
+    case HEADGATE_BFLOAT16: return std::make_unique<PackedModel<Bfloat>>(from);
+    case HEADGATE_INT8: return std::make_unique<PackedModel<int8_t>>(from);
+    default: return std::make_unique<PackedModel<float>>(from);
+  }
+}
 
 }  // namespace
 }  // namespace HEADGATE_LEVEL

@@ -7,9 +7,13 @@
 // over `depth` terms, and the chains' sums are added in order. So an element has the same bits in whatever tile, group
 // of rows, or thread it is computed.
 //
-// Letters: K the length of the sum, w = width<T> lanes of a vector, N vectors and R rows of a tile.
+// Letters: K the length of the sum, w = width<T> lanes of a vector, N vectors and R rows of a tile; T the type that is
+// computed with, P the one in which columns are packed.
 #pragma once
 
+#include <cmath>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "simd.h"
@@ -24,11 +28,13 @@ constexpr int64_t row_group = 64;  // rows whose results wait together for what 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Elements from one packed vector to the next: not a multiple of 4 KB, or all would compete for the same cache lines.
-template <class T> constexpr int64_t vector_stride(int64_t K) { return K * width<T> + 64 / int64_t(sizeof(T)); }
+template <class T, class P = T> constexpr int64_t vector_stride(int64_t K) {
+  return (K * width<T> * int64_t(sizeof(P)) + 63) / 64 * 64 / int64_t(sizeof(P)) + 64 / int64_t(sizeof(P));
+}
 
 // c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] lies at a[i][(offset + k) * S].
-template <int R, int N, int S, class T>
-HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, const T* p, int64_t stride, T* c,
+template <int R, int N, int S, class T, class P>
+HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, const P* p, int64_t stride, T* c,
                           bool first) {
   constexpr int w = width<T>;
   const T* row[R];
@@ -40,14 +46,26 @@ HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, con
     for (int n = 0; n < N; ++n) sum[i][n] = Vec<T>{};
   }
   for (int64_t k = 0; k < length; ++k) {
-    Vec<T> column[N];
+    if constexpr (R < 3) {  // few rows, many vectors: the rows' numbers wait in registers
+      Vec<T> x[R];
+#pragma GCC unroll 2
+      for (int i = 0; i < R; ++i) x[i] = broadcast(row[i][k * S]);
 #pragma GCC unroll 12
-    for (int n = 0; n < N; ++n) column[n] = load(p + n * stride + k * w);
+      for (int n = 0; n < N; ++n) {
+        const Vec<T> column = load_column(p + n * stride + k * w);
+#pragma GCC unroll 2
+        for (int i = 0; i < R; ++i) sum[i][n] = fma(x[i], column, sum[i][n]);
+      }
+    } else {
+      Vec<T> column[N];
+#pragma GCC unroll 3
+      for (int n = 0; n < N; ++n) column[n] = load_column(p + n * stride + k * w);
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const Vec<T> x = broadcast(row[i][k * S]);
-#pragma GCC unroll 12
-      for (int n = 0; n < N; ++n) sum[i][n] = fma(x, column[n], sum[i][n]);
+      for (int i = 0; i < R; ++i) {
+        const Vec<T> x = broadcast(row[i][k * S]);
+#pragma GCC unroll 3
+        for (int n = 0; n < N; ++n) sum[i][n] = fma(x, column[n], sum[i][n]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -57,8 +75,8 @@ HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, con
 }
 
 // c (rows, N, w) = a (rows, K) @ p (N, K, w) for N vectors; with more than three, rows * N is at most 12.
-template <int N, int S, class T>
-static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, const T* p, int64_t stride, T* c) {
+template <int N, int S, class T, class P>
+static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, const P* p, int64_t stride, T* c) {
   constexpr int w = width<T>;
   for (int64_t k = 0; k == 0 || k < K; k += depth) {
     int64_t i = 0;
@@ -88,15 +106,15 @@ HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
 // sums (n, w) of the row. p holds K numbers a lane from its vector 0 on; `sums` is memory for sums_size<T>().
 template <class T> constexpr int64_t sums_size() { return row_group * 3 * width<T>; }
 
-template <int S, class T, class Out>
-HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, const T* p, int64_t stride, int64_t begin,
+template <int S, class T, class P, class Out>
+HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, const P* p, int64_t stride, int64_t begin,
                               int64_t end, T* sums, Out out) {
   constexpr int w = width<T>;
   for (int64_t first = 0; first < rows; first += row_group) {
     const int64_t group = least(row_group, rows - first);
     for (int64_t v = begin; v < end;) {
       const int n = vectors_at_once(group, end - v);
-      const T* from = p + v * stride;
+      const P* from = p + v * stride;
       switch (n) {
         case 1: multiply_vectors<1, S>(group, a + first, K, from, stride, sums); break;
         case 2: multiply_vectors<2, S>(group, a + first, K, from, stride, sums); break;
@@ -156,6 +174,29 @@ template <class T> static inline void pack_lanes(const T* const* from, int64_t K
   }
   for (; k < K; ++k)
     for (int i = 0; i < w; ++i) to[k * stride + i] = from[i] ? from[i][k] : T(0);
+}
+
+// As pack_lanes with a stride of w, in P: bfloat16 rounded to the nearest; int8 as multiples of scale (w), a lane's largest
+// number being 127 of them.
+template <class T, class P>
+static inline void pack_lanes_as(const T* const* from, int64_t K, P* to, T* scale) {
+  constexpr int w = width<T>;
+  if constexpr (std::is_same_v<P, T>) return pack_lanes(from, K, to, w);
+  for (int i = 0; i < w; ++i) {
+    T largest = 0;
+    for (int64_t k = 0; from[i] && k < K; ++k) largest = std::fabs(from[i][k]) > largest ? std::fabs(from[i][k]) : largest;
+    if constexpr (std::is_same_v<P, int8_t>) scale[i] = largest > 0 ? largest / 127 : 1;
+    for (int64_t k = 0; k < K; ++k) {
+      const T x = from[i] ? from[i][k] : T(0);
+      if constexpr (std::is_same_v<P, int8_t>) {
+        to[k * w + i] = int8_t(std::lrint(x / scale[i]));
+      } else if constexpr (std::is_same_v<P, Bfloat>) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        to[k * w + i] = {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+      }
+    }
+  }
 }
 
 // Vectors [begin, end) of the N columns of K rows, one pointer a row; lanes beyond N are zeros.

@@ -65,6 +65,39 @@ template <class T> HEADGATE_INLINE void store_part(T* p, Vec<T> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
+// Packed columns may be kept in fewer bits than they are computed with: bfloat16 is the upper half of a float.
+struct Bfloat {
+  uint16_t bits;
+};
+template <class T> HEADGATE_INLINE Vec<T> load_column(const T* p) { return load(p); }
+#if defined(__AVX512F__)
+HEADGATE_INLINE Vec<float> load_column(const Bfloat* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+HEADGATE_INLINE Vec<float> load_column(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+#elif defined(__AVX2__)
+HEADGATE_INLINE Vec<float> load_column(const Bfloat* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+HEADGATE_INLINE Vec<float> load_column(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+HEADGATE_INLINE Vec<float> load_column(const Bfloat* p) {
+  typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
+  typedef uint32_t Words __attribute__((vector_size(vector_bytes)));
+  return Vec<float>(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+}
+HEADGATE_INLINE Vec<float> load_column(const int8_t* p) {
+  typedef int8_t Bytes __attribute__((vector_size(vector_bytes / 4), aligned(1), may_alias));
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(p), Bits<float>), Vec<float>);
+}
+#endif
+
 #if defined(__AVX512F__)
 HEADGATE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
 HEADGATE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }

@@ -14,6 +14,7 @@ import torch
 from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling
 from headgate import runtime as runtime_module
 from headgate.configuration import Settings
+from headgate.kernels import native
 from headgate.run_directory import Checkpoint, RunDirectory
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
 from headgate.training import arrays_of
@@ -22,6 +23,8 @@ from tests.test_public import BLOCKER
 T, B, H = 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("abcdefg hi\n")
 V = TOKENIZER.vocabulary_size
+
+WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no library
 
 VARIANTS = {
     "one layer": ModelSettings(hidden=H, embedding=0, dropout=0.0),
@@ -35,7 +38,7 @@ VARIANTS = {
 def engine(request, monkeypatch) -> str:
     """With the native library, and without it."""
     if request.param == "numpy":
-        monkeypatch.setattr(runtime_module, "native", SimpleNamespace(load=lambda: None))
+        monkeypatch.setattr(runtime_module, "native", WITHOUT)
     return request.param
 
 
@@ -122,10 +125,42 @@ def test_the_library_draws_what_numpy_draws(monkeypatch, variant: str, sampling:
         texts.append(
             Runtime(arrays_of(model), VARIANTS[variant], TOKENIZER, threads=threads).write("bad", 150, sampling, seed=3)
         )
-    monkeypatch.setattr(runtime_module, "native", SimpleNamespace(load=lambda: None))
+    monkeypatch.setattr(runtime_module, "native", WITHOUT)
     texts.append(Runtime(arrays_of(model), VARIANTS[variant], TOKENIZER).write("bad", 150, sampling, seed=3))
     assert len(texts[0]) == 153
     assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
+    """They are rounded, by no more than the format does, and otherwise computed with as the others."""
+    settings, ids = VARIANTS[variant], np.array([1, 4, 2, 7])
+    model, exact = pair(settings)
+    if engine == "numpy":
+        with pytest.raises(InputError, match="weights in int8 need the native library: the compiled library is not"):
+            Runtime(arrays_of(model), settings, TOKENIZER, precision="int8")
+        return
+    state = np.random.default_rng(0).normal(size=(settings.layers, 4, H)).astype(np.float32) / 2
+    for precision in ("bfloat16", "int8"):
+        weights = {}
+        for name, value in arrays_of(model).items():
+            if (
+                "weight" in name
+                and "embedding" not in name
+                and not (name == "gru.weight_ih_l0" and not settings.embedding)
+            ):
+                step = np.abs(value).max(1, keepdims=True) / 127
+                whole = np.rint(value / step) * step
+                value = torch.from_numpy(value).bfloat16().float().numpy() if precision == "bfloat16" else whole
+            weights[name] = value.astype(np.float32)
+        rounded = Runtime(weights, settings, TOKENIZER)
+        found = Runtime(arrays_of(model), settings, TOKENIZER, precision=precision)
+        expected, expected_state = rounded.step(ids, state)
+        logits, new = found.step(ids, state)
+        assert np.abs(logits - expected).max() < 1e-5 < np.abs(logits - exact.step(ids, state)[0]).max()
+        assert np.abs(new - expected_state).max() < 1e-6
+    with pytest.raises(InputError, match="precision must be one of float32, bfloat16, int8, got 'int4'"):
+        Runtime(arrays_of(model), settings, TOKENIZER, precision="int4")
 
 
 def test_ids_out_of_range() -> None:

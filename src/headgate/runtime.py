@@ -23,8 +23,10 @@ class Runtime:
 
     ``weights`` has the names and shapes of ``LanguageModel.state_dict()``; the native library keeps a copy of them.
     Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: of the native library at most, 0 for
-    as many as this process may use; the results are the same. Thread-safe: it holds no state of a text; the state
-    (L, B, H) is passed in and handed back.
+    as many as this process may use; the results are the same. ``precision``: "float32", or "bfloat16" or "int8" for a
+    copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate --weights``
+    says what that costs); computed with is float32. Thread-safe: it holds no state of a text; the state (L, B, H) is
+    passed in and handed back.
     """
 
     def __init__(
@@ -34,7 +36,10 @@ class Runtime:
         tokenizer: Tokenizer,
         *,
         threads: int = 0,
+        precision: str = "float32",
     ) -> None:
+        if precision not in native.PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(native.PRECISIONS)}, got {precision!r}")
         check_weights(weights, settings, tokenizer.vocabulary_size)
         self.tokenizer = tokenizer
         self.settings = settings
@@ -53,15 +58,18 @@ class Runtime:
         self._native = None
         if native.load() is not None:
             self._native = native.Model(
-                self._embedding, self._layers, self._head, reset=settings.reset, threads=threads or _processors()
-            )
+                self._embedding, self._layers, self._head, reset=settings.reset,
+                threads=threads or _processors(), precision=precision,
+            )  # fmt: skip
+        elif precision != "float32":
+            raise InputError(f"weights in {precision} need the native library: {native.MISSING}")
 
     @classmethod
-    def load(cls, path: str | Path, *, best: bool = False) -> "Runtime":
+    def load(cls, path: str | Path, *, best: bool = False, precision: str = "float32") -> "Runtime":
         """The model of a run directory: its newest weights, or those with the lowest held-out loss."""
         run = RunDirectory.open(Path(path))
         try:
-            return cls(run.weights(best=best), run.settings.model, run.tokenizer)
+            return cls(run.weights(best=best), run.settings.model, run.tokenizer, precision=precision)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 

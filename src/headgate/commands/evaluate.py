@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headgate.errors import InputError
+from headgate.kernels.native import PRECISIONS
 
 if TYPE_CHECKING:
     from headgate.evaluation import Losses
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
     parser.add_argument("--runtime", action="store_true", help="compute without torch")
+    parser.add_argument(
+        "--weights",
+        choices=PRECISIONS,
+        default="float32",
+        help="without torch, with the weights kept in this (float32)",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
 
@@ -35,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from headgate import corpus as corpora
     from headgate.evaluation import evaluate
     from headgate.run_directory import RunDirectory
+    from headgate.runtime import Runtime
 
     if options.limit < 0 or options.rows < 0:
         raise InputError("--limit and --rows must be at least 0")
@@ -59,6 +67,12 @@ def run(options: argparse.Namespace) -> int:
 
     losses = _losses(directory, best=options.best, without_torch=options.runtime)
     result = evaluate(losses, ids, rows=options.rows, characters_per_token=ratio)
+    lost = 0.0
+    if options.weights != "float32":
+        exact = result
+        runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
+        result = evaluate(runtime.losses, ids, rows=options.rows, characters_per_token=ratio)
+        lost = result.perplexity / exact.perplexity - 1
     if options.json:
         answer = {
             "text": name,
@@ -67,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
             "perplexity": result.perplexity if math.isfinite(result.perplexity) else None,
             "bits_per_character": result.bits_per_character,
             "unknown_characters": len(foreign),
+            "weights": options.weights,
+            "perplexity_lost": lost if math.isfinite(lost) else None,
         }
         print(json.dumps(answer, ensure_ascii=False))
         return 0
@@ -74,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
         f"{name}: {result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
         f"{result.bits_per_character:.4f} bits a character"
     )
+    if options.weights != "float32":
+        print(f"with weights in {options.weights}; in float32 the perplexity is {exact.perplexity:.4f} ({lost:+.3%})")
     if foreign:
         print(f"{len(foreign):,} characters are not in the vocabulary: {' '.join(sorted(set(foreign))[:20])}")
     return 0

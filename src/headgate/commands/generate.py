@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from headgate.errors import InputError
+from headgate.kernels.native import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
     parser.add_argument("--seed", type=int, help="seed of the drawing (0)")
     parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
+    parser.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
     parser.add_argument("--stream", action="store_true", help="write as it goes")
     parser.add_argument("--json", action="store_true", help="one JSON object a prefix")
 
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.length < 0 or options.beam < 0 or (options.seed or 0) < 0:
         raise InputError("--length, --beam and --seed must be at least 0")
 
-    runtime = Runtime.load(options.path, best=options.best)
+    runtime = Runtime.load(options.path, best=options.best, precision=options.weights)
     seed = options.seed or 0
     for prefix in options.prefix or [""]:
         if options.stream:

@@ -127,7 +127,7 @@ def _through_the_definition(
 
 
 def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-> states (T, B, H), last (B, H), gates (T, B, 4H), empty unless they are kept: r, z, n, W_hn h + b_hn or zeros."""
+    """-> states (T, B, H), last (B, H), gates (T, B, 4H), empty unless kept: r, z, n, W_hn h + b_hn or zeros."""
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
     states, last = h0.new_empty(T, B, H), h0.new_empty(B, H)

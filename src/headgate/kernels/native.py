@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 CONTRACT = 1  # HEADGATE_VERSION of the header that this file was written for
+PRECISIONS = ("float32", "bfloat16", "int8")  # in which a Model keeps its weights
 LEVELS = ("baseline", "AVX2", "AVX-512")
 _FILE = {"win32": "headgate.dll", "darwin": "libheadgate.dylib"}.get(sys.platform, "libheadgate.so")
 
@@ -68,7 +69,7 @@ class _Weights(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("V", "E", "H", "layers")),
-        *((name, ctypes.c_int32) for name in ("reset", "unused")),
+        *((name, ctypes.c_int32) for name in ("reset", "format")),
         *(
             (name, ctypes.c_void_p)
             for name in ("embedding", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "head_weight", "head_bias")
@@ -88,7 +89,8 @@ class Draw(ctypes.Structure):
 class Model:
     """A language model's weights inside the library, packed for reading: it steps, reads and draws without torch.
 
-    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (V, H) and (V,): float32, copied.
+    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (V, H) and (V,): float32, copied,
+    the matrices in one of PRECISIONS.
     Arrays that go in must be C-contiguous, ids int64, numbers float32. IndexError for ids that are not from 0 to V-1.
     """
 
@@ -100,6 +102,7 @@ class Model:
         *,
         reset: str,
         threads: int,
+        precision: str = "float32",
     ) -> None:
         library = load()
         assert library is not None
@@ -109,7 +112,8 @@ class Model:
         pointers = [(ctypes.c_void_p * len(column))(*(v.ctypes.data for v in column)) for column in arrays]
         ends = [None if v is None else np.ascontiguousarray(v, np.float32) for v in (embedding, *head)]
         weights = _Weights(
-            self.V, 0 if embedding is None else embedding.shape[1], self.H, len(layers), reset == "before", 0,
+            self.V, 0 if embedding is None else embedding.shape[1], self.H, len(layers), reset == "before",
+            PRECISIONS.index(precision),
             *(None if v is None else v.ctypes.data for v in ends[:1]),
             *(ctypes.cast(p, ctypes.c_void_p) for p in pointers), *(_at(v) for v in ends[1:] if v is not None),
         )  # fmt: skip
