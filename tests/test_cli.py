@@ -124,6 +124,24 @@ def test_generate_warns_of_unknown_characters(trained: Path, capsys: pytest.Capt
     assert captured.err.endswith("é ß\n")
 
 
+def test_weights_in_fewer_bits(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for weights in ("float32", "bfloat16", "int8"):
+        assert main(["evaluate", str(trained), "--weights", weights, "--json"]) == 0
+        found[weights] = json.loads(capsys.readouterr().out)
+    exact = found["float32"]
+    assert exact["perplexity_lost"] == 0
+    for weights in ("bfloat16", "int8"):
+        lost = found[weights]["perplexity"] / exact["perplexity"] - 1
+        assert found[weights]["perplexity_lost"] == pytest.approx(lost, abs=1e-7)
+        assert 0 < abs(lost) < 0.05
+    assert main(["evaluate", str(trained), "--weights", "int8"]) == 0
+    expected = f"with weights in int8; in float32 the perplexity is {exact['perplexity']:.4f} ("
+    assert expected in capsys.readouterr().out
+    assert main(["generate", str(trained), "--prefix", "the", "--length", "9", "--weights", "int8"]) == 0
+    assert len(capsys.readouterr().out) == 13
+
+
 def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.txt").write_text("the keeper came down the canal! " * 8)
     for text in ([], [str(tmp_path / "other.txt")]):

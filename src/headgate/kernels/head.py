@@ -6,8 +6,7 @@ Letters: N tokens, H hidden size, V vocabulary.
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
 from headgate.kernels import native
 
@@ -18,7 +17,7 @@ def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor)
 
 
 def mean_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Their mean, differentiable once: the gradients are computed along with it."""
+    """Their mean, whose gradients are computed along with it."""
     loss: Tensor = _MeanLoss.apply(states, weight, bias, targets)
     return loss
 
@@ -27,14 +26,19 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         found, gradients = _run(states, weight, bias, targets, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(states, weight, bias, targets, *gradients)
         return found.mean()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets, *gradients = ctx.saved_tensors
+        if torch.is_grad_enabled():  # they are to be differentiated again: through torch's own operations
+            loss = nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets)
+            needed = [v for v, g in zip((states, weight, bias), gradients, strict=True) if g is not None]
+            again = iter(torch.autograd.grad(loss, needed, d_loss, create_graph=True))
+            return (*(None if g is None else next(again) for g in gradients), None)
         scale = d_loss.item()  # one as a rule: then nothing needs to be multiplied
-        return (*(g if g is None or scale == 1 else scale * g for g in ctx.saved_tensors), None)
+        return (*(g if g is None or scale == 1 else scale * g for g in gradients), None)
 
 
 def _run(
