@@ -232,6 +232,6 @@ def _fail(status: int) -> NoReturn:
 SUFFIXES = {4: "float", 8: "double"}  # of functions, by the bytes of a number
 
 MISSING = (
-    "the compiled library is not there, because headgate was installed where no C++ compiler was found: "
-    "install a compiler, then headgate again"
+    "the compiled library is not there, because it could not be built when headgate was installed: "
+    "install GCC or Clang, then headgate again (pip install -v says what went wrong)"
 )
