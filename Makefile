@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-quick check format bench clean
+.PHONY: train test test-quick check format bench sanitize clean
 
 train: .venv/ready
 	$(BIN)/headgate train
@@ -24,9 +24,41 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Alone on the machine; some fifteen minutes. A goal that is missed does not stop the rest: read the verdicts.
 bench: .venv/ready
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnx onnxruntime openvino
+	$(BIN)/python benchmarks/layer.py --threads 2
+	$(BIN)/python benchmarks/layer.py --threads 1
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/peers.py
+
+# Slow: some ten minutes. Finds its own builds of the library by a folder that comes first on headgate.__path__.
+SANITIZE := build/sanitize
+FIRST := $(CURDIR)/$(SANITIZE)/python
+PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
+
+sanitize: .venv/ready
+	@echo "== 1 of 4: the library, for errors of memory and undefined behaviour"
+	cmake -S . -B $(SANITIZE)/address -DHEADGATE_SANITIZE=address,undefined
+	MAKEFLAGS= cmake --build $(SANITIZE)/address --parallel 2
+	@echo "== 2 of 4: the tests of the kernels with it"
+	mkdir -p $(FIRST)
+	cp $(SANITIZE)/address/libheadgate.* $(FIRST)
+	@printf 'import os\n\nimport headgate\n\nheadgate.__path__.insert(0, os.path.dirname(__file__))\n' >$(FIRST)/sitecustomize.py
+	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -c "from headgate.kernels import native; print('with', native.find(), native.level()); \
+	  assert str(native.find().parent) == '$(FIRST)'"
+	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q tests/test_native.py tests/test_functional.py
+	@echo "== 3 of 4: the library and native/tests/threads_test.cpp, for data races"
+	cmake -S . -B $(SANITIZE)/thread -DHEADGATE_SANITIZE=thread
+	MAKEFLAGS= cmake --build $(SANITIZE)/thread --parallel 2 --target threads_test
+	@echo "== 4 of 4: calls from several threads, with 1 to 4 threads each"
+	$(SANITIZE)/thread/threads_test
+	@echo "== no sanitizer has reported anything"
 
 clean:
 	rm -rf .venv

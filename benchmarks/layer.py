@@ -48,7 +48,8 @@ def forward(layer: nn.Module, x: Tensor, h0: Tensor) -> Tensor:
 def parity_gate(theirs: nn.GRU, ours: GRU, *rest: Tensor) -> float:
     """The largest difference of a value or gradient, relative to the tensor's largest element. Raises above 1e-4."""
     worst = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(step(ours, *rest), step(theirs, *rest), strict=True)
+        float((a - b).detach().abs().max() / b.detach().abs().max())
+        for a, b in zip(step(ours, *rest), step(theirs, *rest), strict=True)
     )
     if not worst < 1e-4:
         raise SystemExit(f"ours and torch.nn.GRU disagree ({worst:.1e}): nothing was timed")

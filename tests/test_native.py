@@ -1,0 +1,590 @@
+"""The native library by itself, at every level of instructions: accuracy, memory, threads, loading.
+
+Torch is imported only where a test compares with it: parts of this file run in processes that must not have it.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import hashlib
+import itertools
+import mmap
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headgate.kernels import native
+
+ROOT = Path(__file__).parent.parent
+SUFFIXES = {"float32": "float", "float64": "double"}
+Array = np.ndarray[Any, Any]
+Place = Callable[[str, Array], Array]  # where an argument of that name lies
+
+
+def levels() -> list[int]:
+    """The levels of instructions that the library has on this machine."""
+    library = native.load()
+    if library is None:
+        return []
+    best = library.headgate_level()
+    found = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
+    library.headgate_use_level(best)
+    return found
+
+
+@pytest.fixture(params=levels(), ids=lambda level: native.LEVELS[level])
+def level(request) -> Iterator[int]:
+    library = native.load()
+    best = library.headgate_level()
+    assert library.headgate_use_level(request.param) == 0
+    yield request.param
+    library.headgate_use_level(best)
+
+
+# --- a call, without torch --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    before: bool = False
+    reverse: bool = False
+    ids: bool = False
+    lengths: bool = False
+    resets: bool = False
+    fresh: bool = True  # resets start from a learned state
+    bias: bool = True
+    strided: bool = False  # the input is batch first
+    threads: int = 1
+    dtype: str = "float32"
+
+
+@functools.lru_cache(64)
+def inputs(p: Problem) -> dict[str, Array]:
+    random = np.random.default_rng(p.T * 10000 + p.B * 100 + p.H)
+
+    def draw(*shape: int) -> Array:
+        return random.standard_normal(shape).astype(p.dtype)
+
+    found = {
+        "h0": draw(p.B, p.H),
+        "weight_ih": draw(3 * p.H, p.I) / p.I**0.5,
+        "weight_hh": draw(3 * p.H, p.H) / p.H**0.5,
+        "d_states": draw(p.T, p.B, p.H),
+        "d_last": draw(p.B, p.H),
+        "d_gates": draw(p.T, p.B, 4 * p.H),
+    }
+    if p.ids:
+        found["ids"] = random.integers(p.I, size=(p.T, p.B))
+    else:
+        found["x"] = draw(p.B, p.T, p.I) if p.strided else draw(p.T, p.B, p.I)
+    if p.bias:
+        found |= {"bias_ih": draw(3 * p.H), "bias_hh": draw(3 * p.H)}
+    if p.lengths:
+        found["lengths"] = random.integers(p.T + 1, size=p.B)
+    if p.resets:
+        found["resets"] = (random.random((p.T, p.B)) < 0.4).astype(np.uint8)
+    if p.resets and p.fresh:
+        found["reset_state"] = draw(p.H)
+    return found
+
+
+def shapes(p: Problem) -> dict[str, tuple[int, ...]]:
+    """Of what forward and backward write."""
+    return {
+        "states": (p.T, p.B, p.H),
+        "last": (p.B, p.H),
+        "gates": (p.T, p.B, 4 * p.H),
+        **({} if p.ids else {"d_x": (p.T, p.B, p.I)}),
+        "d_h0": (p.B, p.H),
+        "d_weight_ih": (3 * p.H, p.I),
+        "d_weight_hh": (3 * p.H, p.H),
+        "d_bias_ih": (3 * p.H,),
+        "d_bias_hh": (3 * p.H,),
+        "d_reset_state": (p.B, p.H),
+    }
+
+
+def run(p: Problem, place: Place = lambda _, array: array.copy(), without: tuple[str, ...] = ()) -> dict[str, Array]:
+    """Forward and backward: everything that they write, but for what they leave undefined. `without`: null pointers."""
+    library = native.load()
+    given = {name: place(name, v) for name, v in inputs(p).items() if name not in without}
+    written = {
+        name: place(name, np.full(shape, np.nan, p.dtype)) for name, shape in shapes(p).items() if name not in without
+    }
+    pointers = {name: v.ctypes.data for name, v in (given | written).items()}
+    x_t, x_b = (p.I, p.T * p.I) if p.strided else (p.B * p.I, p.I)
+    described = native.Gru(
+        **{name: getattr(p, name) for name in ("T", "B", "I", "H", "reverse", "threads")},
+        reset=p.before, one_hot=p.ids, x_t=x_t, x_b=x_b,
+        **{name: at for name, at in pointers.items() if not name.startswith("d_")},
+    )  # fmt: skip
+    gradients = native.Gradients(**{name: at for name, at in pointers.items() if name.startswith("d_")})
+    suffix = SUFFIXES[p.dtype]
+    assert getattr(library, f"headgate_forward_{suffix}")(ctypes.byref(described)) == 0
+    if "gates" in written:
+        assert getattr(library, f"headgate_backward_{suffix}")(ctypes.byref(described), ctypes.byref(gradients)) == 0
+    if p.before and "gates" in written:
+        written["gates"][..., 3 * p.H :] = 0
+    return {name: v.copy() for name, v in written.items()}
+
+
+def assert_same_bits(found: dict[str, Array], expected: dict[str, Array], what: object = "") -> None:
+    for name, value in found.items():
+        assert not np.isnan(value).any(), f"{name} is not all written: {what}"
+        assert value.tobytes() == expected[name].tobytes(), f"{name} differs: {what}"
+
+
+def digest(found: dict[str, Array]) -> str:
+    return hashlib.sha256(b"".join(found[name].tobytes() for name in sorted(found))).hexdigest()
+
+
+def python(code: str, **environment: str) -> str:
+    """What code prints in a process of its own, which knows this file as `here`; a crash is a failed test."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", f"import tests.test_native as here\n{code}"],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+# --- sigmoid and tanh -------------------------------------------------------------------------------------------------
+
+
+BOUND = float(re.search(r"([\d.]+) units of the last\s+(?://\s+)?place", (ROOT / "native/activation.h").read_text())[1])
+
+
+def apply(name: str, x: Array, y: Array | None = None) -> Array:
+    """y[: len(x)] = f(x)"""
+    y = np.empty_like(x) if y is None else y
+    f = getattr(native.load(), f"headgate_{name}_{SUFFIXES[x.dtype.name]}")
+    f(ctypes.c_int64(len(x)), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
+    return y
+
+
+def exact(name: str, x: Array) -> Array:
+    """In the precision of x, which is one more than that of what is tested."""
+    if name == "tanh":
+        return np.tanh(x)
+    e = np.exp(-abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def largest_error(name: str, x: Array, wide: type) -> float:
+    """In units of the last place of the exact value, which must be a normal number."""
+    expected, info = exact(name, x.astype(wide)), np.finfo(x.dtype)
+    normal = abs(expected) >= info.smallest_normal
+    difference, expected = abs(apply(name, x).astype(wide) - expected)[normal], expected[normal]
+    unit = np.ldexp(wide(1), np.frexp(expected)[1] - info.nmant - 1)
+    return float((difference / unit).max())
+
+
+def all_floats(stride: int) -> Array:
+    x = np.arange(0, 2**32, stride, dtype=np.uint32).view(np.float32)
+    return x[np.isfinite(x)]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_float_error(name: str, level: int) -> None:
+    dense = np.linspace(-20, 20, 1_000_001, dtype=np.float32)
+    edges = np.linspace(-89, 89, 500_001, dtype=np.float32)
+    for x in (all_floats(2039), dense, edges):
+        assert largest_error(name, x, np.float64) <= BOUND
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="no floating type wider than double")
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_double_error(name: str, level: int) -> None:
+    bits = np.random.default_rng(1).integers(0, 2**64, 50_000, np.uint64).view(np.float64)
+    worst = np.linspace(0.1, 0.4, 100_001)
+    for x in (worst, np.linspace(-40, 40, 100_001), np.linspace(-745, 745, 50_001), bits[np.isfinite(bits)]):
+        assert largest_error(name, x, np.longdouble) <= BOUND
+
+
+@pytest.mark.parametrize("dtype", SUFFIXES)
+def test_special_values(dtype: str, level: int) -> None:
+    tiny, inf = np.finfo(dtype).smallest_subnormal, np.inf
+    lowest = np.log(np.finfo(dtype).smallest_normal)  # the sigmoid is the smallest normal number there
+    x = np.array([-inf, inf, np.nan, -0.0, 0.0, tiny, -tiny, 2 * lowest, -2 * lowest, lowest - 1, -1e30, 1e30], dtype)
+    expected = np.array([0, 1, np.nan, 0.5, 0.5, 0.5, 0.5, 0, 1, 0, 0, 1], dtype)
+    found = apply("sigmoid", x)
+    np.testing.assert_array_equal(np.delete(found, 9), np.delete(expected, 9))
+    assert 0 <= found[9] <= np.finfo(dtype).smallest_normal  # a subnormal number, or 0
+    assert not np.signbit(found[:2]).any()
+    found, expected = apply("tanh", x), np.array([-1, 1, np.nan, -0.0, 0, tiny, -tiny, -1, 1, -1, -1, 1], dtype)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.signbit(found[3:5]), [True, False])
+    subnormal = np.linspace(-1, 1, 1001).astype(dtype) * np.finfo(dtype).smallest_normal
+    np.testing.assert_array_equal(apply("tanh", subnormal), subnormal)
+    for name in ("sigmoid", "tanh"):
+        payload = np.full(67, np.nan, dtype)
+        assert np.isnan(apply(name, payload)).all()
+
+
+@pytest.mark.parametrize("dtype", SUFFIXES)
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_saturates_from_below(name: str, dtype: str, level: int) -> None:
+    """Where the value tends to 1 it never falls, and never exceeds 1."""
+    begin, end = {"sigmoid": (12, 40), "tanh": (6, 20)}[name]
+    for x in (np.linspace(begin, end, 2_000_001).astype(dtype), np.geomspace(end, np.finfo(dtype).max / 2, 10001)):
+        y = apply(name, x.astype(dtype))
+        assert (np.diff(y) >= 0).all()
+        assert y[-1] == 1
+
+
+@pytest.mark.parametrize("dtype", SUFFIXES)
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_tails(name: str, dtype: str, level: int) -> None:
+    x = np.random.default_rng(1).standard_normal(2 * 16 + 3).astype(dtype)
+    alone = np.concatenate([apply(name, x[i : i + 1]) for i in range(len(x))])
+    for n in range(len(x) + 1):
+        y = np.full(n + 40, -7, dtype)
+        apply(name, x[:n], y)
+        assert y[:n].tobytes() == alone[:n].tobytes()
+        assert (y[n:] == -7).all()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Guarded:
+    """Puts arrays between two pages that nothing may touch, flush against the one after them or the one before."""
+
+    SIZE = 1 << 19
+
+    def __init__(self, at_end: bool) -> None:
+        self.at_end = at_end
+        self.regions: dict[str, mmap.mmap] = {}
+
+    def region(self, name: str) -> mmap.mmap:
+        if name not in self.regions:
+            page, memory = mmap.PAGESIZE, mmap.mmap(-1, self.SIZE + 2 * mmap.PAGESIZE)
+            start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            protect = ctypes.CDLL(None, use_errno=True).mprotect
+            for at in (start, start + page + self.SIZE):
+                assert protect(ctypes.c_void_p(at), ctypes.c_size_t(page), 0) == 0, os.strerror(ctypes.get_errno())
+            self.regions[name] = memory
+        return self.regions[name]
+
+    def __call__(self, name: str, array: Array) -> Array:
+        assert array.nbytes <= self.SIZE
+        offset = mmap.PAGESIZE + (self.SIZE - array.nbytes) * self.at_end
+        placed = np.frombuffer(self.region(name), array.dtype, array.size, offset).reshape(array.shape)
+        placed[...] = array
+        return placed
+
+
+def awkward_problems() -> Iterator[Problem]:
+    """Every H up to several vectors with each kind of GRU, the rest by chance."""
+    choice, yes_or_no = random.Random(1).choice, (False, True)
+    for H in range(1, 68):
+        for before, ids, dtype, _ in itertools.product(yes_or_no, yes_or_no, SUFFIXES, range(2)):
+            yield Problem(
+                choice((1, 2, 3, 5)), choice((1, 3, 17)), choice((1, 3, 7, 17, 33, 60)), H, before, choice(yes_or_no),
+                ids, choice(yes_or_no), choice(yes_or_no), choice(yes_or_no), choice((False, True, True)),
+                choice(yes_or_no), choice((1, 1, 1, 2)), dtype,
+            )  # fmt: skip
+
+
+def check_red_zones(level: int) -> None:
+    """Prints each problem before it runs; the last one is where a crash is."""
+    assert native.load().headgate_use_level(level) == 0
+    places = {"at the end": Guarded(True), "at the start": Guarded(False)}
+    digests = hashlib.sha256()
+    for problem in awkward_problems():
+        print(native.LEVELS[level], problem)
+        expected = run(problem)
+        digests.update(digest(expected).encode())
+        for where, place in places.items():
+            print(where, flush=True)
+            assert_same_bits(run(problem, place), expected, problem)
+    for dtype, name, n in itertools.product(SUFFIXES, ("sigmoid", "tanh"), range(1, 68)):
+        x = np.linspace(-5, 5, n).astype(dtype)
+        for where, place in places.items():
+            print(name, dtype, n, where, flush=True)
+            assert apply(name, place("x", x), place("y", x)).tobytes() == apply(name, x).tobytes()
+    print(digests.hexdigest())
+
+
+def test_red_zones(level: int) -> None:
+    """Nothing outside of an array is touched; nothing depends on what fresh memory holds."""
+    found = {python(f"here.check_red_zones({level})", MALLOC_PERTURB_=fill).split()[-1] for fill in ("0", "165")}
+    assert len(found) == 1
+
+
+def test_null_pointers(level: int) -> None:
+    """Each gradient may be left out: the others stay the same to the bit. Of outputs, left out is zeros."""
+    for before, ids in itertools.product((False, True), repeat=2):
+        problem = Problem(70, 17, 5, 11, before, ids=ids, lengths=True, resets=True)
+        expected = run(problem)
+        for name in expected:
+            if name == "gates":
+                found = run(problem, without=tuple(n for n in expected if n not in ("states", "last")))
+            elif name in ("states", "last"):
+                continue
+            else:
+                found = run(problem, without=(name,))
+            assert_same_bits(found, expected, (name, problem))
+
+        def zeros(name: str, array: Array, left_out: str = "") -> Array:
+            return np.zeros_like(array) if name == left_out else array.copy()
+
+        for name in ("d_states", "d_last", "d_gates", "bias_ih", "bias_hh", "reset_state"):
+            expected = run(problem, functools.partial(zeros, left_out=name))
+            assert_same_bits(run(problem, without=(name,)), expected, (name, problem))
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def errors_of_torch(T: int, H: int, seed: int, ids: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """Arguments, what the float64 definition makes of them, and how far torch.nn.GRU in float32 is from that."""
+    import torch
+
+    from headgate import equations
+
+    torch.manual_seed(seed)
+    B, I = (32, 28) if ids else (3, 7)  # noqa: E741
+    layer = torch.nn.GRU(I, H)
+    x = torch.randint(I, (T, B)) ** 2 // I if ids else torch.randn(T, B, I)  # some ids come often
+    weights = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), layer.parameters(), strict=True))
+    values = {"x": x, "h0": torch.randn(B, H), **weights}
+
+    def of_torch(x: Any, h0: Any, **weights: Any) -> tuple[Any, Any]:
+        named = {f"{k}_l0": v for k, v in weights.items()}
+        vectors = torch.nn.functional.one_hot(x, I).float() if ids else x
+        states, last = torch.func.functional_call(layer, named, (vectors, h0[None]))
+        return states, last[0]
+
+    expected = outputs_and_gradients(equations.sequence, values, torch.float64)
+    return values, expected, errors(outputs_and_gradients(of_torch, values, torch.float32), expected)
+
+
+def outputs_and_gradients(function: Callable[..., Any], values: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    import torch
+
+    ready = {k: v.detach().to(dtype).requires_grad_() if v.is_floating_point() else v for k, v in values.items()}
+    states, last = function(**ready)
+    weight = torch.linspace(-1, 1, states.numel(), dtype=torch.float64).to(dtype).view(states.shape)
+    scalar = (states * weight).sum() + last.square().sum()
+    leaves = {k: v for k, v in ready.items() if v.requires_grad}
+    gradients = torch.autograd.grad(scalar, list(leaves.values()))
+    return {"states": states.detach(), "last": last.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """The largest, relative to the tensor's largest number."""
+    return {k: float((found[k].double() - v).abs().max() / v.abs().max()) for k, v in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("T", "H", "ids"),
+    [
+        *itertools.product((1, 35, 200), (8, 64, 200), (False,)),
+        *(pytest.param(1000, H, False, marks=pytest.mark.slow) for H in (8, 64, 200)),
+        (35, 64, True),
+        (300, 64, True),
+    ],
+)
+def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
+    import torch
+
+    from headgate.functional import gru
+
+    largest: dict[str, list[float]] = {}
+    for seed in range(3):
+        values, expected, of_torch = errors_of_torch(T, H, seed, ids)
+        ours = outputs_and_gradients(functools.partial(gru, backend="cpu"), values, torch.float32)
+        for name, error in errors(ours, expected).items():
+            so_far = largest.setdefault(name, [0.0, 0.0])
+            largest[name] = [max(so_far[0], error), max(so_far[1], of_torch[name])]
+    for name, (error, of_torch) in largest.items():
+        limit = 2 * max(of_torch, 4 * 2.0**-23)  # where both are tiny, chance decides
+        assert error <= limit, f"{name}: error {error:.1e}, of torch.nn.GRU {of_torch:.1e}"
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+# Both ways of sharing: with at least 8 rows a thread the rows, else, with 2 vectors a thread, the hidden units.
+# More than 1024 tokens are several chunks of backward.
+SHARED = [
+    Problem(30, 47, 5, 37, lengths=True, resets=True),
+    Problem(30, 47, 5, 37, before=True, ids=True),
+    Problem(9, 3, 6, 170, resets=True),
+    Problem(9, 3, 6, 170, before=True, reverse=True, lengths=True),
+    Problem(9, 3, 6, 90, before=True, dtype="float64"),
+    Problem(520, 3, 4, 165, ids=True, reverse=True),
+    Problem(4, 3, 90, 165, ids=True),
+]
+THREADS = (1, 2, 3, 5)
+
+
+def with_threads(problem: Problem, threads: int) -> Problem:
+    return dataclasses.replace(problem, threads=threads)
+
+
+def print_digests(level: int) -> None:
+    assert native.load().headgate_use_level(level) == 0
+    for problem in SHARED:
+        print(digest(run(problem)))
+        for threads in THREADS:
+            assert_same_bits(run(with_threads(problem, threads)), run(problem), with_threads(problem, threads))
+
+
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads(level: int) -> None:
+    for problem in SHARED:
+        expected = run(problem)
+        for threads in THREADS * 3:
+            assert_same_bits(run(with_threads(problem, threads)), expected, with_threads(problem, threads))
+
+
+def test_same_bits_with_and_without_torch(level: int) -> None:
+    """Without torch no OpenMP runtime is loaded, and the library's own threads do the work."""
+    assert "torch" in sys.modules
+    found = python(f"here.print_digests({level})\nassert 'torch' not in here.sys.modules").split()
+    assert found == [digest(run(problem)) for problem in SHARED]
+
+
+def call_from_several_threads() -> None:
+    expected = [run(problem) for problem in SHARED]
+    failures: list[BaseException] = []
+
+    def call(index: int) -> None:
+        try:
+            for i in range(4 * len(SHARED)):
+                at, threads = (index + i) % len(SHARED), THREADS[(index + i // 2) % len(THREADS)]
+                assert_same_bits(run(with_threads(SHARED[at], threads)), expected[at], SHARED[at])
+        except BaseException as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=call, args=(index,)) for index in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("imports", ["", "import torch"], ids=["own threads", "OpenMP"])
+def test_called_from_several_threads(imports: str) -> None:
+    python(f"{imports}\nhere.call_from_several_threads()")
+
+
+def call_in_a_fork() -> None:
+    """Used before the fork, with threads, and again in the child."""
+    problem = with_threads(SHARED[0], 2)
+    expected = run(problem)
+    child = os.fork()
+    if child == 0:
+        os._exit(any(digest(run(with_threads(problem, n))) != digest(expected) for n in (2, 3, 2)))
+    end = time.monotonic() + 30
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            raise SystemExit("the child hangs")
+        time.sleep(0.01)
+    assert ended[1] == 0, f"status of the child: {ended[1]}"
+    assert_same_bits(run(problem), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("imports", ["", "import torch"], ids=["own threads", "OpenMP"])
+def test_called_in_a_fork(imports: str) -> None:
+    python(f"{imports}\nhere.call_in_a_fork()")
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Iterator[Path]:
+    """An empty one, where the library is looked for."""
+    import headgate
+
+    monkeypatch.setattr(headgate, "__path__", [str(tmp_path)])
+    native.load.cache_clear()
+    yield tmp_path
+    native.load.cache_clear()
+
+
+def test_no_library(folder: Path) -> None:
+    assert native.find() is None
+    assert native.load() is None
+
+
+def test_a_file_that_is_no_library(folder: Path) -> None:
+    path = folder / native._FILE
+    path.write_text("no library")
+    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*\): install headgate again"):
+        native.load()
+
+
+def compiled(path: Path, code: str) -> None:
+    """Compiles C into a library; skips the test where there is no compiler."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    source = path.with_suffix(".cpp")
+    source.write_text(code)
+    without = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of `make sanitize`
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", path], check=True, env=without)
+
+
+def test_another_library(folder: Path) -> None:
+    path = folder / native._FILE
+    compiled(path, 'extern "C" int something_else() { return 1; }')
+    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*headgate_version"):
+        native.load()
+
+
+def test_another_contract(folder: Path) -> None:
+    path, other = folder / native._FILE, native.CONTRACT + 1
+    compiled(path, f'extern "C" int headgate_version() {{ return {other}; }}')
+    message = f"{path} has contract {other}, this headgate needs {native.CONTRACT}: install headgate again"
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        native.load()
+
+
+def header_fields(structure: str) -> list[str]:
+    header = re.sub(r"/\*.*?\*/", "", (ROOT / "native/headgate.h").read_text(), flags=re.DOTALL)
+    body = next(b for b in header.split("typedef struct {")[1:] if re.search(rf"}}\s*{structure};", b)).split("}")[0]
+    return re.findall(r"(\w+)[,;]", body)
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"), [("headgate_gru", native.Gru), ("headgate_gru_gradients", native.Gradients)]
+)
+def test_structures_are_those_of_the_header(name: str, structure: type[ctypes.Structure]) -> None:
+    assert header_fields(name) == [field[0] for field in structure._fields_]
+    version = re.search(r"#define HEADGATE_VERSION (\d+)", (ROOT / "native/headgate.h").read_text())
+    assert version is not None
+    assert int(version[1]) == native.CONTRACT
+
+
+@pytest.mark.skipif(native.load() is None, reason="the library was not built")
+def test_levels() -> None:
+    library, best = native.load(), native.load().headgate_level()
+    assert native.level() == native.LEVELS[best]
+    assert best == max(levels())
+    for unknown in (-1, 3, 1000):
+        assert library.headgate_use_level(unknown) == 2
+    assert library.headgate_level() == best
