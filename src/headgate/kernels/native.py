@@ -172,8 +172,14 @@ class Model:
         return ids
 
 
+_Start = ctypes.c_char * 0
+
+
 def _at(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]  # a third of the time of array.ctypes.data
+    """Where an array lies, found in a third of the time of ``array.ctypes.data``: every step needs three of them."""
+    if array.flags.writeable:
+        return ctypes.addressof(_Start.from_buffer(array))  # type: ignore[arg-type]
+    address: int = array.__array_interface__["data"][0]
     return address
 
 
