@@ -6,8 +6,6 @@ argmax. Both its loops are timed; the faster one counts. All must write the same
     python benchmarks/generation.py [--threads 2] [--rounds 9]
 """
 
-import argparse
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from headgate import LanguageModel, ModelSettings, Runtime
 from headgate.kernels import native
 from headgate.tokenizer import CharacterTokenizer
 from headgate.training import arrays_of
-from rounds import conclude, in_turn, machine, ratio
+from rounds import conclude, in_turn, machine, ratio, start
 
 H, LENGTH = 256, 1000
 GOALS = {28: 15.0, 1027: 8.0}  # vocabulary: at least so many times faster
@@ -115,13 +113,7 @@ def stepping(rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    print(machine(options.threads), f"\nmedians of {options.rounds} rounds, in turn\n")
+    options = start(__doc__)
     goals = {f"writing, V={V}": (writing(V, options.rounds), least) for V, least in GOALS.items()}
     goals["one step"] = (stepping(options.rounds), STEP)
     print("\n" + "\n".join(f"{name}: {found:.1f}x" for name, (found, _) in goals.items()))

@@ -5,7 +5,6 @@ Before anything is timed, values and all gradients must agree. Packing of the we
     python benchmarks/layer.py [--threads 2] [--rounds 9]
 """
 
-import argparse
 from functools import partial
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from headgate import GRU
 from headgate.kernels import native
-from rounds import conclude, fma_peak, geometric_mean, in_turn, machine, ratio
+from rounds import conclude, fma_peak, geometric_mean, in_turn, machine, ratio, start
 
 SHAPES = {  # T, B, I, H: forward and backward at least so many times faster
     (35, 1, 32, 256): 10.0,
@@ -57,13 +56,7 @@ def parity_gate(theirs: nn.GRU, ours: GRU, *rest: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    print(machine(options.threads), f"\nmedians of {options.rounds} rounds, in turn\n")
+    options = start(__doc__)
     print(f"{'T':>4} {'B':>4} {'I':>5} {'H':>5}   {'forward + backward':^32}   {'forward':^32}   parity")
     goals, results = {}, []
     for shape, least in SHAPES.items():

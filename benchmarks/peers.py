@@ -6,7 +6,6 @@ anything is timed. Needs: pip install onnx onnxruntime openvino
     python benchmarks/peers.py [--threads 2] [--rounds 9]
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from headgate import GRU
-from rounds import conclude, in_turn, machine, ratio
+from rounds import conclude, in_turn, machine, ratio, start
 
 SHAPES = ((100, 1, 256, 256), (35, 32, 256, 256))  # T, B, I, H
 LEAST = 1.0
@@ -68,13 +67,7 @@ def open_vino(path: Path, threads: int, shape: tuple[int, ...]) -> Callable[[np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    print(machine(options.threads), f"\nmedians of {options.rounds} rounds, in turn\n")
+    options = start(__doc__)
     goals = {}
     for T, B, I, H in SHAPES:  # noqa: E741 - the letters of the equations
         layer, x = GRU(I, H, backend="cpu").eval(), torch.randn(T, B, I)

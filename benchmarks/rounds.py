@@ -1,5 +1,6 @@
 """What the benchmarks share: the machine in a line, several functions timed in turn, medians, a verdict, JSON last."""
 
+import argparse
 import json
 import math
 import platform
@@ -35,6 +36,18 @@ def machine(threads: int) -> str:
         f"{processor()}, {native.level()}, {threads} threads, FMA peak {fma_peak(threads) / 1e9:.0f} GFLOP/s, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def start(doc: str) -> argparse.Namespace:
+    """The options of a benchmark, --threads and --rounds; seeds torch, sets its threads, prints the machine."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    print(machine(options.threads), f"\nmedians of {options.rounds} rounds, in turn\n")
+    return options
 
 
 def in_turn(functions: Sequence[Callable[[], object]], rounds: int, seconds: float = 0.15) -> list[list[float]]:

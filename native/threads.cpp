@@ -1,3 +1,4 @@
+// The pool of threads, the OpenMP runtime in its place where one is loaded, and the memory of a call.
 #include "threads.h"
 
 #include <dlfcn.h>

@@ -10,17 +10,7 @@ from torch import Tensor
 from headgate import equations, functional
 from headgate.functional import BACKENDS, gru
 from headgate.kernels import native
-
-
-def levels() -> list[int]:
-    """The levels of instructions that the native library has on this machine."""
-    library = native.load()
-    if library is None:
-        return []
-    best = library.headgate_level()
-    found = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
-    library.headgate_use_level(best)
-    return found
+from tests.levels import levels
 
 
 @pytest.fixture(

@@ -27,22 +27,12 @@ import numpy as np
 import pytest
 
 from headgate.kernels import native
+from tests.levels import levels
 
 ROOT = Path(__file__).parent.parent
 SUFFIXES = {"float32": "float", "float64": "double"}
 Array = np.ndarray[Any, Any]
 Place = Callable[[str, Array], Array]  # where an argument of that name lies
-
-
-def levels() -> list[int]:
-    """The levels of instructions that the library has on this machine."""
-    library = native.load()
-    if library is None:
-        return []
-    best = library.headgate_level()
-    found = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
-    library.headgate_use_level(best)
-    return found
 
 
 @pytest.fixture(params=levels(), ids=lambda level: native.LEVELS[level])

@@ -20,7 +20,9 @@ def run_python(code: str) -> str:
 
 
 def test_public_names() -> None:
-    assert headgate.__all__ == ["GRU", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
+    assert headgate.__all__ == [
+        "GRU", "GRUCell", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru",
+    ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name).__doc__
     assert set(headgate.__all__) <= set(dir(headgate))

@@ -3,19 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
+__all__ = ["GRU", "GRUCell", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
 
 if TYPE_CHECKING:
     from headgate.configuration import ModelSettings
     from headgate.errors import InputError
     from headgate.functional import gru
     from headgate.language_model import LanguageModel
-    from headgate.layer import GRU
+    from headgate.layer import GRU, GRUCell
     from headgate.runtime import Runtime
     from headgate.sampling import Sampling
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
     "GRU": "layer",
+    "GRUCell": "layer",
     "InputError": "errors",
     "LanguageModel": "language_model",
     "ModelSettings": "configuration",
