@@ -11,7 +11,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "gru.h"
+#include "activation.h"
+#include "product.h"
+#include "sequence.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
@@ -31,12 +33,12 @@ template <class T> class Head {
     if (g.d_states) by_word_ = workspace_.get<T>(HV_ * vector_stride<T>(V_));
     logits_ = workspace_.get<T>(chunk_ * VV_ * w);
     if (g.d_weight) states_ = workspace_.get<T>(HV_ * vector_stride<T>(chunk_));
-    d_bias_ = workspace_.get<T>(V_);
+    d_logits_ = workspace_.get<T>(VV_ * vector_stride<T>(chunk_));
+    d_bias_ = workspace_.get<T>(2 * VV_ * w), d_bias_excess_ = d_bias_ + VV_ * w;
     own_ = workspace_.get<Own>(threads_);
     for (int i = 0; i < threads_; ++i) {
-      own_[i].sums = workspace_.get<T>(sums_size<T>());
+      own_[i].sums = workspace_.get<T>(sums_size<T>(V_ > H_ ? V_ : H_));
       own_[i].rows = workspace_.get<const T*>((V_ > chunk_ ? V_ : chunk_) + 1);
-      own_[i].left = workspace_.get<T>(left_size(part(V_, i, threads_, left_columns).size(), chunk_));
     }
   }
 
@@ -58,15 +60,15 @@ template <class T> class Head {
         first = false;
         begin += chunk_;
       } while (begin < N_);
-      const Range words = part(V_, index, threads_, left_columns);
-      if (g_.d_bias)
-        std::memcpy(static_cast<T*>(g_.d_bias) + words.begin, d_bias_ + words.begin, size_t(words.size()) * sizeof(T));
+      const Range words = part(VV_, index, threads_);
+      for (int64_t v = words.begin; g_.d_bias && v < words.end; ++v)
+        store_part(static_cast<T*>(g_.d_bias) + v * w, load(d_bias_ + v * w), int(least(w, V_ - v * w)));
     });
   }
 
  private:
   struct Own {  // a thread's memory
-    T *sums, *left;
+    T* sums;
     const T** rows;
   };
   void wait() {
@@ -88,8 +90,8 @@ template <class T> class Head {
       const Range columns = part(HV_, index, threads_);
       pack_columns(my.rows, V_, H_, columns.begin, columns.end, by_word_, vector_stride<T>(V_));
     }
-    const Range words = part(V_, index, threads_, left_columns);
-    for (int64_t v = words.begin; v < words.end; ++v) d_bias_[v] = 0;
+    for (int64_t v = vectors.begin; v < vectors.end; ++v)
+      store(d_bias_ + v * w, Vec<T>{}), store(d_bias_excess_ + v * w, Vec<T>{});
   }
 
   // Own tokens of a chunk: logits, losses, and the gradients of logits (in their place) and states.
@@ -97,7 +99,7 @@ template <class T> class Head {
     const Range own = part(tokens, index, threads_);
     const T* bias = static_cast<const T*>(g_.bias);
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = state(begin + i);
-    multiply<1>(own.size(), my.rows, H_, by_token_, vector_stride<T>(H_), 0, VV_, my.sums,
+    multiply<1>(own.size(), my.rows, H_, packed_columns<T>(static_cast<const T*>(by_token_), H_), 0, VV_, my.sums,
                 [&](int64_t v, int n, int64_t i, const T* sums) {
                   for (int64_t u = v; u < v + n; ++u, sums += w) {
                     Vec<T> x = load(sums);
@@ -108,7 +110,7 @@ template <class T> class Head {
     for (int64_t i = own.begin; i < own.end; ++i) softmax(logits(i), begin + i);
     if (!g_.d_states) return;
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = logits(i);
-    multiply<1>(own.size(), my.rows, V_, by_word_, vector_stride<T>(V_), 0, HV_, my.sums,
+    multiply<1>(own.size(), my.rows, V_, packed_columns<T>(static_cast<const T*>(by_word_), V_), 0, HV_, my.sums,
                 [&](int64_t v, int n, int64_t i, const T* sums) {
                   T* to = static_cast<T*>(g_.d_states) + (begin + own.begin + i) * H_;
                   for (int64_t u = v; u < v + n; ++u, sums += w)
@@ -140,18 +142,22 @@ template <class T> class Head {
     x[target] -= scale;
   }
 
-  // Own rows of the weight's gradient, and of the bias's.
+  // What a chunk adds to own words' rows of the gradients of weight and bias.
   void weights(int64_t begin, int64_t tokens, int index, Own& my, bool first) {
-    const Range words = part(V_, index, threads_, left_columns);
     if (!g_.d_weight && !g_.d_bias) return;
-    pack_left(tokens, logits_ + words.begin, VV_ * w, words.size(), my.left, d_bias_ + words.begin);
+    const Range words = part(VV_, index, threads_);
+    const int64_t packed = vector_stride<T>(chunk_);
+    for (int64_t i = 0; i < tokens; ++i) my.rows[i] = logits(i);
+    pack_columns(my.rows, tokens, VV_ * w, words.begin, words.end, d_logits_, packed);
+    for (int64_t v = words.begin; v < words.end; ++v)
+      add_rows(tokens, d_logits_ + v * packed, d_bias_ + v * w, d_bias_excess_ + v * w);
     if (!g_.d_weight) return;
     for (int64_t i = 0; i < tokens; ++i) my.rows[i] = state(begin + i);
     const Range columns = part(HV_, index, threads_);
-    pack_columns(my.rows, tokens, H_, columns.begin, columns.end, states_, vector_stride<T>(tokens));
+    pack_columns(my.rows, tokens, H_, columns.begin, columns.end, states_, packed);
     wait();
-    multiply_left(tokens, my.left, words.size(), states_, H_, static_cast<T*>(g_.d_weight) + words.begin * H_, first,
-                  my.rows, my.sums);
+    multiply_left(tokens, d_logits_, packed, words.begin, words.end, V_, packed_columns<T>(static_cast<const T*>(states_), chunk_),
+                  H_, static_cast<T*>(g_.d_weight), first, my.rows, my.sums);
   }
 
   const headgate_head& g_;
@@ -162,7 +168,8 @@ template <class T> class Head {
   bool gradients_ = false;
   int64_t chunk_ = 1;
   T *by_token_ = nullptr, *by_word_ = nullptr;  // W: V in vectors of H; H in vectors of V
-  T *logits_ = nullptr, *states_ = nullptr, *d_bias_ = nullptr;  // (chunk, VV, w); H in vectors of tokens; (V)
+  T *logits_ = nullptr, *d_logits_ = nullptr, *states_ = nullptr;  // (chunk, VV, w); V and H in vectors of tokens
+  T *d_bias_ = nullptr, *d_bias_excess_ = nullptr;                 // (VV, w)
   Own* own_ = nullptr;
 };
 

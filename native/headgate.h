@@ -31,7 +31,8 @@ extern "C" {
 #define HEADGATE_API __attribute__((visibility("default")))
 #endif
 
-#define HEADGATE_VERSION 1 /* of this contract */
+#define HEADGATE_VERSION 2 /* of this contract */
+#define HEADGATE_GATE_LANES 16 /* hidden units whose gates lie together */
 
 enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3, HEADGATE_BAD_ID = 4 };
 enum { HEADGATE_FLOAT32 = 0, HEADGATE_BFLOAT16 = 1, HEADGATE_INT8 = 2 };
@@ -60,15 +61,16 @@ typedef struct {
 
   void* states; /* (T, B, H); zeros from a row's length on. Backward reads it as forward left it */
   void* last;   /* (B, H): the state after the last step read. Not read by backward */
-  void* gates;  /* (T, B, 4H): r, z, n, and W_hn h + b_hn (zero with HEADGATE_RESET_BEFORE); zeros from a row's length on;
-                   may be null, but backward needs it */
+  void* gates;  /* (T, ceil(H / 16), B, 4, 16): of 16 hidden units each, one row after another, r, z, n, and W_hn h + b_hn
+                   (zero with HEADGATE_RESET_BEFORE); zeros from a row's length on; beyond H, whatever it may be. May be
+                   null, but backward needs it */
 } headgate_gru;
 
 /* Gradients; those of outputs are read, those of inputs written (not added to). Any may be null: zeros, or not wanted. */
 typedef struct {
   const void* d_states; /* (T, B, H) */
   const void* d_last;   /* (B, H) */
-  const void* d_gates;  /* (T, B, 4H): of r, z, n; the last H are not read */
+  const void* d_gates;  /* as gates, of r, z, n: the fourth is not read */
   void* d_x;            /* (T, B, I) */
   void* d_h0;           /* (B, H) */
   void* d_weight_ih;    /* (3H, I) */

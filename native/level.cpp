@@ -5,7 +5,8 @@
 #include "level.h"
 
 #include "activation.h"
-#include "gru.h"
+#include "backward.h"
+#include "forward.h"
 #include "head.h"
 #include "model.h"
 

@@ -10,7 +10,7 @@
 #include <memory>
 #include <new>
 
-#include "gru.h"
+#include "forward.h"
 #include "level.h"
 
 namespace headgate {
@@ -167,9 +167,9 @@ template <class P> class PackedModel : public Model {
     Team team(useful(threads, N));
     const float** rows = workspace.get<const float*>(N + 1);
     for (int64_t i = 0; i < N; ++i) rows[i] = outputs + i * H_;
-    float* sums = workspace.get<float>(sums_size<float>() * team.size());
+    float* sums = workspace.get<float>(sums_size<float>(H_) * team.size());
     team.run([&](int index) {
-      apply_head(N, rows, part(VV_, index, team.size()), sums + sums_size<float>() * index, logits);
+      apply_head(N, rows, part(VV_, index, team.size()), sums + sums_size<float>(H_) * index, logits);
     });
   }
 
@@ -241,7 +241,7 @@ template <class P> class PackedModel : public Model {
     Step(const PackedModel& model, int64_t B, const int64_t* ids, const float* embedded, const float* from, float* to,
          Team& team, Workspace& workspace)
         : model_(model), B_(B), team_(team), rows_(workspace.get<const float*>(B)),
-          sums_(workspace.get<float>(sums_size<float>() * team.size())),
+          sums_(workspace.get<float>(sums_size<float>(model.H_) * team.size())),
           arguments_(workspace.get<headgate_gru>(model.L_)),
           layers_(static_cast<Layer*>(workspace.bytes(size_t(model.L_) * sizeof(Layer)))) {
       for (int64_t l = 0; l < model.L_; ++l) {
@@ -259,7 +259,7 @@ template <class P> class PackedModel : public Model {
         layers_[l].read(index);
         meet(team_);
       }
-      model_.apply_head(B_, rows_, part(model_.VV_, index, team_.size()), sums_ + sums_size<float>() * index, logits);
+      model_.apply_head(B_, rows_, part(model_.VV_, index, team_.size()), sums_ + sums_size<float>(model_.H_) * index, logits);
     }
 
    private:
@@ -273,7 +273,7 @@ template <class P> class PackedModel : public Model {
   };
 
   void apply_head(int64_t N, const float* const* rows, Range words, float* sums, float* logits) const {
-    multiply<1>(N, rows, H_, head_.get(), vector_stride<float, P>(H_), words.begin, words.end, sums,
+    multiply<1>(N, rows, H_, packed_columns<float>(static_cast<const P*>(head_.get()), H_), words.begin, words.end, sums,
                 [&](int64_t v, int n, int64_t i, const float* sum) {
                   for (int64_t u = v; u < v + n; ++u, sum += w) {
                     Vec<float> x = load(sum);

@@ -2,8 +2,8 @@
 //
 //   C[i][j] = sum over k of A[i][k] * P[k][j]
 //
-// Columns are packed vector by vector: vector v holds (K, w), its lanes' numbers of one k side by side. A is given as one
-// pointer a row. A register tile takes some rows times some vectors; every element is one chain of fused multiply-adds
+// Columns are taken vector by vector, w lanes at a time; packed, vector v holds (K, w), its lanes' numbers of one k side by
+// side. A is given as one pointer a row. A register tile takes some rows times some vectors; every element is one chain of fused multiply-adds
 // over `depth` terms, and the chains' sums are added in order. So an element has the same bits in whatever tile, group
 // of rows, or thread it is computed.
 //
@@ -25,18 +25,28 @@ constexpr int tile_rows = vector_registers == 32 ? 8 : 4;  // times 3 vectors: t
 constexpr int64_t depth = 128;     // so much of three vectors (12 KB with AVX2) stays in the first cache
 constexpr int64_t row_group = 64;  // rows whose results wait together for what comes next
 
-constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Elements from one packed vector to the next: not a multiple of 4 KB, or all would compete for the same cache lines.
 template <class T, class P = T> constexpr int64_t vector_stride(int64_t K) {
   return (K * width<T> * int64_t(sizeof(P)) + 63) / 64 * 64 / int64_t(sizeof(P)) + 64 / int64_t(sizeof(P));
 }
 
-// c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] lies at a[i][(offset + k) * S].
+// The right side of a product: vector v's numbers of k lie at p[v * stride + k * step].
+template <class P> struct Columns {
+  const P* p;
+  int64_t stride, step;
+  Columns from(int64_t v, int64_t k = 0) const { return {p + v * stride + k * step, stride, step}; }
+};
+template <class T, class P> Columns<P> packed_columns(const P* p, int64_t K) {
+  return {p, vector_stride<T, P>(K), width<T>};
+}
+
+// c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] lies at a[i][(offset + k) * S]. A function of its own: the
+// loop needs every register there is.
 template <int R, int N, int S, class T, class P>
-HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, const P* p, int64_t stride, T* c,
-                          bool first) {
+static HEADGATE_APART void tile(int64_t length, const T* const* a, int64_t offset, Columns<P> columns, T* c, bool first) {
   constexpr int w = width<T>;
+  const P* p = columns.p;
+  const int64_t stride = columns.stride, step = columns.step;
   const T* row[R];
   Vec<T> sum[R][N];
 #pragma GCC unroll 8
@@ -45,21 +55,33 @@ HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, con
 #pragma GCC unroll 12
     for (int n = 0; n < N; ++n) sum[i][n] = Vec<T>{};
   }
-  for (int64_t k = 0; k < length; ++k) {
-    if constexpr (R < 3) {  // few rows, many vectors: the rows' numbers wait in registers
-      Vec<T> x[R];
+  int64_t k = 0;
+  if constexpr (R < 3) {  // few rows, many vectors, each read some lines at a time: what is read counts
+    constexpr int lines = 4;
+    const auto some = [&](auto count) {
+      constexpr int L = count.value;
+      Vec<T> x[R][L];
 #pragma GCC unroll 2
-      for (int i = 0; i < R; ++i) x[i] = broadcast(row[i][k * S]);
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < L; ++j) x[i][j] = broadcast(row[i][(k + j) * S]);
 #pragma GCC unroll 12
-      for (int n = 0; n < N; ++n) {
-        const Vec<T> column = load_column(p + n * stride + k * w);
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+        for (int j = 0; j < L; ++j) {
+          const Vec<T> column = load_column(p + n * stride + j * step);
 #pragma GCC unroll 2
-        for (int i = 0; i < R; ++i) sum[i][n] = fma(x[i], column, sum[i][n]);
-      }
-    } else {
+          for (int i = 0; i < R; ++i) sum[i][n] = fma(x[i][j], column, sum[i][n]);
+        }
+      k += L, p += L * step;
+    };
+    while (k + lines <= length) some(std::integral_constant<int, lines>{});
+    while (k < length) some(std::integral_constant<int, 1>{});
+  } else {
+    for (; k < length; ++k, p += step) {
       Vec<T> column[N];
 #pragma GCC unroll 3
-      for (int n = 0; n < N; ++n) column[n] = load_column(p + n * stride + k * w);
+      for (int n = 0; n < N; ++n) column[n] = load_column(p + n * stride);
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) {
         const Vec<T> x = broadcast(row[i][k * S]);
@@ -76,12 +98,12 @@ HEADGATE_INLINE void tile(int64_t length, const T* const* a, int64_t offset, con
 
 // c (rows, N, w) = a (rows, K) @ p (N, K, w) for N vectors; with more than three, rows * N is at most 12.
 template <int N, int S, class T, class P>
-static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, const P* p, int64_t stride, T* c) {
+static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, Columns<P> columns, T* c) {
   constexpr int w = width<T>;
   for (int64_t k = 0; k == 0 || k < K; k += depth) {
     int64_t i = 0;
     const auto block = [&](auto R) {
-      tile<R.value, N, S>(least(depth, K - k), a + i, k, p + k * w, stride, c + i * N * w, k == 0);
+      tile<R.value, N, S>(least(depth, K - k), a + i, k, columns.from(0, k), c + i * N * w, k == 0);
       i += R.value;
     };
     if constexpr (N <= 3) {
@@ -92,46 +114,6 @@ static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, 
     if constexpr (N <= 6)
       if (rows - i == 2) block(std::integral_constant<int, 2>{});
     if (rows - i == 1) block(std::integral_constant<int, 1>{});
-  }
-}
-
-// How many of the `left` vectors are taken together: enough chains where there are few rows, and rather two twice than
-// three and one.
-HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
-  if (rows <= 2) return int(least(left, rows == 1 ? 12 : 6));
-  return int(left == 4 ? 2 : least(left, 3));
-}
-
-// out(v, n, i, sums) for each row i of a (rows, K) and each group of n vectors from v on, of those in [begin, end):
-// sums (n, w) of the row. p holds K numbers a lane from its vector 0 on; `sums` is memory for sums_size<T>().
-template <class T> constexpr int64_t sums_size() { return row_group * 3 * width<T>; }
-
-template <int S, class T, class P, class Out>
-HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, const P* p, int64_t stride, int64_t begin,
-                              int64_t end, T* sums, Out out) {
-  constexpr int w = width<T>;
-  for (int64_t first = 0; first < rows; first += row_group) {
-    const int64_t group = least(row_group, rows - first);
-    for (int64_t v = begin; v < end;) {
-      const int n = vectors_at_once(group, end - v);
-      const P* from = p + v * stride;
-      switch (n) {
-        case 1: multiply_vectors<1, S>(group, a + first, K, from, stride, sums); break;
-        case 2: multiply_vectors<2, S>(group, a + first, K, from, stride, sums); break;
-        case 3: multiply_vectors<3, S>(group, a + first, K, from, stride, sums); break;
-        case 4: multiply_vectors<4, S>(group, a + first, K, from, stride, sums); break;
-        case 5: multiply_vectors<5, S>(group, a + first, K, from, stride, sums); break;
-        case 6: multiply_vectors<6, S>(group, a + first, K, from, stride, sums); break;
-        case 7: multiply_vectors<7, S>(group, a + first, K, from, stride, sums); break;
-        case 8: multiply_vectors<8, S>(group, a + first, K, from, stride, sums); break;
-        case 9: multiply_vectors<9, S>(group, a + first, K, from, stride, sums); break;
-        case 10: multiply_vectors<10, S>(group, a + first, K, from, stride, sums); break;
-        case 11: multiply_vectors<11, S>(group, a + first, K, from, stride, sums); break;
-        default: multiply_vectors<12, S>(group, a + first, K, from, stride, sums);
-      }
-      for (int64_t i = 0; i < group; ++i) out(v, n, first + i, sums + i * n * w);
-      v += n;
-    }
   }
 }
 
@@ -176,6 +158,22 @@ template <class T> static inline void pack_lanes(const T* const* from, int64_t K
     for (int i = 0; i < w; ++i) to[k * stride + i] = from[i] ? from[i][k] : T(0);
 }
 
+// The way back: from (K, w) -> `lanes` rows of K.
+template <class T> static inline void unpack_lanes(const T* from, int64_t K, T* to, int64_t stride, int lanes) {
+  constexpr int w = width<T>;
+  int64_t k = 0;
+  for (; lanes == w && k + w <= K; k += w) {
+    Vec<T> v[w];
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) v[i] = load(from + (k + i) * w);
+    transpose_square<1, T>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) store(to + i * stride + k, v[i]);
+  }
+  for (; k < K; ++k)
+    for (int i = 0; i < lanes; ++i) to[i * stride + k] = from[k * w + i];
+}
+
 // As pack_lanes with a stride of w, in P: bfloat16 rounded to the nearest; int8 as multiples of scale (w), a lane's largest
 // number being 127 of them.
 template <class T, class P>
@@ -211,66 +209,129 @@ static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int6
     }
 }
 
-// --- sums over rows: left^T right -------------------------------------------------------------------------------------
+// --- the product ------------------------------------------------------------------------------------------------------
 
-constexpr int left_columns = tile_rows;  // of a block
-constexpr int64_t left_size(int64_t columns, int64_t rows) { return (columns + left_columns - 1) / left_columns * left_columns * rows; }
+// How many of the `left` vectors are taken together: enough chains where there are few rows, and rather two twice than
+// three and one.
+HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
+  if (rows <= 2) return int(least(left, rows == 1 ? 12 : 6));
+  return int(left == 4 ? 2 : least(left, 3));
+}
+
+// out(v, n, first, count, sums) for each group of rows [first, first + count) of a (rows, K) and each group of n vectors
+// from v on, of those in [begin, end): sums (count, n, w). `sums` is memory for sums_size<T>(K): the sums, then the rows of
+// a group. Many rows that lie a power of two apart would compete for the same cache lines, so they are copied first.
+template <class T> constexpr int64_t copied_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
+template <class T> constexpr int64_t sums_size(int64_t K) { return row_group * (3 * width<T> + copied_row<T>(K)); }
+constexpr int64_t rows_to_pack = 8, vectors_to_pack = 32;
+
+template <int S, class T, class P, class Out>
+HEADGATE_INLINE void multiply_groups(int64_t rows, const T* const* a, int64_t K, Columns<P> columns, int64_t begin,
+                                     int64_t end, T* sums, Out out) {
+  constexpr int w = width<T>;
+  for (int64_t first = 0; first < rows; first += row_group) {
+    const int64_t group = least(row_group, rows - first);
+    const T* row[row_group];
+    const bool in_lanes = S == 1 && group >= rows_to_pack && end - begin >= vectors_to_pack;
+    for (int64_t i = 0; i < group; ++i) {
+      T* to = sums + row_group * 3 * w + i / w * w * copied_row<T>(K);
+      if (in_lanes && i % w == 0) {
+        const T* lanes[w];
+        for (int64_t j = 0; j < w; ++j) lanes[j] = i + j < group ? a[first + i + j] : nullptr;
+        pack_lanes(lanes, K, to, w);
+      }
+      row[i] = in_lanes ? to + i % w : a[first + i];
+    }
+    for (int64_t v = begin; v < end;) {
+      const int n = vectors_at_once(group, end - v);
+      const Columns<P> from = columns.from(v);
+      if (in_lanes) {
+        switch (n) {
+          case 1: multiply_vectors<1, w>(group, row, K, from, sums); break;
+          case 2: multiply_vectors<2, w>(group, row, K, from, sums); break;
+          default: multiply_vectors<3, w>(group, row, K, from, sums);
+        }
+        out(v, n, first, group, sums);
+        v += n;
+        continue;
+      }
+      switch (n) {
+        case 1: multiply_vectors<1, S>(group, row, K, from, sums); break;
+        case 2: multiply_vectors<2, S>(group, row, K, from, sums); break;
+        case 3: multiply_vectors<3, S>(group, row, K, from, sums); break;
+        case 4: multiply_vectors<4, S>(group, row, K, from, sums); break;
+        case 5: multiply_vectors<5, S>(group, row, K, from, sums); break;
+        case 6: multiply_vectors<6, S>(group, row, K, from, sums); break;
+        case 7: multiply_vectors<7, S>(group, row, K, from, sums); break;
+        case 8: multiply_vectors<8, S>(group, row, K, from, sums); break;
+        case 9: multiply_vectors<9, S>(group, row, K, from, sums); break;
+        case 10: multiply_vectors<10, S>(group, row, K, from, sums); break;
+        case 11: multiply_vectors<11, S>(group, row, K, from, sums); break;
+        default: multiply_vectors<12, S>(group, row, K, from, sums);
+      }
+      out(v, n, first, group, sums);
+      v += n;
+    }
+  }
+}
+
+// As above, out(v, n, i, sums) for each row i: sums (n, w).
+template <int S, class T, class P, class Out>
+HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, Columns<P> columns, int64_t begin, int64_t end,
+                              T* sums, Out out) {
+  multiply_groups<S>(rows, a, K, columns, begin, end, sums,
+                     [&](int64_t v, int n, int64_t first, int64_t count, const T* sums) {
+                       for (int64_t i = 0; i < count; ++i) out(v, n, first + i, sums + i * n * width<T>);
+                     });
+}
+
+// --- sums over rows ---------------------------------------------------------------------------------------------------
 
 // A sum that is rounded about once, however long it is: what an addition loses is taken off the next number (Kahan).
-template <class T> HEADGATE_INLINE void add_exactly(T value, T& sum, T& excess) {
-  const T rest = value - excess, more = sum + rest;
+template <class V> HEADGATE_INLINE void add_exactly(V value, V& sum, V& excess) {
+  const V rest = value - excess, more = sum + rest;
   excess = (more - sum) - rest;
   sum = more;
 }
+template <class T> HEADGATE_INLINE void add_exactly(Vec<T> value, T* sum, T* excess) {
+  Vec<T> s = load(sum), e = load(excess);
+  add_exactly(value, s, e);
+  store(sum, s);
+  store(excess, e);
+}
 
-// Columns of `rows` rows that lie `stride` apart -> blocks of R columns (rows, R). The columns' sums are added to `sums`.
-template <class T>
-static inline void pack_left(int64_t rows, const T* from, int64_t stride, int64_t columns, T* to, T* sums) {
-  constexpr int R = left_columns, line = 64 / int(sizeof(T)), blocks = line / R;  // a cache line of columns at a time
-  int64_t j = 0;
-  for (; j + line <= columns; j += line) {
-    T sum[line] = {}, excess[line] = {};
-    const T* row = from + j;
-    T* block = to + j * rows;
-    for (int64_t i = 0; i < rows; ++i, row += stride, block += R)
-#pragma GCC unroll 16
-      for (int b = 0; b < blocks; ++b)
+// The sum of a packed vector (rows, w) over its rows, added to `sum`: short chains side by side, and chains of their sums.
+template <class T> static inline void add_rows(int64_t rows, const T* vector, T* sum, T* excess) {
+  constexpr int w = width<T>, chains = 8;
+  constexpr int64_t block = 16 * chains;
+  for (int64_t i = 0; i < rows; i += block) {
+    const int64_t end = least(i + block, rows);
+    Vec<T> s[chains] = {};
+    int64_t k = i;
+    for (; k + chains <= end; k += chains)
 #pragma GCC unroll 8
-        for (int k = 0; k < R; ++k) {
-          const T value = row[b * R + k];
-          block[b * R * rows + k] = value;
-          add_exactly(value, sum[b * R + k], excess[b * R + k]);
-        }
-    for (int k = 0; k < line; ++k) sums[j + k] += sum[k];
-  }
-  for (; j < columns; j += R) {
-    T sum[R] = {}, excess[R] = {};
-    const int n = int(least(R, columns - j));
-    for (int64_t i = 0; i < rows; ++i)
-      for (int k = 0; k < R; ++k) {
-        const T value = k < n ? from[i * stride + j + k] : T(0);
-        to[j * rows + i * R + k] = value;
-        add_exactly(value, sum[k], excess[k]);
-      }
-    for (int k = 0; k < n; ++k) sums[j + k] += sum[k];
+      for (int c = 0; c < chains; ++c) s[c] += load(vector + (k + c) * w);
+    for (; k < end; ++k) s[0] += load(vector + k * w);
+    add_exactly(((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])), sum, excess);
   }
 }
 
-// d (columns, N) = left^T right, or added to it unless `first`: left as packed above, right (N) columns in vectors.
-// `pointers` is memory for as many rows, `sums` for sums_size<T>().
+// d (columns, N) = left^T right, or added to it unless `first`, for the rows of d that the vectors [begin, end) of `left`
+// stand for: both sides packed over `rows` rows, left `left_stride` from vector to vector. `pointers` is memory for as
+// many rows of d, `sums` for sums_size<T>(0).
 template <class T>
-static inline void multiply_left(int64_t rows, const T* left, int64_t columns, const T* right, int64_t N, T* d, bool first,
-                                 const T** pointers, T* sums) {
-  constexpr int w = width<T>, R = left_columns;
-  for (int64_t j = 0; j < columns; ++j) pointers[j] = left + j / R * R * rows + j % R;
-  multiply<R>(columns, pointers, rows, right, vector_stride<T>(rows), 0, (N + w - 1) / w, sums,
-              [&](int64_t v, int n, int64_t j, const T* sum) {
-                for (int64_t u = v; u < v + n; ++u, sum += w) {
-                  T* to = d + j * N + u * w;
-                  const int lanes = int(least(w, N - u * w));
-                  store_part(to, first ? load(sum) : load_part(to, lanes) + load(sum), lanes);
-                }
-              });
+static inline void multiply_left(int64_t rows, const T* left, int64_t left_stride, int64_t begin, int64_t end,
+                                 int64_t columns, Columns<T> right, int64_t N, T* d, bool first, const T** pointers, T* sums) {
+  constexpr int w = width<T>;
+  const int64_t from = begin * w, size = least(end * w, columns) - from;
+  for (int64_t j = 0; j < size; ++j) pointers[j] = left + (begin + j / w) * left_stride + j % w;
+  multiply<w>(size, pointers, rows, right, 0, (N + w - 1) / w, sums, [&](int64_t v, int n, int64_t j, const T* sum) {
+    for (int64_t u = v; u < v + n; ++u, sum += w) {
+      T* to = d + (from + j) * N + u * w;
+      const int lanes = int(least(w, N - u * w));
+      store_part(to, first ? load(sum) : load_part(to, lanes) + load(sum), lanes);
+    }
+  });
 }
 
 }  // namespace HEADGATE_LEVEL

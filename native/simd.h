@@ -43,7 +43,10 @@ template <class T> using Bits = typename Lanes<T>::bits;
 template <class T> using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 template <class T> constexpr int width = vector_bytes / int(sizeof(T));
 
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 #define HEADGATE_INLINE static inline __attribute__((always_inline))
+#define HEADGATE_APART __attribute__((noinline))
 
 template <class T> HEADGATE_INLINE Vec<T> load(const T* p) {
   return *reinterpret_cast<const typename Lanes<T>::unaligned*>(p);
@@ -120,6 +123,19 @@ HEADGATE_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) { return _mm256_ma
 HEADGATE_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
 #else
 template <class V> HEADGATE_INLINE V larger(V a, V b) { return a > b ? a : b; }
+#endif
+
+// n / d for d from 1 to 2, or NaN. With 64 bytes a division takes as long as thirty additions: the approximate reciprocal,
+// which has 14 bits, is improved by Newton's method, and the quotient by its remainder: within an ulp.
+#if defined(__AVX512F__)
+HEADGATE_INLINE Vec<float> quotient(Vec<float> n, Vec<float> d) {
+  const Vec<float> one = broadcast(1.0f), guess = _mm512_rcp14_ps(d);
+  const Vec<float> reciprocal = fma(guess, fma(-d, guess, one), guess), q = n * reciprocal;
+  return fma(reciprocal, fma(-d, q, n), q);
+}
+HEADGATE_INLINE Vec<double> quotient(Vec<double> n, Vec<double> d) { return n / d; }
+#else
+template <class V> HEADGATE_INLINE V quotient(V n, V d) { return n / d; }
 #endif
 
 // All bits but the sign.

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -154,7 +155,18 @@ struct Kept {
 };
 thread_local Kept kept;
 
-constexpr size_t most_kept = size_t(256) << 20;
+constexpr size_t most_kept = size_t(256) << 20, huge_page = size_t(2) << 20;
+
+// Memory that is kept: large pieces in huge pages, where the system has them.
+char* allocate(size_t size) {
+  if (size < huge_page) return static_cast<char*>(std::aligned_alloc(64, size));
+  size = (size + huge_page - 1) / huge_page * huge_page;
+  void* memory = std::aligned_alloc(huge_page, size);
+#if defined(MADV_HUGEPAGE)
+  if (memory) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+  return static_cast<char*>(memory);
+}
 
 }  // namespace
 
@@ -202,7 +214,7 @@ Workspace::~Workspace() {
   for (void* block : kept.extra) std::free(block);
   if (!kept.extra.empty() && kept.wanted <= most_kept) {
     std::free(kept.memory);
-    kept.memory = static_cast<char*>(std::aligned_alloc(64, kept.wanted));
+    kept.memory = allocate(kept.wanted);
     kept.size = kept.memory ? kept.wanted : 0;
   }
   kept.extra.clear();

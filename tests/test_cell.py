@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headgate import GRU, equations
 from headgate.functional import BACKENDS
-from headgate.layer import GRUCell
+from headgate.cell import GRUCell
 
 B, I, H = 3, 4, 6  # noqa: E741
 

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from headgate import GRU, equations
 from headgate.functional import BACKENDS
-from headgate.layer import GRUCell
+from headgate.cell import GRUCell
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 

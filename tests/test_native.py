@@ -30,6 +30,7 @@ from headgate.kernels import native
 from tests.levels import levels
 
 ROOT = Path(__file__).parent.parent
+LANES = native.GATE_LANES
 SUFFIXES = {"float32": "float", "float64": "double"}
 Array = np.ndarray[Any, Any]
 Place = Callable[[str, Array], Array]  # where an argument of that name lies
@@ -65,6 +66,19 @@ class Problem:
     dtype: str = "float32"
 
 
+def blocked(gates: Array) -> Array:
+    """(T, B, 4, H) -> the layout of the header; nan beyond H, where nothing may be read."""
+    T, B, _, H = gates.shape
+    found = np.full((T, -(-H // LANES), B, 4, LANES), np.nan, gates.dtype)
+    for unit in range(H):
+        found[:, unit // LANES, ..., unit % LANES] = gates[..., unit]
+    return found
+
+
+def unblocked(gates: Array, H: int) -> Array:
+    return np.stack([gates[:, unit // LANES, ..., unit % LANES] for unit in range(H)], -1)
+
+
 @functools.lru_cache(64)
 def inputs(p: Problem) -> dict[str, Array]:
     random = np.random.default_rng(p.T * 10000 + p.B * 100 + p.H)
@@ -78,7 +92,7 @@ def inputs(p: Problem) -> dict[str, Array]:
         "weight_hh": draw(3 * p.H, p.H) / p.H**0.5,
         "d_states": draw(p.T, p.B, p.H),
         "d_last": draw(p.B, p.H),
-        "d_gates": draw(p.T, p.B, 4 * p.H),
+        "d_gates": blocked(draw(p.T, p.B, 4, p.H)),
     }
     if p.ids:
         found["ids"] = random.integers(p.I, size=(p.T, p.B))
@@ -100,7 +114,7 @@ def shapes(p: Problem) -> dict[str, tuple[int, ...]]:
     return {
         "states": (p.T, p.B, p.H),
         "last": (p.B, p.H),
-        "gates": (p.T, p.B, 4 * p.H),
+        "gates": (p.T, -(-p.H // LANES), p.B, 4, LANES),
         **({} if p.ids else {"d_x": (p.T, p.B, p.I)}),
         "d_h0": (p.B, p.H),
         "d_weight_ih": (3 * p.H, p.I),
@@ -130,9 +144,12 @@ def run(p: Problem, place: Place = lambda _, array: array.copy(), without: tuple
     assert getattr(library, f"headgate_forward_{suffix}")(ctypes.byref(described)) == 0
     if "gates" in written:
         assert getattr(library, f"headgate_backward_{suffix}")(ctypes.byref(described), ctypes.byref(gradients)) == 0
-    if p.before and "gates" in written:
-        written["gates"][..., 3 * p.H :] = 0
-    return {name: v.copy() for name, v in written.items()}
+    found = {name: v.copy() for name, v in written.items()}
+    if "gates" in found:
+        found["gates"] = unblocked(found["gates"], p.H)
+        if p.before:
+            found["gates"][:, :, 3] = 0
+    return found
 
 
 def assert_same_bits(found: dict[str, Array], expected: dict[str, Array], what: object = "") -> None:

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from headgate import GRU, equations
 from headgate.functional import reason_against_cpu
-from headgate.layer import GRUCell
+from headgate.cell import GRUCell
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 

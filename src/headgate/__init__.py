@@ -6,17 +6,18 @@ __version__ = "0.1.0"
 __all__ = ["GRU", "GRUCell", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
 
 if TYPE_CHECKING:
+    from headgate.cell import GRUCell
     from headgate.configuration import ModelSettings
     from headgate.errors import InputError
     from headgate.functional import gru
     from headgate.language_model import LanguageModel
-    from headgate.layer import GRU, GRUCell
+    from headgate.layer import GRU
     from headgate.runtime import Runtime
     from headgate.sampling import Sampling
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
     "GRU": "layer",
-    "GRUCell": "layer",
+    "GRUCell": "cell",
     "InputError": "errors",
     "LanguageModel": "language_model",
     "ModelSettings": "configuration",

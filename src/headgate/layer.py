@@ -1,5 +1,4 @@
-"""The GRU as modules: signatures, names, initialization and state_dict of ``torch.nn.GRU`` and ``torch.nn.GRUCell``,
-plus what these lack.
+"""The GRU as a module: signature, names, initialization and state_dict of ``torch.nn.GRU``, plus what it lacks.
 
 Letters: T time steps, B batch, I input size, H hidden size, L layers, D directions (1 or 2).
 """
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from headgate.functional import gru
+from headgate.parameters import check_dtype, check_sizes, check_variant, converts, represent, sizes_of, suffixes, weights
 
 
 class Gates(NamedTuple):
@@ -68,8 +68,8 @@ class GRU(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        _check_variant(bias, reset)
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_variant(bias, reset)
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first should be of type bool, got: {type(batch_first).__name__}")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -91,10 +91,10 @@ class GRU(nn.Module):
 
         D, H = (2 if bidirectional else 1), hidden_size
         for layer in range(num_layers):
-            sizes = _sizes(D * H if layer else input_size, H, bias)
+            sizes = sizes_of(D * H if layer else input_size, H, bias)
             if learned_state:
                 sizes["state"] = (H,)
-            for suffix in _suffixes(layer, D):
+            for suffix in suffixes(layer, D):
                 for name, shape in sizes.items():
                     self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -143,7 +143,8 @@ class GRU(nn.Module):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_gates)
-        ids, batched = self._read_shape(input, hx)
+        dtype = self._dtype
+        ids, batched = self._read_shape(input, hx, dtype)
         x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
         if self.batch_first:
             x = x.transpose(0, 1)  # from here on (T, B, I) or ids (T, B)
@@ -154,7 +155,7 @@ class GRU(nn.Module):
                 axes = ("B, T" if self.batch_first else "T, B") + ("" if ids else ", I")
                 hint = f" (input {tuple(input.shape)} read as ({axes}))" if batched else ""
                 raise RuntimeError(f"Expected hidden size {(L * D, B, H)}, got {list(hx.shape)}{hint}")
-            hx = hx.to(self._dtype) if _converts(hx, self._dtype) else hx
+            hx = hx.to(dtype) if converts(hx, dtype) else hx
         if lengths is not None:
             lengths = torch.as_tensor(lengths, device=x.device)
             lengths = lengths.long() if not lengths.numel() else lengths  # an empty list has no dtype of its own
@@ -167,23 +168,23 @@ class GRU(nn.Module):
             resets = resets if batched else resets.unsqueeze(0 if self.batch_first else 1)
             resets = resets.transpose(0, 1) if self.batch_first else resets
         if not ids:
-            x = x.to(self._dtype)
+            x = x.to(dtype)
 
         last, gates = [], []
         for layer in range(L):
             if layer and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
             both = []
-            for direction, suffix in enumerate(_suffixes(layer, D)):
+            for direction, suffix in enumerate(suffixes(layer, D)):
                 start = getattr(self, "state" + suffix, None)
                 if hx is not None:
-                    h0 = hx[layer * D + direction]
+                    h0 = hx[layer * D + direction] if L * D > 1 else hx.squeeze(0)  # whose gradient is a view
                 elif start is not None:
                     h0 = start.expand(B, H)
                 else:
-                    h0 = torch.zeros(B, H, dtype=self._dtype, device=x.device)
+                    h0 = torch.zeros(B, H, dtype=dtype, device=x.device)
                 states, h, *rzn = gru(
-                    x, h0, *_weights(self, suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
+                    x, h0, *weights(self, suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
                     resets=resets, reset_state=start, return_gates=return_gates, backend=self.backend,
                 )  # fmt: skip
                 both.append(states)
@@ -191,7 +192,7 @@ class GRU(nn.Module):
                 gates += rzn
             x = both[0] if D == 1 else torch.cat(both, -1)  # (T, B, D*H)
 
-        outputs: tuple[Any, ...] = (x.transpose(0, 1) if self.batch_first else x, torch.stack(last))
+        outputs: tuple[Any, ...] = (x.transpose(0, 1) if self.batch_first else x, torch.stack(last) if L * D > 1 else last[0].unsqueeze(0))
         if return_gates:
             all_gates = torch.stack(gates)  # (L*D, T, B, 3H)
             outputs += (Gates(*(all_gates.transpose(1, 2) if self.batch_first else all_gates).split(H, -1)),)
@@ -218,7 +219,7 @@ class GRU(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = _weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
         return dtype
 
     @property
@@ -226,15 +227,15 @@ class GRU(nn.Module):
         """The weights and biases of each layer and direction, as ``torch.nn.GRU`` lists them."""
         D = 2 if self.bidirectional else 1
         return [
-            [w for w in _weights(self, suffix) if w is not None]
+            [w for w in weights(self, suffix) if w is not None]
             for layer in range(self.num_layers)
-            for suffix in _suffixes(layer, D)
+            for suffix in suffixes(layer, D)
         ]
 
     def flatten_parameters(self) -> None:
         """For programs written for ``torch.nn.GRU``; there is nothing to flatten."""
 
-    def _read_shape(self, input: Tensor, hx: Tensor | None) -> tuple[bool, bool]:
+    def _read_shape(self, input: Tensor, hx: Tensor | None, dtype: torch.dtype) -> tuple[bool, bool]:
         """Check ranks and dtypes; returns whether the input holds ids, and whether it has a batch axis."""
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a tensor or a PackedSequence, got {type(input).__name__}")
@@ -250,7 +251,7 @@ class GRU(nn.Module):
                 f"For {kind} {input.dim()}-D input, hx should be {3 if batched else 2}-D but got {hx.dim()}-D tensor"
             )
         if not ids:
-            _check_dtype(input, self._dtype)
+            check_dtype(input, dtype)
             if input.shape[-1] != self.input_size:
                 raise RuntimeError(
                     f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
@@ -258,144 +259,5 @@ class GRU(nn.Module):
         return ids, batched
 
     def extra_repr(self) -> str:
-        return _repr(self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
+        return represent(self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
                      learned_state=False, backend="auto")  # fmt: skip
-
-
-class GRUCell(nn.Module):
-    """One step of a gated recurrent unit; a drop-in for ``torch.nn.GRUCell``. For the equations see :class:`GRU`.
-
-    input (B, I), or (I,) unbatched, or ids (B,) that stand for one-hot vectors; hx (B, H) or (H,), zeros where it is
-    None -> the new state, (B, H) or (H,). ``bias="single"``, ``reset`` and ``backend`` as for GRU. Packs the weights in
-    every call: for many steps with the same weights, a GRU over the sequence or a Runtime is faster.
-
-    Raises what ``torch.nn.GRUCell`` raises: ValueError for a wrong rank, RuntimeError for shapes that do not fit.
-
-    >>> cell = GRUCell(10, 20)
-    >>> cell(torch.randn(3, 10)).shape
-    torch.Size([3, 20])
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool | str = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        reset: str = "after",
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        bias = bias if bias == "single" else bool(bias)  # torch.nn.GRUCell goes by its truth, too
-        _check_sizes(input_size=input_size, hidden_size=hidden_size)
-        _check_variant(bias, reset)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.reset = reset
-        self.backend = backend
-        for name, shape in _sizes(input_size, hidden_size, bias).items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        for name in ("bias_ih", "bias_hh"):
-            if not hasattr(self, name):
-                self.register_parameter(name, None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from the uniform distribution on (-1/sqrt(H), 1/sqrt(H))."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        ids = not (input.is_floating_point() or input.is_complex())
-        ranks = (0, 1) if ids else (1, 2)
-        if input.dim() not in ranks:
-            kind = "ids" if ids else "input"
-            raise ValueError(f"GRUCell: Expected {kind} to be {ranks[0]}D or {ranks[1]}D, got {input.dim()}D instead")
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"GRUCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        dtype, H = _weights(self, "")[0].dtype, self.hidden_size
-        if not ids and input.shape[-1] != self.input_size:
-            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        batched = input.dim() == ranks[1]
-        if hx is not None and hx.dim() != 1 + batched:
-            kind, rank = ("batched", 2) if batched else ("unbatched", 1)
-            raise RuntimeError(f"For {kind} {input.dim()}-D input, hx should be {rank}-D but got {hx.dim()}-D tensor")
-        x = input if batched else input.unsqueeze(0)
-        h0 = torch.zeros(len(x), H, dtype=dtype, device=input.device) if hx is None else hx
-        h0 = h0 if batched or hx is None else h0.unsqueeze(0)
-        if len(h0) != len(x):
-            raise RuntimeError(f"Input batch size {len(x)} doesn't match hidden0 batch size {len(h0)}")
-        if h0.shape[1] != H:
-            raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {h0.shape[1]}, expected {H}")
-        if not ids:
-            _check_dtype(input, dtype, RuntimeError)
-            x = x.to(dtype)
-        h0 = h0.to(dtype) if _converts(h0, dtype) else h0
-        _, h = gru(x.unsqueeze(0), h0, *_weights(self, ""), reset=self.reset, backend=self.backend)
-        return h if batched else h.squeeze(0)
-
-    def extra_repr(self) -> str:
-        return _repr(self, bias=True, reset="after", backend="auto")
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int):
-            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
-        if size <= 0:
-            raise ValueError(f"{name} must be greater than zero, got {size}")
-
-
-def _check_variant(bias: bool | str, reset: str) -> None:
-    if not isinstance(bias, bool) and bias != "single":
-        raise TypeError(f'bias should be of type bool, got: {type(bias).__name__} {bias!r} (or it is "single")')
-    if reset not in ("after", "before"):
-        raise ValueError(f'reset must be "after" or "before", got {reset!r}')
-
-
-def _converts(given: Tensor, dtype: torch.dtype) -> bool:
-    """Whether it is converted to the weights' dtype without asking: half precision to float32, and under autocast."""
-    half = given.dtype in (torch.bfloat16, torch.float16) and dtype == torch.float32
-    return half or torch.is_autocast_enabled(given.device.type)
-
-
-def _check_dtype(input: Tensor, dtype: torch.dtype, error: type[Exception] = ValueError) -> None:
-    """Raise unless the input has the weights' dtype, or can be converted to it without asking."""
-    if input.dtype != dtype and not _converts(input, dtype):
-        raise error(
-            f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
-        )
-
-
-def _sizes(I: int, H: int, bias: bool | str) -> dict[str, tuple[int, ...]]:  # noqa: E741 - the letter of the equations
-    """The parameters of one layer and direction."""
-    sizes: dict[str, tuple[int, ...]] = {"weight_ih": (3 * H, I), "weight_hh": (3 * H, H)}
-    if bias:
-        sizes["bias_ih"] = (3 * H,)
-    if bias is True:
-        sizes["bias_hh"] = (3 * H,)
-    return sizes
-
-
-def _suffixes(layer: int, D: int) -> list[str]:
-    """The endings of the parameter names of a layer, one a direction."""
-    return [f"_l{layer}", f"_l{layer}_reverse"][:D]
-
-
-def _weights(module: nn.Module, suffix: str) -> list[Any]:
-    return [getattr(module, name + suffix, None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-
-
-def _repr(module: nn.Module, **defaults: Any) -> str:
-    """Sizes, and what differs from the defaults."""
-    text = f"{module.input_size}, {module.hidden_size}"
-    for name, default in defaults.items():
-        value = getattr(module, name)
-        if value != default or type(value) is not type(default):
-            text += f", {name}={value!r}" if isinstance(value, str) else f", {name}={value}"
-    return text

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headgate import equations
-from headgate.kernels import native
+from headgate.kernels import memory, native
 
 
 class _Arguments(NamedTuple):
@@ -65,7 +65,7 @@ def sequence(
         states, last, gates = _Gru.apply(*arguments)
     else:
         states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
-    outputs = (states, last, gates[..., : 3 * h0.shape[1]]) if return_gates else (states, last)
+    outputs = (states, last, _unblocked(gates, h0.shape[1])) if return_gates else (states, last)
     return outputs if ours else tuple(v.to(dtype) for v in outputs)
 
 
@@ -87,6 +87,18 @@ class _Gru(torch.autograd.Function):
         else:
             found = _backward(arguments, states, gates, d_outputs, needed)
         return (*_placed(found, needed), None, None, None, None)
+
+
+def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
+    """The shape in which the library keeps gates: some hidden units of all rows lie together."""
+    return T, -(-H // native.GATE_LANES), B, 4, native.GATE_LANES
+
+
+def _unblocked(gates: Tensor, H: int) -> Tensor:
+    """-> r, z, n (T, B, 3H)"""
+    T, blocks, B, _, lanes = gates.shape
+    units = gates.permute(0, 2, 3, 1, 4).reshape(T, B, 4, blocks * lanes)
+    return units[:, :, :3, :H].reshape(T, B, 3 * H)
 
 
 def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -116,7 +128,7 @@ def _through_the_definition(
         return_gates=True,
     )  # fmt: skip
     pairs = [
-        (output, d[..., : output.shape[-1]])  # of the gates, the kernel keeps a fourth part
+        (output, _unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
         for output, d in zip(outputs, d_outputs, strict=True)
         if d is not None and output.requires_grad
     ]
@@ -127,11 +139,11 @@ def _through_the_definition(
 
 
 def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-> states (T, B, H), last (B, H), gates (T, B, 4H), empty unless kept: r, z, n, W_hn h + b_hn or zeros."""
+    """-> states (T, B, H), last (B, H), gates (see native/headgate.h), empty unless kept."""
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
-    states, last = h0.new_empty(T, B, H), h0.new_empty(B, H)
-    gates = h0.new_empty((T, B, 4 * H) if keep_gates else 0)
+    states, last = memory.empty((T, B, H), h0.dtype), h0.new_empty(B, H)
+    gates = memory.empty(_blocked(T, B, H) if keep_gates else (0,), h0.dtype)
     described, alive = _describe(arguments)
     described.states, described.last = states.data_ptr(), last.data_ptr()
     described.gates = gates.data_ptr() if keep_gates else None
@@ -149,7 +161,7 @@ def _backward(
     described.states, described.gates = states.data_ptr(), gates.data_ptr()
     incoming = [None if d is None else d.contiguous() for d in d_outputs]
     owners = (*arguments[:6], h0)  # of reset_state every row has its own share
-    gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) if need and v is not None else None
+    gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
     native.call(f"backward_{native.SUFFIXES[h0.itemsize]}", described, native.Gradients(*pointers))
@@ -199,7 +211,7 @@ def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     T, B, _, H = _Arguments(*fields[:11]).sizes
     h0 = fields[1]
-    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty((T, B, 4 * H) if fields[11] else 0)
+    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[11] else 0)
 
 
 @torch.library.custom_op(

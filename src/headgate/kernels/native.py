@@ -13,7 +13,8 @@ from typing import NoReturn
 
 import numpy as np
 
-CONTRACT = 1  # HEADGATE_VERSION of the header that this file was written for
+CONTRACT = 2  # HEADGATE_VERSION of the header that this file was written for
+GATE_LANES = 16  # HEADGATE_GATE_LANES: the layout of gates, see there
 PRECISIONS = ("float32", "bfloat16", "int8")  # in which a Model keeps its weights
 LEVELS = ("baseline", "AVX2", "AVX-512")
 _FILE = {"win32": "headgate.dll", "darwin": "libheadgate.dylib"}.get(sys.platform, "libheadgate.so")

@@ -1,0 +1,388 @@
+// The GRU over a sequence, backward.
+//
+// With e the gradient of the state after a step, g' that of a gate before its sigmoid or tanh, m = W_hn h + b_hn:
+//
+//   n' = e (1 - z) (1 - n^2)        z' = e (h - n) z (1 - z)
+//   reset after:   r' = n' m r (1 - r)               dh = e z + W_r^T r' + W_z^T z' + W_n^T (n' r)
+//   reset before:  q = W_n^T n',  r' = q h r (1 - r)    dh = e z + W_r^T r' + W_z^T z' + q r
+//
+// Steps are taken in chunks from the last to the first. A token, a row of a step that was read, leaves n', r', z' and a
+// fourth, n' r or (reset before) r h, twice: side by side as a row (4, H), which the products with the weights want, for
+// the step and for the gradient of some steps' inputs; and packed over a chunk's tokens, with the state before, which the
+// weights' gradients want: they are products over all tokens of a chunk.
+//
+// Letters as in sequence.h; a token is counted within its chunk.
+#pragma once
+
+#include <cstring>
+
+#include "product.h"
+#include "sequence.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+namespace {
+
+template <class T> class Backward {
+  static constexpr int w = width<T>;
+  enum Part { of_n, of_r, of_z, fourth };  // of a token
+
+ public:
+  Backward(const headgate_gru& g, const headgate_gru_gradients& d) : q_(g), d_(d), team_(g.threads) {
+    threads_ = team_.size();
+    split_rows_ = splits_rows(q_.B, q_.H, threads_, sizeof(T));
+    if (!split_rows_ && q_.U < threads_ * 2) threads_ = 1;
+    T* zeros = workspace_.get<T>(q_.H + w);
+    std::memset(zeros, 0, size_t(q_.H + w) * sizeof(T));
+    q_.zeros = zeros;
+
+    const int64_t T_ = q_.T, B = q_.B, H = q_.H, I = q_.I, U = q_.U;
+    first_ = workspace_.get<int64_t>(T_ + 1);
+    first_[0] = 0;
+    for (int64_t s = 0; s < T_; ++s) {
+      int64_t n = B;
+      if (g.lengths) {
+        n = 0;
+        for (int64_t b = 0; b < B; ++b) n += q_.active(q_.place(s), b);
+      }
+      first_[s + 1] = first_[s] + n;
+    }
+    const int64_t chunks = 1 + (T_ * B - 1) / chunk_tokens;
+    chunk_ = chunks > 0 ? 1 + (T_ - 1) / chunks : 1;
+    if (chunk_ < 1) chunk_ = 1;
+    const int64_t rows = split_rows_ ? (B + threads_ - 1) / threads_ : B;
+    group_ = least(chunk_, 1 + (row_group - 1) / (rows ? rows : 1));
+    const int64_t tokens = chunk_ * B, packed = vector_stride<T>(tokens);
+    IV_ = (I + w - 1) / w;
+    few_ids_ = q_.ids && T_ * B < I / 2;
+    dense_ = !q_.ids && d.d_weight_ih;
+    pack_hidden_ = H % w || B > rows_without_packing;
+
+    if (pack_hidden_) hidden_memory_ = workspace_.get<T>(U * vector_stride<T>(3 * H));
+    hidden_ = pack_hidden_ ? packed_columns<T>(static_cast<const T*>(hidden_memory_), 3 * H) : Columns<T>{q_.weight_hh, w, H};
+    if (d.d_x) input_ = workspace_.get<T>(IV_ * vector_stride<T>(3 * H));
+    rows_ = workspace_.get<T>(group_ * B * row_stride() + w);
+    for (T*& part : packed_) part = workspace_.get<T>(U * packed);
+    states_ = workspace_.get<T>(U * packed);
+    if (dense_) inputs_ = workspace_.get<T>(IV_ * packed);
+    dh_ = workspace_.get<T>(U * B * w);
+    token_ = workspace_.get<int64_t>(tokens + 1);
+    const int64_t sums = 4 * U * w, table = q_.ids && d.d_weight_ih && !few_ids_ ? 3 * U * I * w : 0;
+    bias_ = workspace_.get<T>(2 * sums), bias_excess_ = bias_ + sums;
+    if (table) table_ = workspace_.get<T>(2 * table), table_excess_ = table_ + table;
+    own_ = workspace_.get<Own>(threads_);
+    for (int i = 0; i < threads_; ++i) {
+      Own& my = own_[i];
+      my.sums = workspace_.get<T>(sums_size<T>(3 * H));
+      my.active = workspace_.get<int64_t>(B + 1);
+      my.places = workspace_.get<int64_t>(group_ * B + 1);
+      my.rows = workspace_.get<const T*>(tokens + 3 * H + 1);
+    }
+  }
+
+  void run() {
+    team_.run([this](int index) {
+      if (index >= threads_) return;
+      Own& my = own_[index];
+      const Territory own = territory(q_.B, q_.U, index, threads_, split_rows_);
+      prepare(index, own, my);
+      wait();
+      bool first = true;
+      int64_t end = q_.T;
+      do {
+        const int64_t begin = end > chunk_ ? end - chunk_ : 0;
+        for (int64_t last = end; last > begin; last -= least(group_, last - begin)) {
+          const int64_t from = last - least(group_, last - begin);
+          for (int64_t s = last; s-- > from;) step(s, begin, from, own, my);
+          if (d_.d_x) inputs_gradient(from, last, index, own, my);
+          if (!split_rows_) wait();
+        }
+        if (split_rows_) wait();
+        const int64_t tokens = first_[end] - first_[begin];
+        if (dense_) {
+          pack_inputs(tokens, index, my);
+          wait();
+        }
+        weights_gradients(tokens, index, my, first);
+        wait();
+        first = false;
+        end = begin;
+      } while (end > 0);
+      finish(index, own);
+    });
+  }
+
+ private:
+  struct Own {  // a thread's memory
+    T* sums;
+    int64_t *active, *places;
+    const T** rows;
+  };
+
+  // So few rows read W_hh where it lies: packing it would cost more than it saves.
+  static constexpr int64_t rows_without_packing = 4;
+
+  void wait() {
+    if (threads_ > 1) team_.barrier().wait();
+  }
+  static T* out(void* p) { return static_cast<T*>(p); }
+  static const T* in(const void* p) { return static_cast<const T*>(p); }
+  // Row b of step s, in a group that begins with the step `from`.
+  T* row(int64_t s, int64_t from, int64_t b, Part p) const { return rows_ + ((s - from) * q_.B + b) * row_stride() + p * q_.H; }
+  int64_t row_stride() const { return 4 * q_.H + 16; }  // not a power of two
+  // Where vector u of a packed matrix begins.
+  int64_t packed(int64_t u) const { return u * vector_stride<T>(chunk_ * q_.B); }
+  Columns<T> packed_right(const T* p) const { return packed_columns<T>(p, chunk_ * q_.B); }
+  // Where the units of an own territory lie in a row of H.
+  Range columns(Range units) const { return {units.begin * w, least(units.end * w, q_.H)}; }
+  T* dh(int64_t b, int64_t u) const { return dh_ + (u * q_.B + b) * w; }
+
+  void prepare(int index, Territory own, Own& my) {
+    const int64_t H = q_.H;
+    const Range units = part(q_.U, index, threads_);
+    if (pack_hidden_) {
+      for (int64_t k = 0; k < 3 * H; ++k) my.rows[k] = q_.weight_hh + k * H;
+      pack_columns(my.rows, 3 * H, H, units.begin, units.end, hidden_memory_, vector_stride<T>(3 * H));
+    }
+    if (d_.d_x) {
+      for (int64_t k = 0; k < 3 * H; ++k) my.rows[k] = q_.weight_ih + (k < H ? k + 2 * H : k - H) * q_.I;
+      const Range vectors = part(IV_, index, threads_);
+      pack_columns(my.rows, 3 * H, q_.I, vectors.begin, vectors.end, input_, vector_stride<T>(3 * H));
+      if (q_.g.lengths) {
+        const Range steps = part(q_.T, index, threads_);
+        std::memset(out(d_.d_x) + steps.begin * q_.B * q_.I, 0, size_t(steps.size() * q_.B * q_.I) * sizeof(T));
+      }
+    }
+    const Range own_columns = columns(own.units);
+    for (int64_t b = own.rows.begin; b < own.rows.end; ++b) {
+      for (int64_t u = own.units.begin; u < own.units.end; ++u)
+        store(dh(b, u), d_.d_last ? load_part(in(d_.d_last) + b * H + u * w, q_.lanes(u)) : Vec<T>{});
+      if (d_.d_reset_state && own_columns.size() > 0)
+        std::memset(out(d_.d_reset_state) + b * H + own_columns.begin, 0, size_t(own_columns.size()) * sizeof(T));
+    }
+    const auto clear = [&](T* sums, int64_t parts, int64_t size) {  // (parts, U, size), own units
+      for (int64_t p = 0; p < parts; ++p)
+        std::memset(sums + (p * q_.U + units.begin) * size, 0, size_t(units.size() * size) * sizeof(T));
+    };
+    clear(bias_, 4, w), clear(bias_excess_, 4, w);
+    if (table_) clear(table_, 3, q_.I * w), clear(table_excess_, 3, q_.I * w);
+    const Range rows = columns(units);
+    if (few_ids_ && d_.d_weight_ih && rows.size() > 0)
+      for (int gate = 0; gate < 3; ++gate)
+        std::memset(out(d_.d_weight_ih) + (gate * H + rows.begin) * q_.I, 0, size_t(rows.size() * q_.I) * sizeof(T));
+  }
+
+  // Step s of a chunk that begins with the step `begin`, of a group that begins with `from`.
+  void step(int64_t s, int64_t begin, int64_t from, Territory own, Own& my) {
+    const int64_t t = q_.place(s), H = q_.H;
+    const Range units = own.units;
+    int64_t token = first_[s] - first_[begin];  // of the first own row
+    if (q_.g.lengths)
+      for (int64_t b = 0; b < own.rows.begin; ++b) token += q_.active(t, b);
+    else
+      token += own.rows.begin;
+    const int64_t rows = q_.active_rows(t, own.rows, my.active);
+
+    for (int64_t i = 0; i < rows; ++i) my.rows[i] = q_.before(t, my.active[i]);
+    for (int64_t u = units.begin; u < units.end; ++u)  // what is packed lies row after row
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t b = my.active[i];
+        through_gates(t, b, u, my.rows[i] + u * w, token + i, row(s, from, b, of_n) + u * w);
+      }
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t b = my.active[i];
+      if (units.begin == 0) token_[token + i] = t * q_.B + b;  // once a row
+      my.rows[i] = row(s, from, b, q_.after ? of_r : of_n);
+    }
+    if (!split_rows_) wait();
+    if (q_.after) {
+      multiply<1>(rows, my.rows, 3 * H, hidden_, units.begin, units.end, my.sums,
+                  [&](int64_t v, int n, int64_t i, const T* sums) { add(my.active[i], v, n, sums); });
+    } else {
+      multiply<1>(rows, my.rows, H, hidden_.from(0, 2 * H), units.begin, units.end, my.sums,
+                  [&](int64_t v, int n, int64_t i, const T* sums) {
+                    const int64_t b = my.active[i];
+                    for (int64_t u = v; u < v + n; ++u, sums += w)
+                      through_reset(t, b, u, token + i, row(s, from, b, of_r) + u * w, load(sums));
+                  });
+      if (!split_rows_) wait();
+      for (int64_t i = 0; i < rows; ++i) my.rows[i] = row(s, from, my.active[i], of_r);
+      multiply<1>(rows, my.rows, 2 * H, hidden_, units.begin, units.end, my.sums,
+                  [&](int64_t v, int n, int64_t i, const T* sums) { add(my.active[i], v, n, sums); });
+    }
+    if (q_.g.resets)
+      for (int64_t i = 0; i < rows; ++i)
+        if (q_.starts_over(t, my.active[i])) start_over(my.active[i], units);
+  }
+
+  // One vector of one part of a token, in both places.
+  HEADGATE_INLINE void leave(Vec<T> value, T* row, T* packed, int lanes) {
+    store_part(row, value, lanes);
+    store(packed, value);
+  }
+
+  // The gradients of one vector of units of one row before the nonlinearities, as far as they depend on e alone.
+  void through_gates(int64_t t, int64_t b, int64_t u, const T* h_before, int64_t token, T* row) {
+    const int lanes = q_.lanes(u);
+    const int64_t H = q_.H, at = t * q_.B + b, place = packed(u) + token * w;
+    const Vec<T> one = broadcast(T(1));
+    const T* saved = q_.gate(static_cast<const T*>(q_.gates), t, b, u);
+    Vec<T> e = load(dh(b, u));
+    if (d_.d_states) e += load_part(in(d_.d_states) + at * H + u * w, lanes);
+    const Vec<T> r = load(saved), z = load(saved + gate_lanes), n = load(saved + 2 * gate_lanes);
+    const Vec<T> h = load_part(h_before, lanes);
+    Vec<T> dz = e * (h - n), dn = e * (one - z);
+    const T* d_gates = d_.d_gates ? q_.gate(in(d_.d_gates), t, b, u) : nullptr;
+    if (d_gates) dz += load(d_gates + gate_lanes), dn += load(d_gates + 2 * gate_lanes);
+    dz *= z * (one - z);
+    dn *= fma(-n, n, one);
+    leave(dn, row, packed_[of_n] + place, lanes);
+    leave(dz, row + of_z * H, packed_[of_z] + place, lanes);
+    store(dh(b, u), e * z);
+    store(states_ + place, h);
+    if (q_.after) {
+      Vec<T> dr = dn * load(saved + 3 * gate_lanes);
+      if (d_gates) dr += load(d_gates);
+      dr *= r * (one - r);
+      leave(dr, row + of_r * H, packed_[of_r] + place, lanes);
+      leave(dn * r, row + fourth * H, packed_[fourth] + place, lanes);
+    } else {
+      store(packed_[fourth] + place, r * h);
+    }
+  }
+
+  // Reset before: what W_n^T n' says about r and h.
+  void through_reset(int64_t t, int64_t b, int64_t u, int64_t token, T* row, Vec<T> q) {
+    const int lanes = q_.lanes(u);
+    const int64_t place = packed(u) + token * w;
+    const Vec<T> r = load(q_.gate(static_cast<const T*>(q_.gates), t, b, u));
+    Vec<T> dr = q * load(states_ + place);
+    if (d_.d_gates) dr += load(q_.gate(in(d_.d_gates), t, b, u));
+    leave(dr * (r * (broadcast(T(1)) - r)), row, packed_[of_r] + place, lanes);
+    store(dh(b, u), fma(q, r, load(dh(b, u))));
+  }
+
+  void add(int64_t b, int64_t v, int n, const T* sums) {
+    for (int64_t u = v; u < v + n; ++u, sums += w) store(dh(b, u), load(dh(b, u)) + load(sums));
+  }
+
+  void start_over(int64_t b, Range units) {
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      if (d_.d_reset_state) {
+        T* to = out(d_.d_reset_state) + b * q_.H + u * w;
+        store_part(to, load_part(to, q_.lanes(u)) + load(dh(b, u)), q_.lanes(u));
+      }
+      store(dh(b, u), Vec<T>{});
+    }
+  }
+
+  // The input's gradient at the steps [from, last) of a group.
+  void inputs_gradient(int64_t from, int64_t last, int index, Territory own, Own& my) {
+    const int64_t I = q_.I, H = q_.H;
+    const Range mine = split_rows_ ? Range{0, (last - from) * q_.B} : part((last - from) * q_.B, index, threads_);
+    int64_t n = 0;
+    for (int64_t s = from; s < last; ++s)
+      for (int64_t b = own.rows.begin; b < own.rows.end; ++b) {
+        const int64_t t = q_.place(s), i = (s - from) * q_.B + b;
+        if (i < mine.begin || i >= mine.end || !q_.active(t, b)) continue;
+        my.rows[n] = row(s, from, b, of_n);
+        my.places[n++] = t * q_.B + b;
+      }
+    multiply<1>(n, my.rows, 3 * H, packed_columns<T>(static_cast<const T*>(input_), 3 * H), 0, IV_, my.sums,
+                [&](int64_t v, int n, int64_t i, const T* sums) {
+                  T* to = out(d_.d_x) + my.places[i] * I;
+                  for (int64_t u = v; u < v + n; ++u, sums += w)
+                    store_part(to + u * w, load(sums), int(least(w, I - u * w)));
+                });
+  }
+
+  void pack_inputs(int64_t tokens, int index, Own& my) {
+    for (int64_t i = 0; i < tokens; ++i) my.rows[i] = q_.input(token_[i] / q_.B, token_[i] % q_.B);
+    const Range vectors = part(IV_, index, threads_);
+    pack_columns(my.rows, tokens, q_.I, vectors.begin, vectors.end, inputs_, packed(1));
+  }
+
+  // What a chunk adds to the gradients of weights and biases, own units.
+  void weights_gradients(int64_t tokens, int index, Own& my, bool first) {
+    constexpr Part input_parts[] = {of_r, of_z, of_n};
+    const Part hidden_parts[] = {of_r, of_z, q_.after ? fourth : of_n};
+    const int64_t H = q_.H, I = q_.I;
+    const Range units = part(q_.U, index, threads_);
+    for (int p = 0; p < 4; ++p)
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        const int64_t at = (p * q_.U + u) * w;
+        add_rows(tokens, packed_[p] + packed(u), bias_ + at, bias_excess_ + at);
+      }
+    if (q_.ids && d_.d_weight_ih) {
+      for (int gate = 0; gate < 3; ++gate)
+        for (int64_t u = units.begin; u < units.end; ++u) scatter(tokens, gate, u, packed_[input_parts[gate]] + packed(u));
+    }
+    for (int gate = 0; gate < 3; ++gate) {
+      const auto product = [&](Part p, const T* right, void* d, int64_t N) {
+        multiply_left(tokens, packed_[p], packed(1), units.begin, units.end, H, packed_right(right), N,
+                      out(d) + gate * H * N, first, my.rows, my.sums);
+      };
+      if (d_.d_weight_hh) product(hidden_parts[gate], !q_.after && gate == 2 ? packed_[fourth] : states_, d_.d_weight_hh, H);
+      if (dense_) product(input_parts[gate], inputs_, d_.d_weight_ih, I);
+    }
+  }
+
+  // Ids: a token's gradient belongs to the column of its id.
+  void scatter(int64_t tokens, int gate, int64_t u, const T* from) {
+    const int64_t I = q_.I, at = (gate * q_.U + u) * I * w;
+    T* d = out(d_.d_weight_ih) + (gate * q_.H + u * w) * I;
+    for (int64_t i = 0; i < tokens; ++i, from += w) {
+      const int64_t id = q_.g.ids[token_[i]];
+      if (table_) {
+        add_exactly<T>(load(from), table_ + at + id * w, table_excess_ + at + id * w);
+      } else {
+        for (int j = 0; j < q_.lanes(u); ++j) d[j * I + id] += from[j];
+      }
+    }
+  }
+
+  void finish(int index, Territory own) {
+    const int64_t H = q_.H, I = q_.I;
+    if (d_.d_h0)
+      for (int64_t b = own.rows.begin; b < own.rows.end; ++b)
+        for (int64_t u = own.units.begin; u < own.units.end; ++u)
+          store_part(out(d_.d_h0) + b * H + u * w, load(dh(b, u)), q_.lanes(u));
+    const Range units = part(q_.U, index, threads_);
+    constexpr Part input_parts[] = {of_r, of_z, of_n};
+    for (int gate = 0; gate < 3; ++gate)
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        const int lanes = q_.lanes(u);
+        const auto write = [&](void* d, Part p) {
+          if (d) store_part(out(d) + gate * H + u * w, load(bias_ + (p * q_.U + u) * w), lanes);
+        };
+        write(d_.d_bias_ih, input_parts[gate]);
+        write(d_.d_bias_hh, gate == 2 && q_.after ? fourth : input_parts[gate]);
+        if (!table_) continue;
+        const T* from = table_ + (gate * q_.U + u) * I * w;  // (I, w) -> (w, I)
+        T* to = out(d_.d_weight_ih) + (gate * H + u * w) * I;
+        unpack_lanes(from, I, to, I, lanes);
+      }
+  }
+
+  Sequence<T> q_;
+  const headgate_gru_gradients& d_;
+  Workspace workspace_;
+  Team team_;
+  int threads_ = 0;
+  bool split_rows_ = false, few_ids_ = false, dense_ = false, pack_hidden_ = true;
+  int64_t chunk_ = 1, group_ = 1, IV_ = 0;  // steps of a chunk, of a group; vectors of the input
+  int64_t* first_ = nullptr;                // (T + 1): tokens before step s
+  T* hidden_memory_ = nullptr;              // W_hh in (U) vectors of 3H
+  Columns<T> hidden_{};                     // that, or W_hh where it lies
+  T* input_ = nullptr;                      // W_ih, rows in the order n, r, z, in (IV) vectors of 3H
+  T *rows_ = nullptr, *dh_ = nullptr;       // (group, B, 4, H); (U, B, w)
+  T* packed_[4] = {};                       // the parts of a chunk's tokens: (U) vectors of tokens
+  T *states_ = nullptr, *inputs_ = nullptr; // the states before, the inputs: (U) and (IV) vectors of tokens
+  int64_t* token_ = nullptr;                // (tokens): t * B + b
+  T *table_ = nullptr, *table_excess_ = nullptr, *bias_ = nullptr, *bias_excess_ = nullptr;  // (3, U, I, w); (4, U, w)
+  Own* own_ = nullptr;
+};
+
+}  // namespace
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

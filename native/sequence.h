@@ -1,0 +1,104 @@
+// What a pass over a sequence is given, and how threads share it; headgate.h says what the arguments are.
+//
+// A step is a product of the rows' states with the recurrent weights and, where a panel's sums are done, the gates of
+// its hidden units. Threads share a step in one of two ways: each has some rows (no thread waits for another inside the
+// sequence), or, where there are few rows, each has some hidden units (they meet once or twice a step).
+//
+// Letters: T, B, I, H as in headgate.h; w lanes of a vector; U = ceil(H / w) vectors of hidden units; s a step in the
+// order in which it is read, t its place in the sequence.
+#pragma once
+
+#include "headgate.h"
+#include "simd.h"
+#include "threads.h"
+
+namespace headgate {
+namespace HEADGATE_LEVEL {
+namespace {
+
+constexpr int gate_lanes = HEADGATE_GATE_LANES;
+constexpr int64_t chunk_tokens = 512;  // whose shares of the weights' gradients are summed together
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// Part `index` of `parts` of [0, n), cut at multiples of `unit`.
+Range part(int64_t n, int index, int parts, int64_t unit = 1) {
+  const int64_t blocks = (n + unit - 1) / unit;
+  return {least(n, blocks * index / parts * unit), least(n, blocks * (index + 1) / parts * unit)};
+}
+
+// The arguments with their types, and what follows from them.
+template <class T_> struct Sequence {
+  using Real = T_;
+  static constexpr int w = width<Real>;
+  const headgate_gru& g;
+  const int64_t T, B, I, H;
+  const int64_t U = (H + w - 1) / w;
+  const bool after, reverse, ids;
+  const Real *x, *h0, *weight_ih, *weight_hh, *bias_ih, *bias_hh, *reset_state;
+  Real *states, *gates;
+  const Real* zeros = nullptr;  // (H)
+
+  explicit Sequence(const headgate_gru& g)
+      : g(g), T(g.T), B(g.B), I(g.I), H(g.H), after(g.reset == HEADGATE_RESET_AFTER), reverse(g.reverse), ids(g.one_hot),
+        x(in(g.x)), h0(in(g.h0)), weight_ih(in(g.weight_ih)), weight_hh(in(g.weight_hh)), bias_ih(in(g.bias_ih)),
+        bias_hh(in(g.bias_hh)), reset_state(in(g.reset_state)), states(static_cast<Real*>(g.states)),
+        gates(static_cast<Real*>(g.gates)) {}
+
+  static const Real* in(const void* p) { return static_cast<const Real*>(p); }
+
+  int64_t place(int64_t s) const { return reverse ? T - 1 - s : s; }
+  int64_t length(int64_t b) const { return g.lengths ? g.lengths[b] : T; }
+  bool active(int64_t t, int64_t b) const { return t < length(b); }
+  int lanes(int64_t u) const { return int(least(w, H - u * w)); }
+
+  // Where r of vector u of units lies in memory laid out as `gates`; z, n, m follow gate_lanes apart.
+  template <class P> P* gate(P* gates, int64_t t, int64_t b, int64_t u) const {
+    constexpr int64_t lanes = gate_lanes;
+    return gates + ((t * ((H + lanes - 1) / lanes) + u * w / lanes) * B + b) * 4 * lanes + u * w % lanes;
+  }
+
+  // Whether the state starts over before step t: forward, where the step begins a sequence; backward, where it ends one.
+  bool starts_over(int64_t t, int64_t b) const {
+    if (!g.resets) return false;
+    if (!reverse) return g.resets[t * B + b];
+    return t + 1 < length(b) && g.resets[(t + 1) * B + b];
+  }
+  // The state (H) that step t of row b, an active one, starts from.
+  const Real* before(int64_t t, int64_t b) const {
+    if (starts_over(t, b)) return reset_state ? reset_state : zeros;
+    if (reverse) return t + 1 < length(b) ? states + ((t + 1) * B + b) * H : h0 + b * H;
+    return t ? states + ((t - 1) * B + b) * H : h0 + b * H;
+  }
+  const Real* input(int64_t t, int64_t b) const { return x + t * g.x_t + b * g.x_b; }
+
+  // The rows of a range that read step t; how many.
+  int64_t active_rows(int64_t t, Range rows, int64_t* found) const {
+    int64_t n = 0;
+    for (int64_t b = rows.begin; b < rows.end; ++b)
+      if (active(t, b)) found[n++] = b;
+    return n;
+  }
+};
+
+// What one thread works on: rows and hidden units (in vectors). One of the two is everything.
+struct Territory {
+  Range rows, units;
+};
+inline Territory territory(int64_t B, int64_t U, int index, int threads, bool split_rows) {
+  return {split_rows ? part(B, index, threads) : Range{0, B}, split_rows ? Range{0, U} : part(U, index, threads)};
+}
+
+// With at least so many rows a thread, rows are split: every thread reads all weights, but none waits for another. Unless
+// half of them would stay in a thread's second cache, and all of them do not: then hidden units are split.
+constexpr int64_t rows_to_split = 8, weights_to_split = 2 << 20;
+inline bool splits_rows(int64_t B, int64_t H, int threads, size_t size_of_number) {
+  return B >= rows_to_split * threads && (threads == 1 || 3 * H * H * int64_t(size_of_number) <= weights_to_split);
+}
+
+}  // namespace
+}  // namespace HEADGATE_LEVEL
+}  // namespace headgate

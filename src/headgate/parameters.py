@@ -1,0 +1,76 @@
+"""What the modules GRU and GRUCell share: the parameters' names and shapes, and what is asked of arguments.
+
+Letters: I input size, H hidden size, D directions (1 or 2).
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int):
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {size}")
+
+
+def check_variant(bias: bool | str, reset: str) -> None:
+    if not isinstance(bias, bool) and bias != "single":
+        raise TypeError(f'bias should be of type bool, got: {type(bias).__name__} {bias!r} (or it is "single")')
+    if reset not in ("after", "before"):
+        raise ValueError(f'reset must be "after" or "before", got {reset!r}')
+
+
+def converts(given: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is converted to the weights' dtype without asking: half precision to float32, and under autocast."""
+    half = given.dtype in (torch.bfloat16, torch.float16) and dtype == torch.float32
+    return half or torch.is_autocast_enabled(given.device.type)
+
+
+def check_dtype(input: Tensor, dtype: torch.dtype, error: type[Exception] = ValueError) -> None:
+    """Raise unless the input has the weights' dtype, or can be converted to it without asking."""
+    if input.dtype != dtype and not converts(input, dtype):
+        raise error(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+        )
+
+
+def sizes_of(I: int, H: int, bias: bool | str) -> dict[str, tuple[int, ...]]:  # noqa: E741 - the letter of the equations
+    """The parameters of one layer and direction."""
+    sizes: dict[str, tuple[int, ...]] = {"weight_ih": (3 * H, I), "weight_hh": (3 * H, H)}
+    if bias:
+        sizes["bias_ih"] = (3 * H,)
+    if bias is True:
+        sizes["bias_hh"] = (3 * H,)
+    return sizes
+
+
+def suffixes(layer: int, D: int) -> list[str]:
+    """The endings of the parameter names of a layer, one a direction."""
+    return [f"_l{layer}", f"_l{layer}_reverse"][:D]
+
+
+@functools.cache
+def _names(suffix: str) -> tuple[str, ...]:
+    return tuple(name + suffix for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+def weights(module: nn.Module, suffix: str) -> list[Any]:
+    """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction: None for a bias that there is not."""
+    found = module._parameters  # a parametrization puts a property in a parameter's place
+    return [found[name] if name in found else getattr(module, name, None) for name in _names(suffix)]
+
+
+def represent(module: nn.Module, **defaults: Any) -> str:
+    """Sizes, and what differs from the defaults."""
+    text = f"{module.input_size}, {module.hidden_size}"
+    for name, default in defaults.items():
+        value = getattr(module, name)
+        if value != default or type(value) is not type(default):
+            text += f", {name}={value!r}" if isinstance(value, str) else f", {name}={value}"
+    return text
