@@ -20,15 +20,17 @@ def processor() -> str:
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
+def fma_rate(threads: int, steps: int = 500_000) -> float:
+    """Floating-point operations a second that so many threads make just now, float32, with nothing but registers."""
+    library, lanes = native.load(), {"baseline": 4, "AVX2": 8, "AVX-512": 16}[native.level()]
+    began = time.perf_counter()
+    library.headgate_peak_float(threads, native.ctypes.c_int64(steps))
+    return threads * 2 * 12 * lanes * steps / (time.perf_counter() - began)
+
+
 def fma_peak(threads: int) -> float:
-    """The most floating-point operations a second that so many threads make, float32: the best of some tries."""
-    library, steps, best = native.load(), 500_000, 0.0
-    lanes = {"baseline": 4, "AVX2": 8, "AVX-512": 16}[native.level()]
-    for _ in range(20):
-        began = time.perf_counter()
-        library.headgate_peak_float(threads, native.ctypes.c_int64(steps))
-        best = max(best, threads * 2 * 12 * lanes * steps / (time.perf_counter() - began))
-    return best
+    """The best of some tries."""
+    return max(fma_rate(threads) for _ in range(20))
 
 
 def machine(threads: int) -> str:

@@ -47,7 +47,7 @@ template <class T> class Backward {
       }
       first_[s + 1] = first_[s] + n;
     }
-    const int64_t chunks = 1 + (T_ * B - 1) / chunk_tokens;
+    const int64_t chunks = 1 + (T_ * B - 1) / chunk_tokens(H);
     chunk_ = chunks > 0 ? 1 + (T_ - 1) / chunks : 1;
     if (chunk_ < 1) chunk_ = 1;
     const int64_t rows = split_rows_ ? (B + threads_ - 1) / threads_ : B;

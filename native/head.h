@@ -19,6 +19,8 @@ namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
+constexpr int64_t logits_tokens = 256;  // of a chunk
+
 template <class T> class Head {
   static constexpr int w = width<T>;
 
@@ -26,7 +28,7 @@ template <class T> class Head {
   explicit Head(const headgate_head& g)
       : g_(g), N_(g.N), H_(g.H), V_(g.V), VV_((V_ + w - 1) / w), HV_((H_ + w - 1) / w), team_(g.threads) {
     gradients_ = g.d_states || g.d_weight || g.d_bias;
-    const int64_t chunks = 1 + (N_ - 1) / chunk_tokens;
+    const int64_t chunks = 1 + (N_ - 1) / logits_tokens;
     chunk_ = N_ ? 1 + (N_ - 1) / chunks : 1;
     threads_ = team_.size();
     by_token_ = workspace_.get<T>(VV_ * vector_stride<T>(H_));

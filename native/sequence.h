@@ -17,7 +17,10 @@ namespace HEADGATE_LEVEL {
 namespace {
 
 constexpr int gate_lanes = HEADGATE_GATE_LANES;
-constexpr int64_t chunk_tokens = 512;  // whose shares of the weights' gradients are summed together
+
+// So many tokens' shares of the weights' gradients are summed together: what a token leaves for that, some numbers for each
+// of H units, should still be in the second cache when it is read.
+constexpr int64_t chunk_tokens(int64_t H) { return H < 16 ? 4096 : H < 128 ? 65536 / H : 512; }
 
 struct Range {
   int64_t begin, end;
