@@ -63,13 +63,13 @@ template <class T> HEADGATE_INLINE Vec<T> exponential(Vec<T> y) {  // y <= 0
 
 template <class T> HEADGATE_INLINE Vec<T> sigmoid(Vec<T> x) {
   const Vec<T> e = exponential<T>(-absolute<T>(x)), one = broadcast(T(1));
-  return quotient(Bits<T>(x) < 0 ? e : one, one + e);
+  return (Bits<T>(x) < 0 ? e : one) / (one + e);
 }
 
 template <class T> HEADGATE_INLINE Vec<T> tanh(Vec<T> x) {
   const auto [scale, q] = split_exponential<T>(T(-2) * absolute<T>(x));
   const Vec<T> e = fma(scale, q, scale - T(1));  // expm1(-2|x|), from -1 to 0
-  return copy_sign<T>(quotient(e, T(2) + e), x);
+  return copy_sign<T>(e / (T(2) + e), x);
 }
 
 }  // namespace HEADGATE_LEVEL

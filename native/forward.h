@@ -97,6 +97,7 @@ template <class T, class P = T> class Forward {
     void* memory = const_cast<void*>(g.packed);
     if (!memory) memory = workspace.bytes(size_t(Packed<T, P>::bytes(q_, !few_ids_)));
     packed_ = Packed<T, P>(memory, q_, !few_ids_);
+    units_beyond_ = (q_.H + gate_lanes - 1) / gate_lanes * gate_lanes - q_.U * w;
     const int64_t rows = split_rows_ ? (q_.B + threads - 1) / threads : q_.B;
     chunk_ = q_.ids && !few_ids_ ? 0 : 1 + (row_group - 1) / (rows ? rows : 1);  // steps whose input is projected together
     if (!q_.after) reset_state_ = workspace.get<T>(q_.B * q_.U * w), z_ = workspace.get<T>(q_.B * q_.U * w);
@@ -184,6 +185,7 @@ template <class T, class P = T> class Forward {
     const int64_t t = q_.place(s), H = q_.H;
     const int64_t rows = q_.active_rows(t, own.rows, my.active);
     if (q_.g.lengths) clear_inactive(t, own);
+    if (q_.gates && units_beyond_ && own.units.end == q_.U) clear_beyond(t, own);
     for (int64_t i = 0; i < rows; ++i) my.pointers[i] = q_.before(t, my.active[i]);
     const int64_t U = q_.U;
     const Columns<P> hidden = packed_columns<T>(static_cast<const P*>(packed_.hidden), H);
@@ -241,6 +243,15 @@ template <class T, class P = T> class Forward {
       for (int64_t u = own.units.begin; q_.gates && u < own.units.end; ++u)
         for (int gate = 0; gate < 4; ++gate) store(q_.gate(q_.gates, t, b, u) + gate * gate_lanes, Vec<T>{});
     }
+  }
+
+  // The gates of a last block beyond the last vector: nobody reads them, but what is returned is all written.
+  void clear_beyond(int64_t t, Territory own) const {
+    for (int64_t b = own.rows.begin; b < own.rows.end; ++b)
+      for (int gate = 0; gate < 4; ++gate) {
+        T* end = q_.gate(q_.gates, t, b, q_.U - 1) + gate * gate_lanes + w;
+        std::memset(end, 0, size_t(units_beyond_) * sizeof(T));
+      }
   }
 
   // One vector of units of one row: the row, its number; its state before, the input's share of its r (z and n follow),
@@ -340,7 +351,7 @@ template <class T, class P = T> class Forward {
   Team& team_;
   int threads_ = 0;
   bool split_rows_ = false, few_ids_ = false;
-  int64_t chunk_ = 0;
+  int64_t chunk_ = 0, units_beyond_ = 0;
   Packed<T, P> packed_;
   T *reset_state_ = nullptr, *z_ = nullptr;  // with reset before: r * h and z of the step under way, (B, U, w)
   Own* own_ = nullptr;

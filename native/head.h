@@ -98,7 +98,8 @@ template <class T> class Head {
 
   // Own tokens of a chunk: logits, losses, and the gradients of logits (in their place) and states.
   void forward(int64_t begin, int64_t tokens, int index, Own& my) {
-    const Range own = part(tokens, index, threads_);
+    const Range share = part(chunk_, index, threads_);  // the same of every chunk: its logits are nobody else's
+    const Range own = {least(share.begin, tokens), least(share.end, tokens)};
     const T* bias = static_cast<const T*>(g_.bias);
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = state(begin + i);
     multiply<1>(own.size(), my.rows, H_, packed_columns<T>(static_cast<const T*>(by_token_), H_), 0, VV_, my.sums,
@@ -129,14 +130,15 @@ template <class T> class Head {
     T top = highest[0];
     for (int j = 1; j < w; ++j) top = highest[j] > top ? highest[j] : top;
     const T right = x[target] - top;
-    Vec<T> sum{};
+    constexpr int lanes = 16;  // of the sum, whatever the width: the same bits at every level that has fma
+    Vec<T> sum[lanes / w] = {};
     for (int64_t v = 0; v < VV_ * w; v += w) {
       const Vec<T> e = exponential<T>(load(x + v) - top);
-      sum += e;
+      sum[v % lanes / w] += e;
       store(x + v, e);
     }
     T total = 0;
-    for (int j = 0; j < w; ++j) total += sum[j];
+    for (int j = 0; j < lanes; ++j) total += sum[j / w][j % w];
     static_cast<T*>(g_.losses)[token] = std::log(total) - right;
     if (!gradients_) return;
     const T scale = T(g_.scale), factor = scale / total;

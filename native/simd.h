@@ -125,19 +125,6 @@ HEADGATE_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) { return _mm256
 template <class V> HEADGATE_INLINE V larger(V a, V b) { return a > b ? a : b; }
 #endif
 
-// n / d for d from 1 to 2, or NaN. With 64 bytes a division takes as long as thirty additions: the approximate reciprocal,
-// which has 14 bits, is improved by Newton's method, and the quotient by its remainder: within an ulp.
-#if defined(__AVX512F__)
-HEADGATE_INLINE Vec<float> quotient(Vec<float> n, Vec<float> d) {
-  const Vec<float> one = broadcast(1.0f), guess = _mm512_rcp14_ps(d);
-  const Vec<float> reciprocal = fma(guess, fma(-d, guess, one), guess), q = n * reciprocal;
-  return fma(reciprocal, fma(-d, q, n), q);
-}
-HEADGATE_INLINE Vec<double> quotient(Vec<double> n, Vec<double> d) { return n / d; }
-#else
-template <class V> HEADGATE_INLINE V quotient(V n, V d) { return n / d; }
-#endif
-
 // All bits but the sign.
 template <class T> HEADGATE_INLINE Bits<T> magnitude_mask() {
   return Bits<T>{} + Integer<T>(sizeof(T) == 4 ? INT32_MAX : INT64_MAX);

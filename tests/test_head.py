@@ -6,8 +6,16 @@ from torch import Tensor, nn
 
 from headgate.functional import linear_cross_entropy
 from headgate.kernels import native
+from tests.levels import levels
 
-SHAPES = [(5, 4, 7), (1, 1, 1), (3, 2, 40), (70, 33, 130), (2100, 6, 28), (65, 64, 257)]  # N, H, V
+SHAPES = [
+    (5, 4, 7),
+    (1, 1, 1),
+    (3, 2, 40),
+    (70, 33, 130),
+    (2100, 6, 28),
+    (65, 64, 257),
+]  # N, H, V; more tokens than a chunk
 
 
 def arguments(N: int, H: int, V: int) -> tuple[list[Tensor], Tensor]:
@@ -48,6 +56,18 @@ def test_same_bits_for_any_number_of_threads() -> None:
         found.append(mean_and_gradients([v.float() for v in values], targets, backend="cpu"))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")
+def test_same_bits_with_vectors_of_any_width() -> None:
+    values, targets = arguments(300, 20, 101)
+    library, best = native.load(), native.load().headgate_level()
+    found = []
+    for name in ("AVX2", "AVX-512"):
+        assert library.headgate_use_level(native.LEVELS.index(name)) == 0
+        found.append(mean_and_gradients([v.float() for v in values], targets, backend="cpu"))
+    library.headgate_use_level(best)
+    assert all(map(torch.equal, *found))
 
 
 def test_only_the_gradients_that_are_needed() -> None:

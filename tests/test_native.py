@@ -431,7 +431,8 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 # Both ways of sharing: with at least 8 rows a thread the rows, else, with 2 vectors a thread, the hidden units.
-# More than 1024 tokens are several chunks of backward.
+# More tokens than chunk_tokens (native/sequence.h) are several chunks of backward. Of large matrices each thread takes
+# a part of the hidden units whatever the number of rows.
 SHARED = [
     Problem(30, 47, 5, 37, lengths=True, resets=True),
     Problem(30, 47, 5, 37, before=True, ids=True),
@@ -440,6 +441,8 @@ SHARED = [
     Problem(9, 3, 6, 90, before=True, dtype="float64"),
     Problem(520, 3, 4, 165, ids=True, reverse=True),
     Problem(4, 3, 90, 165, ids=True),
+    Problem(2, 19, 7, 850),
+    Problem(2, 40, 7, 600, before=True, dtype="float64"),
 ]
 THREADS = (1, 2, 3, 5)
 
@@ -461,6 +464,19 @@ def test_same_bits_from_run_to_run_and_for_any_number_of_threads(level: int) -> 
         expected = run(problem)
         for threads in THREADS * 3:
             assert_same_bits(run(with_threads(problem, threads)), expected, with_threads(problem, threads))
+
+
+@pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")
+def test_same_bits_with_vectors_of_any_width() -> None:
+    """All levels with fused multiply-add make the same chains of it."""
+    library, best = native.load(), native.load().headgate_level()
+    for problem in SHARED:
+        found = []
+        for name in ("AVX2", "AVX-512"):
+            assert library.headgate_use_level(native.LEVELS.index(name)) == 0
+            found.append(run(problem))
+        library.headgate_use_level(best)
+        assert_same_bits(*found, problem)
 
 
 def test_same_bits_with_and_without_torch(level: int) -> None:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from headgate.functional import gru
-from headgate.parameters import check_dtype, check_sizes, check_variant, converts, represent, sizes_of, suffixes, weights
+from headgate.parameters import (
+    check_dtype,
+    check_sizes,
+    check_variant,
+    converts,
+    represent,
+    sizes_of,
+    suffixes,
+    weights,
+)
 
 
 class Gates(NamedTuple):
@@ -192,7 +201,10 @@ class GRU(nn.Module):
                 gates += rzn
             x = both[0] if D == 1 else torch.cat(both, -1)  # (T, B, D*H)
 
-        outputs: tuple[Any, ...] = (x.transpose(0, 1) if self.batch_first else x, torch.stack(last) if L * D > 1 else last[0].unsqueeze(0))
+        outputs: tuple[Any, ...] = (
+            x.transpose(0, 1) if self.batch_first else x,
+            torch.stack(last) if L * D > 1 else last[0].unsqueeze(0),
+        )
         if return_gates:
             all_gates = torch.stack(gates)  # (L*D, T, B, 3H)
             outputs += (Gates(*(all_gates.transpose(1, 2) if self.batch_first else all_gates).split(H, -1)),)
@@ -259,5 +271,7 @@ class GRU(nn.Module):
         return ids, batched
 
     def extra_repr(self) -> str:
-        return represent(self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
-                     learned_state=False, backend="auto")  # fmt: skip
+        return represent(
+            self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
+            learned_state=False, backend="auto",
+        )  # fmt: skip

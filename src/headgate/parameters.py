@@ -3,7 +3,6 @@
 Letters: I input size, H hidden size, D directions (1 or 2).
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -55,15 +54,14 @@ def suffixes(layer: int, D: int) -> list[str]:
     return [f"_l{layer}", f"_l{layer}_reverse"][:D]
 
 
-@functools.cache
-def _names(suffix: str) -> tuple[str, ...]:
-    return tuple(name + suffix for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def weights(module: nn.Module, suffix: str) -> list[Any]:
     """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction: None for a bias that there is not."""
     found = module._parameters  # a parametrization puts a property in a parameter's place
-    return [found[name] if name in found else getattr(module, name, None) for name in _names(suffix)]
+    names = (name + suffix for name in _NAMES)
+    return [found[name] if name in found else getattr(module, name, None) for name in names]
 
 
 def represent(module: nn.Module, **defaults: Any) -> str:

@@ -65,7 +65,7 @@ def sequence(
         states, last, gates = _Gru.apply(*arguments)
     else:
         states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
-    outputs = (states, last, _unblocked(gates, h0.shape[1])) if return_gates else (states, last)
+    outputs = (states, last, unblocked(gates, h0.shape[1])) if return_gates else (states, last)
     return outputs if ours else tuple(v.to(dtype) for v in outputs)
 
 
@@ -94,7 +94,7 @@ def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
     return T, -(-H // native.GATE_LANES), B, 4, native.GATE_LANES
 
 
-def _unblocked(gates: Tensor, H: int) -> Tensor:
+def unblocked(gates: Tensor, H: int) -> Tensor:
     """-> r, z, n (T, B, 3H)"""
     T, blocks, B, _, lanes = gates.shape
     units = gates.permute(0, 2, 3, 1, 4).reshape(T, B, 4, blocks * lanes)
@@ -128,7 +128,7 @@ def _through_the_definition(
         return_gates=True,
     )  # fmt: skip
     pairs = [
-        (output, _unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
+        (output, unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
         for output, d in zip(outputs, d_outputs, strict=True)
         if d is not None and output.requires_grad
     ]
