@@ -125,7 +125,11 @@ def shapes(p: Problem) -> dict[str, tuple[int, ...]]:
     }
 
 
-def run(p: Problem, place: Place = lambda _, array: array.copy(), without: tuple[str, ...] = ()) -> dict[str, Array]:
+def copied(_: str, array: Array) -> Array:
+    return array.copy()
+
+
+def run(p: Problem, place: Place = copied, without: tuple[str, ...] = ()) -> dict[str, Array]:
     """Forward and backward: everything that they write, but for what they leave undefined. `without`: null pointers."""
     library = native.load()
     given = {name: place(name, v) for name, v in inputs(p).items() if name not in without}
@@ -310,30 +314,153 @@ def awkward_problems() -> Iterator[Problem]:
             )  # fmt: skip
 
 
-def check_red_zones(level: int) -> None:
+@dataclass(frozen=True)
+class HeadProblem:
+    N: int
+    H: int
+    V: int
+    bias: bool
+    threads: int
+    dtype: str
+
+
+def run_head(p: HeadProblem, place: Place = copied) -> dict[str, Array]:
+    random = np.random.default_rng(p.N * 10000 + p.H * 100 + p.V)
+    given = {
+        "states": random.standard_normal((p.N, p.H)).astype(p.dtype),
+        "weight": random.standard_normal((p.V, p.H)).astype(p.dtype),
+        "targets": random.integers(p.V, size=p.N),
+    }
+    if p.bias:
+        given["bias"] = random.standard_normal(p.V).astype(p.dtype)
+    shapes = {"losses": (p.N,), "d_states": (p.N, p.H), "d_weight": (p.V, p.H), "d_bias": (p.V,)}
+    given = {name: place(name, v) for name, v in given.items()}
+    written = {name: place(name, np.full(shape, np.nan, p.dtype)) for name, shape in shapes.items()}
+    pointers = {name: v.ctypes.data for name, v in (given | written).items()}
+    described = native.Head(N=p.N, H=p.H, V=p.V, scale=1 / max(p.N, 1), threads=p.threads, **pointers)
+    native.call(f"cross_entropy_{SUFFIXES[p.dtype]}", described)
+    return {name: v.copy() for name, v in written.items()}
+
+
+def awkward_heads() -> Iterator[HeadProblem]:
+    choice = random.Random(1).choice
+    tokens, words = (0, 1, 2, 5, 70, 300), (1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
+    for N, V, dtype, _ in itertools.product(tokens, words, SUFFIXES, range(3)):
+        yield HeadProblem(N, choice(range(1, 36)), V, choice((False, True)), choice((1, 1, 2)), dtype)
+
+
+@dataclass(frozen=True)
+class ModelProblem:
+    T: int
+    B: int
+    V: int
+    E: int
+    H: int
+    layers: int
+    before: bool
+    precision: str
+    how: tuple[float, float, float, float, int]
+    threads: int
+
+
+def run_model(p: ModelProblem, place: Place = copied) -> dict[str, Array]:
+    """A model's four functions: everything that they write."""
+    random = np.random.default_rng(p.V * 10000 + p.H * 100 + p.T)
+
+    def draw(name: str, *shape: int) -> Array:
+        return place(name, random.standard_normal(shape).astype(np.float32) / np.float32(shape[-1] ** 0.5))
+
+    layers = [
+        (
+            draw(f"weight_ih{layer}", 3 * p.H, p.H if layer else p.E or p.V), draw(f"weight_hh{layer}", 3 * p.H, p.H),
+            draw(f"bias_ih{layer}", 3 * p.H), draw(f"bias_hh{layer}", 3 * p.H),
+        )
+        for layer in range(p.layers)
+    ]  # fmt: skip
+    model = native.Model(
+        draw("embedding", p.V, p.E) if p.E else None, layers, (draw("head", p.V, p.H), draw("head_bias", p.V)),
+        reset="before" if p.before else "after", threads=p.threads, precision=p.precision,
+    )  # fmt: skip
+    library, found = native.load(), {}
+
+    def call(name: str, *arguments: Any, **written: Array) -> None:
+        """What a function writes comes last among its arguments."""
+        pointers = [v.ctypes.data if isinstance(v, np.ndarray) else v for v in (*arguments, *written.values())]
+        assert getattr(library, f"headgate_model_{name}")(model._handle, *pointers) == 0
+        found.update({f"{name}: {k}": v.copy() for k, v in written.items()})
+
+    def blank(name: str, *shape: int, dtype: type = np.float32) -> Array:
+        return place(name, np.full(shape, np.nan if dtype is np.float32 else -1, dtype))
+
+    ids, n, how = random.integers(p.V, size=(p.T + 1, p.B)), p.T * p.B, native.Draw(*p.how)
+    state = draw("state", p.layers, p.B, p.H)
+    call("step", p.B, p.threads, place("ids", ids[0]), state=state, logits=blank("logits", p.B, p.V))
+    state, outputs = draw("state", p.layers, p.B, p.H), blank("outputs", p.T, p.B, p.H)
+    call("read", p.T, p.B, p.threads, place("ids", ids[1:]), state=state, outputs=outputs)
+    call("logits", n, p.threads, outputs, logits=blank("logits", n, p.V))
+    forbidden, seen = (random.random((2, p.V)) < 0.3).astype(np.uint8)
+    forbidden[0] = 0
+    call(
+        "generate", ctypes.addressof(how), n, p.threads, place("uniform", random.random(n)),
+        place("forbidden", forbidden), seen=place("seen", seen), logits=draw("logits", p.V),
+        state=draw("state", p.layers, 1, p.H), ids=blank("ids", n, dtype=np.int64),
+    )  # fmt: skip
+    return found
+
+
+def awkward_models() -> Iterator[ModelProblem]:
+    choice, yes_or_no = random.Random(1).choice, (False, True)
+    for H, precision, before in itertools.product((*range(1, 36), 130), native.PRECISIONS, yes_or_no):
+        how = choice((1.0, 1.3)), choice((0.0, 0.8)), choice((1.0, 0.7)), choice((0.0, 0.1)), choice((0, 1, 4))
+        yield ModelProblem(
+            choice((0, 1, 2, 5)), choice((1, 2, 3, 17)), choice((1, 2, 3, 7, 8, 9, 15, 16, 17, 33)),
+            choice((0, 1, 5, 16, 35)), H, choice((1, 2, 3)), before, precision, how, choice((1, 2)),
+        )  # fmt: skip
+
+
+AWKWARD: dict[str, tuple[Callable[[], Iterator[Any]], Callable[..., dict[str, Array]]]] = {
+    "gru": (awkward_problems, run),
+    "head": (awkward_heads, run_head),
+    "model": (awkward_models, run_model),
+}
+
+
+def check_red_zones(level: int, of: str) -> None:
     """Prints each problem before it runs; the last one is where a crash is."""
     assert native.load().headgate_use_level(level) == 0
     places = {"at the end": Guarded(True), "at the start": Guarded(False)}
     digests = hashlib.sha256()
-    for problem in awkward_problems():
+    problems, run = AWKWARD[of]
+    for problem in problems():
         print(native.LEVELS[level], problem)
         expected = run(problem)
         digests.update(digest(expected).encode())
         for where, place in places.items():
             print(where, flush=True)
             assert_same_bits(run(problem, place), expected, problem)
-    for dtype, name, n in itertools.product(SUFFIXES, ("sigmoid", "tanh"), range(1, 68)):
-        x = np.linspace(-5, 5, n).astype(dtype)
-        for where, place in places.items():
-            print(name, dtype, n, where, flush=True)
-            assert apply(name, place("x", x), place("y", x)).tobytes() == apply(name, x).tobytes()
     print(digests.hexdigest())
 
 
-def test_red_zones(level: int) -> None:
+def check_red_zones_of_functions(level: int) -> None:
+    assert native.load().headgate_use_level(level) == 0
+    for at_end, dtype, name in itertools.product((True, False), SUFFIXES, ("sigmoid", "tanh")):
+        place = Guarded(at_end)
+        for n in range(1, 68):
+            print(name, dtype, n, at_end, flush=True)
+            x = np.linspace(-5, 5, n).astype(dtype)
+            assert apply(name, place("x", x), place("y", x)).tobytes() == apply(name, x).tobytes()
+
+
+@pytest.mark.parametrize("of", AWKWARD)
+def test_red_zones(of: str, level: int) -> None:
     """Nothing outside of an array is touched; nothing depends on what fresh memory holds."""
-    found = {python(f"here.check_red_zones({level})", MALLOC_PERTURB_=fill).split()[-1] for fill in ("0", "165")}
+    code = f"here.check_red_zones({level}, {of!r})"
+    found = {python(code, MALLOC_PERTURB_=fill).split()[-1] for fill in ("0", "165")}
     assert len(found) == 1
+
+
+def test_red_zones_of_functions(level: int) -> None:
+    python(f"here.check_red_zones_of_functions({level})")
 
 
 def test_null_pointers(level: int) -> None:
@@ -428,11 +555,47 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
         assert error <= limit, f"{name}: error {error:.1e}, of torch.nn.GRU {of_torch:.1e}"
 
 
+def rounded(weight: Array, precision: str) -> Array:
+    """As a model keeps it: the upper half of each float, or multiples of a row's own step."""
+    if precision == "bfloat16":
+        bits = weight.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    step = abs(weight).max(1, keepdims=True) / np.float32(127)
+    return np.rint(weight / step) * step
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize("precision", native.PRECISIONS[1:])
+def test_weights_in_fewer_bits(precision: str, before: bool, level: int) -> None:
+    """Several vectors of rows at every level, each row of another size: it is rounded by itself."""
+    random = np.random.default_rng(1)
+    V, E, H, B = 70, 5, 37, 3
+
+    def draw(rows: int, columns: int) -> Array:
+        sizes = np.exp(random.standard_normal((rows, 1)))
+        return (random.standard_normal((rows, columns)) * sizes / columns**0.5).astype(np.float32)
+
+    matrices, biases = [draw(3 * H, E), draw(3 * H, H), draw(V, H)], [draw(3 * H, 1)[:, 0] for _ in range(2)]
+    embedding, bias, ids = draw(V, E), draw(V, 1)[:, 0], random.integers(V, size=B)
+
+    def step(matrices: list[Array], precision: str) -> tuple[Array, Array]:
+        weight_ih, weight_hh, head = matrices
+        layers, reset = [(weight_ih, weight_hh, *biases)], "before" if before else "after"
+        model = native.Model(embedding, layers, (head, bias), reset=reset, threads=1, precision=precision)
+        return model.step(ids, state)
+
+    state = random.standard_normal((1, B, H)).astype(np.float32) / 2
+    found, exact = step(matrices, precision), step(matrices, "float32")
+    expected = step([rounded(m, precision) for m in matrices], "float32")
+    for value, other, unrounded in zip(found, expected, exact, strict=True):
+        assert abs(value - other).max() < 2e-5 < abs(value - unrounded).max()
+
+
 # --- threads ----------------------------------------------------------------------------------------------------------
 
-# Both ways of sharing: with at least 8 rows a thread the rows, else, with 2 vectors a thread, the hidden units.
-# More tokens than chunk_tokens (native/sequence.h) are several chunks of backward. Of large matrices each thread takes
-# a part of the hidden units whatever the number of rows.
+# Both ways of sharing: with at least 8 rows a thread the rows; else, or with large weights, the hidden units, with 2
+# vectors a thread. More tokens than chunk_tokens (native/sequence.h) are several chunks of backward, more than 64 several
+# groups of steps.
 SHARED = [
     Problem(30, 47, 5, 37, lengths=True, resets=True),
     Problem(30, 47, 5, 37, before=True, ids=True),
@@ -441,8 +604,9 @@ SHARED = [
     Problem(9, 3, 6, 90, before=True, dtype="float64"),
     Problem(520, 3, 4, 165, ids=True, reverse=True),
     Problem(4, 3, 90, 165, ids=True),
-    Problem(2, 19, 7, 850),
-    Problem(2, 40, 7, 600, before=True, dtype="float64"),
+    Problem(2, 19, 7, 430),
+    Problem(200, 3, 90, 165),
+    Problem(5, 70, 40, 300, before=True, dtype="float64"),
 ]
 THREADS = (1, 2, 3, 5)
 
