@@ -70,6 +70,15 @@ def test_same_bits_with_vectors_of_any_width() -> None:
     assert all(map(torch.equal, *found))
 
 
+def test_same_losses_without_gradients() -> None:
+    """Then no thread waits for another; the last chunk of tokens is shorter, a call long enough for threads to part."""
+    values, targets = arguments(2950, 4, 4000)
+    expected = linear_cross_entropy(*values, targets, reduction="none", backend="cpu")
+    for threads in (2, 3, 4, 5) * 8:
+        torch.set_num_threads(threads)
+        assert torch.equal(linear_cross_entropy(*values, targets, reduction="none", backend="cpu"), expected)
+
+
 def test_only_the_gradients_that_are_needed() -> None:
     (states, weight, bias), targets = arguments(7, 5, 9)
     weight.requires_grad_()
