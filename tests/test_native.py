@@ -594,8 +594,8 @@ def test_weights_in_fewer_bits(precision: str, before: bool, level: int) -> None
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 # Both ways of sharing: with at least 8 rows a thread the rows; else, or with large weights, the hidden units, with 2
-# vectors a thread. More tokens than chunk_tokens (native/sequence.h) are several chunks of backward, more than 64 several
-# groups of steps.
+# vectors a thread. More tokens than chunk_tokens (native/sequence.h) are several chunks of backward, more than 64
+# several groups of steps.
 SHARED = [
     Problem(30, 47, 5, 37, lengths=True, resets=True),
     Problem(30, 47, 5, 37, before=True, ids=True),

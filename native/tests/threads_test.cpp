@@ -49,7 +49,7 @@ template <class T> class Problem {
     const int64_t t = shape.T, B = shape.B, I = shape.I, H = shape.H;
     x_ = draw(t * B * I), h0_ = draw(B * H), weight_ih_ = draw(3 * H * I), weight_hh_ = draw(3 * H * H, 0.1);
     bias_ih_ = draw(3 * H), bias_hh_ = draw(3 * H), reset_state_ = draw(H);
-    d_states_ = draw(t * B * H), d_last_ = draw(B * H), d_gates_ = draw(t * B * 4 * H);
+    d_states_ = draw(t * B * H), d_last_ = draw(B * H), d_gates_ = draw(gates_size(t));
     for (int64_t i = 0; i < t * B; ++i) ids_.push_back(int64_t(random_() % uint64_t(I)));
     for (int64_t i = 0; i < t * B; ++i) resets_.push_back(random_() % 4 == 0);
     for (int64_t b = 0; b < B; ++b) lengths_.push_back(int64_t(random_() % uint64_t(t + 1)));
@@ -58,7 +58,7 @@ template <class T> class Problem {
   // All outputs and gradients, one after the other.
   std::vector<T> run(int threads) const {
     const int64_t t = shape_.T, B = shape_.B, I = shape_.I, H = shape_.H;
-    const int64_t sizes[] = {t * B * H, B * H, t * B * 4 * H, t * B * I, B * H, 3 * H * I, 3 * H * H, 3 * H, 3 * H, B * H};
+    const int64_t sizes[] = {t * B * H, B * H, gates_size(t), t * B * I, B * H, 3 * H * I, 3 * H * H, 3 * H, 3 * H, B * H};
     int64_t size = 0;
     for (const int64_t n : sizes) size += n;
     std::vector<T> found(static_cast<size_t>(size));
@@ -92,6 +92,10 @@ template <class T> class Problem {
   }
 
  private:
+  int64_t gates_size(int64_t t) const {
+    constexpr int64_t lanes = HEADGATE_GATE_LANES;
+    return t * ((shape_.H + lanes - 1) / lanes) * shape_.B * 4 * lanes;
+  }
   std::vector<T> draw(int64_t n, double scale = 0.5) {
     std::vector<T> values;
     for (int64_t i = 0; i < n; ++i) values.push_back(T(scale * (double(random_()) / 2147483648.0 - 1)));
