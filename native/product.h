@@ -30,6 +30,9 @@ template <class T, class P = T> constexpr int64_t vector_stride(int64_t K) {
   return (K * width<T> * int64_t(sizeof(P)) + 63) / 64 * 64 / int64_t(sizeof(P)) + 64 / int64_t(sizeof(P));
 }
 
+// Vectors of a tile of three or four rows: with many registers twice as many.
+constexpr int few_rows_vectors = vector_registers == 32 ? 6 : 3;
+
 // The right side of a product: vector v's numbers of k lie at p[v * stride + k * step].
 template <class P> struct Columns {
   const P* p;
@@ -80,12 +83,12 @@ static HEADGATE_APART void tile(int64_t length, const T* const* a, int64_t offse
   } else {
     for (; k < length; ++k, p += step) {
       Vec<T> column[N];
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int n = 0; n < N; ++n) column[n] = load_column(p + n * stride);
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) {
         const Vec<T> x = broadcast(row[i][k * S]);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
         for (int n = 0; n < N; ++n) sum[i][n] = fma(x, column[n], sum[i][n]);
       }
     }
@@ -106,8 +109,9 @@ static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, 
       tile<R.value, N, S>(least(depth, K - k), a + i, k, columns.from(0, k), c + i * N * w, k == 0);
       i += R.value;
     };
-    if constexpr (N <= 3) {
+    if constexpr (N <= 3)
       while (rows - i >= tile_rows) block(std::integral_constant<int, tile_rows>{});
+    if constexpr (N <= few_rows_vectors) {
       if (rows - i >= 4) block(std::integral_constant<int, 4>{});
       if (rows - i == 3) block(std::integral_constant<int, 3>{});
     }
@@ -215,6 +219,7 @@ static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int6
 // three and one.
 HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
   if (rows <= 2) return int(least(left, rows == 1 ? 12 : 6));
+  if (rows <= 4 && few_rows_vectors > 3) return int(least(left, few_rows_vectors));
   return int(left == 4 ? 2 : least(left, 3));
 }
 

@@ -387,9 +387,11 @@ def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
-def test_output_that_cannot_be_written(trained: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         arguments = [sys.executable, "-m", "headgate", "generate", str(trained), "--prefix", "the"]
-        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+        env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 2
     assert "No space left on device: make room" in done.stderr

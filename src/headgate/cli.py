@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # a closed pipe shows here, not at exit
             return code
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
+            _discard_output()  # nobody reads on
             return 128 + signal.SIGPIPE
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
@@ -38,7 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if message is None:
                 raise
             print(f"headgate: {message}", file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _discard_output()  # it cannot be written: at exit, trying again would be another error
             return 2
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence(error: Exception) -> str | None:
