@@ -225,9 +225,10 @@ HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
 
 // out(v, n, first, count, sums) for each group of rows [first, first + count) of a (rows, K) and each group of n vectors
 // from v on, of those in [begin, end): sums (count, n, w). `sums` is memory for sums_size<T>(K): the sums, then the rows of
-// a group. Many rows that lie a power of two apart would compete for the same cache lines, so they are copied first.
-template <class T> constexpr int64_t copied_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
-template <class T> constexpr int64_t sums_size(int64_t K) { return row_group * (3 * width<T> + copied_row<T>(K)); }
+// a group, which are packed w side by side where many vectors follow: they are then read in order, and rows that lie a power
+// of two apart do not compete for the same cache lines.
+template <class T> constexpr int64_t packed_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
+template <class T> constexpr int64_t sums_size(int64_t K) { return row_group * (3 * width<T> + packed_row<T>(K)); }
 constexpr int64_t rows_to_pack = 8, vectors_to_pack = 32;
 
 template <int S, class T, class P, class Out>
@@ -239,7 +240,7 @@ HEADGATE_INLINE void multiply_groups(int64_t rows, const T* const* a, int64_t K,
     const T* row[row_group];
     const bool in_lanes = S == 1 && group >= rows_to_pack && end - begin >= vectors_to_pack;
     for (int64_t i = 0; i < group; ++i) {
-      T* to = sums + row_group * 3 * w + i / w * w * copied_row<T>(K);
+      T* to = sums + row_group * 3 * w + i / w * w * packed_row<T>(K);
       if (in_lanes && i % w == 0) {
         const T* lanes[w];
         for (int64_t j = 0; j < w; ++j) lanes[j] = i + j < group ? a[first + i + j] : nullptr;
