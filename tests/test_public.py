@@ -9,7 +9,7 @@ BLOCKER = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "matplotlib", "tqdm"):
+        if name.split(".")[0] in ("torch", "matplotlib", "tqdm", "sklearn", "scipy", "pandas", "pyarrow"):
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocker())
 """
@@ -21,7 +21,8 @@ def run_python(code: str) -> str:
 
 def test_public_names() -> None:
     assert headgate.__all__ == [
-        "GRU", "GRUCell", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru",
+        "GRU", "GRUCell", "GRUClassifier", "GRURegressor", "InputError", "LanguageModel", "ModelSettings", "Runtime",
+        "Sampling", "SequenceModel", "gru",
     ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name).__doc__

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import run_directory as module
+from headgate import files
 from headgate.configuration import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.errors import InputError
 from headgate.run_directory import FORMAT, Checkpoint, RunDirectory, is_run
@@ -362,7 +362,7 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
 
 def full_at(monkeypatch, k: int, *, from_then_on: bool):
     """Within it, the k-th file written gets half its content (1 is the first), or each from the k-th on."""
-    write, count = module._write, 0
+    write, count = files.write_durably, 0
 
     def failing(file, content):
         nonlocal count
@@ -374,7 +374,7 @@ def full_at(monkeypatch, k: int, *, from_then_on: bool):
 
     context = contextlib.ExitStack()
     patch = context.enter_context(monkeypatch.context())
-    patch.setattr(module, "_write", failing)
+    patch.setattr(files, "write_durably", failing)
     return context
 
 
@@ -454,7 +454,7 @@ def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
 def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch, k):
     run = make(tmp_path)
     run.save(checkpoint(3))
-    write, count = module._write, 0
+    write, count = files.write_durably, 0
 
     def forgetful(file, content):
         nonlocal count
@@ -462,7 +462,7 @@ def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch, k):
         write(file, content[:-1] + bytes([content[-1] ^ 1]) if count == k else content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write", forgetful)
+        patch.setattr(files, "write_durably", forgetful)
         with pytest.raises(OSError, match="did not read back as it was written"):
             run.save(checkpoint(7))
     assert weight_of(run) == 3
@@ -519,7 +519,7 @@ def kill_at(monkeypatch, k: int, *, after: bool) -> list[str]:
 
         monkeypatch.setattr(owner, name, operation)
 
-    killing(module, "_write", cut_write)
+    killing(files, "write_durably", cut_write)
     killing(Path, "rename", nothing)
     killing(Path, "replace", nothing)
     killing(os, "truncate", nothing)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from headgate import corpus as corpora
-from headgate import training
+from headgate import files, training
 from headgate.batches import Batches
 from headgate.configuration import Settings
 from headgate.corpus import Corpus
@@ -336,12 +336,11 @@ def test_bad_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that cannot be written: one sentence; the one before is there, and training goes on from it."""
-    from headgate import run_directory
 
     whole, corpus = start(tmp_path, small(), "whole")
     go(whole, corpus)
     run, _ = start(tmp_path, small(checkpoint_every=10), "run")
-    write = run_directory._write
+    write = files.write_durably
 
     def full(file: Path, content: bytes) -> None:
         if "step-000000020" in str(file) and "optimizer" in file.name:
@@ -349,7 +348,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", str(file))
         write(file, content)
 
-    monkeypatch.setattr(run_directory, "_write", full)
+    monkeypatch.setattr(files, "write_durably", full)
     with pytest.raises(
         InputError, match=r"step 20 could not be written.*No space left.*that of step 10 is intact.*--resume"
     ):

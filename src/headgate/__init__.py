@@ -3,26 +3,43 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "GRUCell", "InputError", "LanguageModel", "ModelSettings", "Runtime", "Sampling", "gru"]
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "GRUClassifier",
+    "GRURegressor",
+    "InputError",
+    "LanguageModel",
+    "ModelSettings",
+    "Runtime",
+    "Sampling",
+    "SequenceModel",
+    "gru",
+]
 
 if TYPE_CHECKING:
     from headgate.cell import GRUCell
     from headgate.configuration import ModelSettings
     from headgate.errors import InputError
+    from headgate.estimators import GRUClassifier, GRURegressor
     from headgate.functional import gru
     from headgate.language_model import LanguageModel
     from headgate.layer import GRU
     from headgate.runtime import Runtime
     from headgate.sampling import Sampling
+    from headgate.sequence_model import SequenceModel
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
     "GRU": "layer",
     "GRUCell": "cell",
+    "GRUClassifier": "estimators",
+    "GRURegressor": "estimators",
     "InputError": "errors",
     "LanguageModel": "language_model",
     "ModelSettings": "configuration",
     "Runtime": "runtime",
     "Sampling": "sampling",
+    "SequenceModel": "sequence_model",
     "gru": "functional",
 }
 

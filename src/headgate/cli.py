@@ -13,7 +13,10 @@ import headgate
 from headgate.commands import evaluate, generate, show, train
 from headgate.errors import InputError, nearest
 
-_EXTRAS = {"torch": "train", "tqdm": "train", "matplotlib": "train"}  # what installs a missing module
+_EXTRAS = {  # what installs a missing module
+    **dict.fromkeys(("torch", "tqdm", "matplotlib"), "train"),
+    **dict.fromkeys(("sklearn", "scipy", "pandas", "pyarrow"), "estimators"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,17 +16,15 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as format_arrays
 
+from headgate import files
 from headgate import tokenizer as tokenizers
 from headgate.configuration import SECTIONS, Settings, from_tables
 from headgate.download import file_sha256
@@ -116,17 +114,11 @@ class RunDirectory:
                 f"{self.path} has no {file.name}: "
                 + ("the run held no text out; leave --best away" if best else "it has not reached a checkpoint yet")
             )
-        return _parse(file.read_bytes(), file)
+        return files.parse_arrays(file.read_bytes(), file)
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file of the run: all of it or nothing."""
-        temporary = self.path / f".{name}.tmp"
-        try:
-            _write(temporary, content)
-            temporary.replace(self.path / name)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.write_whole(self.path / name, content)
 
     def append(self, name: str, text: str) -> None:
         """Add text to log.jsonl or samples.txt."""
@@ -152,24 +144,24 @@ class RunDirectory:
         final = self.path / "checkpoints" / f"step-{checkpoint.step:09d}"
         temporary = final.with_name(f".{final.name}.tmp")
         state = {**checkpoint.state, "lengths": {name: self._length(name) for name in ("log.jsonl", "samples.txt")}}
-        files = {f"{group}.safetensors": format_arrays(dict(arrays)) for group, arrays in checkpoint.arrays.items()}
-        files["state.json"] = json.dumps(state).encode()
+        contents = {f"{group}.safetensors": format_arrays(dict(arrays)) for group, arrays in checkpoint.arrays.items()}
+        contents["state.json"] = json.dumps(state).encode()
         manifest = {
             "format": FORMAT,
             "step": checkpoint.step,
             "files": {
                 name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                for name, content in files.items()
+                for name, content in contents.items()
             },
         }
         older = None
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            for name, content in files.items():
-                _write(temporary / name, content)
-            _write(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
-            _flush_directory(temporary)
+            for name, content in contents.items():
+                files.write_durably(temporary / name, content)
+            files.write_durably(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
+            files.flush_directory(temporary)
             if final.exists():  # the same step again, after an interruption right behind a checkpoint
                 older = final.with_name(f"{final.name}.old")
                 final.rename(older)
@@ -179,7 +171,7 @@ class RunDirectory:
                 if older is not None:
                     older.rename(final)
                 raise
-            _flush_directory(final.parent)
+            files.flush_directory(final.parent)
             if not _complete(final):
                 raise OSError(f"{final} did not read back as it was written")
         except OSError:
@@ -205,7 +197,7 @@ class RunDirectory:
                 for name, length in state.pop("lengths").items():
                     if self._length(name) > length:
                         os.truncate(self.path / name, length)
-                arrays = {f.stem: _parse(f.read_bytes(), f) for f in path.glob("*.safetensors")}
+                arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
                 self._publish(path)
                 return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state)
         if candidates:
@@ -254,26 +246,3 @@ def _complete(checkpoint: Path) -> bool:
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def _parse(content: bytes, file: Path) -> dict[str, np.ndarray]:
-    try:
-        return parse_arrays(content)
-    except (SafetensorError, ValueError, KeyError, struct.error) as error:
-        raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None
-
-
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a directory cannot be opened, and renames are durable without
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,0 +1,427 @@
+"""GRURegressor and GRUClassifier: sequences to numbers or classes, as scikit-learn's users expect it.
+
+Letters: n samples, T steps, F features, O targets or classes.
+"""
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_random_state, column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from headgate import saved
+from headgate.configuration import TrainingSettings
+from headgate.errors import InputError
+from headgate.fitting import Examples, Fit, cross_entropy, fit, outputs, squared_error
+from headgate.sequence_model import POOLS, SequenceModel
+from headgate.sequences import Scale, Sequences
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What both estimators share; the fields are their parameters."""
+
+    hidden_size: int = 64
+    num_layers: int = 1
+    bidirectional: bool = False
+    pool: str = "last"
+    dropout: float = 0.0
+    reset: str = "after"
+    epochs: int = 100
+    batch_size: int = 32
+    learning_rate: float = 0.005
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    standardize: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    patience: int = 10
+    warm_start: bool = False
+    random_state: Any = None
+    verbose: int = 0
+    device: str = "cpu"
+    backend: str = "auto"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Learn from X and y; with ``warm_start``, go on from what was learned before.
+
+        X              (n, T, F), (n, T) for one feature, or a list of (T_i, F) or (T_i,) arrays
+        y              one value for each sample; for the regressor also (n, O)
+        sample_weight  (n,), at least 0: how much each sample counts in the loss and in standardizing
+
+        Raises ValueError for what cannot be learned from, and then leaves the estimator as it was.
+        """
+        with self._whole():
+            self._learn(X, y, sample_weight, epochs=self.epochs, go_on=self.warm_start and hasattr(self, "model_"))
+        return self
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write what was learned, and the parameters, into a directory, without pickle. Not saved: the optimizer's
+        state (fitting on after :meth:`load` starts it anew) and a ``random_state`` that is a generator.
+
+        Raises InputError where the directory holds something else, or a fitted estimator and not ``overwrite``.
+        """
+        check_is_fitted(self, "model_")
+        weights = {name: value.cpu().numpy() for name, value in self.model_.state_dict().items()}
+        scales = {f"{name}.{part}": getattr(getattr(self, name), part)
+                  for name in ("x_scale_", "y_scale_") for part in ("mean", "deviation")}  # fmt: skip
+        facts = {name: getattr(self, name) for name in self._FACTS if hasattr(self, name)}
+        saved.write(path, type(self).__name__, self.get_params(), facts, weights, scales, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
+        found = saved.read(path, cls.__name__)
+        with found.damage():
+            self = cls(**found.parameters)
+            for name in cls._FACTS:
+                if name in found.facts:
+                    setattr(self, name, found.facts[name])
+            for name in ("x_scale_", "y_scale_"):
+                setattr(self, name, Scale(found.arrays[f"{name}.mean"], found.arrays[f"{name}.deviation"]))
+            outputs = len(found.weights["head.weight"])
+            self._fit = self._begin(len(self.x_scale_.mean), outputs, self._settings(self.epochs), 0)
+            self._fit.model.load_state_dict({name: torch.from_numpy(v) for name, v in found.weights.items()})
+            self._fit.history = self.history_
+            self._publish()
+        return self
+
+    _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "_table", "_columns")
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any, *, epochs: int, go_on: bool) -> None:
+        settings = self._settings(epochs)
+        sequences = self._read(X, fitting=not go_on)
+        if y is None:
+            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        targets = self._read_targets(y, fitting=not go_on)
+        n = len(sequences)
+        if len(targets) != n:
+            raise InputError(_unequal(n, len(targets), X))
+        weights = self._weights(sample_weight, targets)
+        random = check_random_state(self.random_state)
+        training, held_out = (
+            self._split(targets, random) if self.early_stopping and epochs > 1 else (np.arange(n), None)
+        )
+        if go_on:
+            self._fit: Fit = copy.deepcopy(self._fit)  # an epoch that fails leaves nothing behind
+            self._fit.settings = settings
+        else:
+            self._standardize(
+                sequences.take(training), targets[training], None if weights is None else weights[training]
+            )
+            outputs = targets.shape[1] if targets.ndim == 2 else len(self.classes_)
+            self._fit = self._begin(sequences.features, outputs, settings, int(random.randint(2**31 - 1)))
+        if targets.ndim == 2:
+            targets = self.y_scale_.apply(targets).astype(np.float32)
+        if weights is not None:
+            weights = weights.astype(np.float32)
+        examples = Examples(self._scaled(sequences), targets, weights)
+        with self._own_random(int(self._fit.random.integers(2**63))):
+            fit(
+                self._fit, examples.take(training), None if held_out is None else examples.take(held_out),
+                verbose=self.verbose,
+            )  # fmt: skip
+        self._publish()
+
+    def _publish(self) -> None:
+        self.model_ = self._fit.model
+        self.history_ = self._fit.history
+        self.loss_curve_ = [entry["loss"] for entry in self.history_]
+        self.n_iter_ = len(self.history_)
+
+    def _settings(self, epochs: int) -> TrainingSettings:
+        """The parameters checked, all that is wrong with them said at once."""
+        wrong = []
+        for name, low, below in (
+            ("hidden_size", 1, np.inf), ("num_layers", 1, np.inf), ("epochs", 1, np.inf), ("batch_size", 1, np.inf),
+            ("patience", 1, np.inf), ("learning_rate", 0, np.inf), ("weight_decay", 0, np.inf), ("clip", 0, np.inf),
+            ("dropout", 0, 1), ("validation_fraction", 0, 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            whole = low == 1
+            kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < below:
+                bound = "finite" if below == np.inf else f"below {below}"
+                wrong.append(
+                    f"{name} must be {'a whole number, ' if whole else ''}at least {low} and {bound}, got {value!r}"
+                )
+        if not wrong and not self.learning_rate:
+            wrong.append("learning_rate must be above 0, got 0")
+        for name, choices in (("pool", POOLS), ("reset", ("after", "before")), ("schedule", ("cosine", "constant"))):
+            if getattr(self, name) not in choices:
+                wrong.append(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        try:
+            device = torch.device(self.device)
+            missing = device.type == "cuda" and not torch.cuda.is_available()
+            missing |= device.type == "mps" and not torch.backends.mps.is_available()
+        except (RuntimeError, TypeError):
+            missing = True
+        if missing:
+            wrong.append(f'device must be one that torch can use here, got {self.device!r}; "cpu" always is')
+        if wrong:
+            raise InputError("; ".join(wrong))
+        return TrainingSettings(
+            epochs=epochs, batch=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
+            weight_decay=float(self.weight_decay), schedule=self.schedule if epochs > 1 else "constant",
+            clip=float(self.clip), patience=int(self.patience),
+        )  # fmt: skip
+
+    def _read(self, X: Any, *, fitting: bool) -> Sequences:
+        """X checked; when ``fitting``, what it looks like is noted, otherwise compared with that."""
+        if _is_table(X) and (fitting or self._table):
+            X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
+            self._table: bool = True
+            return Sequences.read(X)
+        sequences = Sequences.read(X)
+        F = sequences.features
+        if fitting:
+            self._table, self.n_features_in_ = False, F
+            self.__dict__.pop("feature_names_in_", None)
+        expected = 1 if self._table else self.n_features_in_
+        if expected != F:
+            shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
+            hint = "give the features that it was fitted with"
+            if len(shape) == 3 and shape[1] == expected:
+                hint = f"the last two axes of {shape} look swapped, X.transpose(0, 2, 1) has {expected}"
+            raise InputError(
+                f"X has {F} features, but {type(self).__name__} is expecting {expected} features as input "
+                f"(X is read as (samples, steps, features)): {hint}"
+            )
+        return sequences
+
+    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+        """y checked, as what the loss takes: numbers (n, O), or classes (n,) that index ``classes_``."""
+        raise NotImplementedError
+
+    def _weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
+        """The weight of each sample, with a mean of 1 (n,); None where all are the same."""
+        if sample_weight is None:
+            return None
+        n = len(targets)
+        weights = np.full(n, sample_weight) if isinstance(sample_weight, int | float) else sample_weight
+        weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self)
+        if weights.shape != (n,):
+            raise InputError(f"sample_weight must have the shape ({n},), one for each sample, got {weights.shape}")
+        if weights.min() < 0 or not weights.any():
+            found = f"{weights.min():g} at sample {int(weights.argmin())}" if weights.any() else "only zeros"
+            raise InputError(f"sample_weight must be at least 0, and above it somewhere, got {found}")
+        return np.asarray(weights / weights.mean())
+
+    def _split(self, targets: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Indices to train on and to hold out; of every class in both."""
+        n, classes = len(targets), targets if targets.ndim == 1 else None
+        held_out = int(np.ceil(self.validation_fraction * n))
+        least = 1 if classes is None else len(np.unique(classes))
+        fewest = 2 if classes is None else np.unique(classes, return_counts=True)[1].min()
+        if not least <= held_out <= n - least or fewest < 2:
+            need = f"{least} on each side" + ("" if classes is None else ", and two of every class")
+            raise InputError(
+                f"early_stopping would hold out {held_out} of {n} samples (validation_fraction="
+                f"{self.validation_fraction}), and needs at least {need}: give more samples, another "
+                "validation_fraction, or early_stopping=False"
+            )
+        training, held = train_test_split(np.arange(n), test_size=held_out, random_state=random, stratify=classes)
+        return training, held
+
+    def _standardize(self, sequences: Sequences, targets: np.ndarray, weights: np.ndarray | None) -> None:
+        columns = targets.shape[1] if targets.ndim == 2 else 0
+        self.x_scale_, self.y_scale_ = Scale.none(sequences.features), Scale.none(columns)
+        if self.standardize:
+            steps = None if weights is None else np.repeat(weights, sequences.lengths)
+            self.x_scale_ = Scale.of(sequences.values, steps)
+            if columns:
+                self.y_scale_ = Scale.of(targets, weights)
+
+    def _begin(self, features: int, outputs: int, settings: TrainingSettings, seed: int) -> Fit:
+        with self._own_random(seed):
+            model = SequenceModel(
+                features, int(self.hidden_size), outputs, int(self.num_layers), bidirectional=bool(self.bidirectional),
+                pool=self.pool, dropout=float(self.dropout), reset=self.reset, backend=self.backend, device=self.device,
+            )  # fmt: skip
+        loss = cross_entropy if isinstance(self, ClassifierMixin) else squared_error
+        return Fit(model, settings, loss, np.random.default_rng(seed))
+
+    def _scaled(self, sequences: Sequences) -> Sequences:
+        return Sequences(self.x_scale_.apply(sequences.values).astype(np.float32), sequences.lengths)
+
+    def _predicted(self, X: Any) -> np.ndarray:
+        """What the model gives, (n, O) float64, still standardized."""
+        check_is_fitted(self, "model_")
+        return outputs(self.model_, self._scaled(self._read(X, fitting=False))).astype(np.float64)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What happens within happens as a whole, or the estimator is as it was."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    @contextlib.contextmanager
+    def _own_random(self, seed: int) -> Iterator[None]:
+        """torch draws from this seed, and goes on afterwards as if nothing had been drawn."""
+        device = torch.device(self.device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
+    """Sequences to numbers: a :class:`headgate.SequenceModel` fitted to least squares by AdamW, as an estimator of
+    scikit-learn. A sequence's prediction does not depend on those beside it.
+
+    hidden_size, num_layers, bidirectional, pool, dropout, reset, backend: the model's, see there
+    epochs               passes over the samples
+    batch_size           samples of a step, of much the same length
+    learning_rate        of AdamW; schedule "cosine" lets it fall to a hundredth of it over the epochs, "constant" not
+    weight_decay         of AdamW
+    clip                 the largest norm of a gradient; 0: not clipped
+    standardize          True: X and y have their mean taken away and are divided by their standard deviation, column by
+                         column, as found in the samples that are trained on; predictions are in the units of y
+    early_stopping       True: hold out ``validation_fraction`` of the samples, stop after ``patience`` epochs without a
+                         lower loss on them, and use the weights for which that was lowest
+    warm_start           True: ``fit`` goes on from the last fit (its standardizing too)
+    random_state         a whole number makes fits the same to the bit, on one machine with as many threads
+    verbose              1: print every tenth epoch, 2: every one; both show a bar on a terminal
+    device               "cpu", "cuda", ...
+
+    After ``fit``: ``model_``, ``history_`` (a dict for each epoch: loss, and held_out where there is one),
+    ``loss_curve_``, ``n_iter_``, ``x_scale_``, ``y_scale_``, ``n_features_in_``. Losses are of standardized targets.
+
+    >>> X, y = np.random.default_rng(0).normal(size=(40, 7, 3)), np.arange(40.0)  # (n, T, F), (n,)
+    >>> GRURegressor(hidden_size=8, epochs=2, random_state=0).fit(X, y).predict(X[:5]).shape
+    (5,)
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all."""
+        with self._whole():
+            self._learn(X, y, sample_weight, epochs=1, go_on=hasattr(self, "model_"))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number expected for each sequence of X: (n,), or (n, O) where y had columns."""
+        predicted = self._predicted(X)
+        numbers = self.y_scale_.undo(predicted)
+        return numbers if self._columns else numbers[:, 0]
+
+    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+        targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
+        columns = targets.shape[1] if targets.ndim == 2 else 0
+        if targets.ndim > 2 or (not fitting and columns != self._columns):
+            expected = "(samples,) or (samples, targets)"
+            if not fitting:
+                expected = f"(samples, {self._columns})" if self._columns else "(samples,)"
+            raise InputError(f"y must have the shape {expected}, got {targets.shape}")
+        self._columns: int = columns
+        return np.asarray(targets.reshape(len(targets), -1))
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class GRUClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[misc]
+    """Sequences to classes: a :class:`headgate.SequenceModel` fitted to cross-entropy by AdamW, as an estimator of
+    scikit-learn. Labels may be numbers, strings, or whatever else can be sorted.
+
+    Parameters and what ``fit`` leaves are those of :class:`GRURegressor`, and
+
+    class_weight         None, "balanced" (all classes count the same), or a dict from label to weight
+    classes_             the labels, sorted: the order of the columns of ``predict_proba``
+
+    >>> X, y = np.random.default_rng(0).normal(size=(40, 7, 3)), np.repeat(["no", "yes"], 20)
+    >>> classifier = GRUClassifier(hidden_size=8, epochs=2, random_state=0).fit(X, y)
+    >>> classifier.classes_.tolist(), classifier.predict_proba(X[:5]).shape
+    (['no', 'yes'], (5, 2))
+    """
+
+    class_weight: Any = None
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and
+        takes in ``classes`` every label that will ever come (None: those of its y)."""
+        with self._whole():
+            go_on = hasattr(self, "model_")
+            if not go_on:
+                self.classes_ = np.unique(column_or_1d(y if classes is None else classes))
+            self._learn(X, y, sample_weight, epochs=1, go_on=go_on)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each sequence: (n,)."""
+        best = self._predicted(X).argmax(1)
+        return np.asarray(self.classes_[best])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, in the order of ``classes_``, for each sequence: (n, O)."""
+        return np.asarray(softmax(self._predicted(X), axis=1))
+
+    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        found = np.unique(labels)
+        if fitting:
+            self.classes_ = found
+        if len(self.classes_) < 2:
+            raise InputError(f"y has one class only, {found[0]!r}: at least two are needed to tell them apart")
+        unknown = np.setdiff1d(found, self.classes_)
+        if len(unknown):
+            raise InputError(
+                f"y has a class that was not there before, {unknown[0]!r}: known are {self.classes_.tolist()}"
+            )
+        return np.asarray(np.searchsorted(self.classes_, labels))
+
+    def _weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
+        weights = super()._weights(sample_weight, targets)
+        if self.class_weight is None:
+            return weights
+        of_class = compute_sample_weight(self.class_weight, self.classes_[targets])
+        weights = of_class if weights is None else weights * of_class
+        return np.asarray(weights / weights.mean())
+
+
+def _is_table(X: Any) -> bool:
+    """Whether X has two axes, (samples, steps), as scikit-learn's other estimators want it, or we cannot see any."""
+    if isinstance(X, list | tuple):
+        try:
+            shapes = {np.shape(part) for part in X}
+        except ValueError:  # a part is ragged itself
+            return False
+        return len(shapes) == 1 and len(shapes.pop()) <= 1
+    return not (isinstance(X, np.ndarray) and (X.ndim > 2 or (X.ndim == 1 and X.dtype == object)))
+
+
+def _unequal(samples: int, targets: int, X: Any) -> str:
+    shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
+    hint = "give one y for every sample"
+    if len(shape) == 3 and targets in shape[1:]:
+        axes = (1, 0, 2) if shape[1] == targets else (2, 0, 1)
+        hint = f"the axes of {shape} look swapped, X.transpose{axes} has {targets} samples"
+    return (
+        f"X and y have inconsistent numbers of samples, {samples} and {targets} (X is read as (samples, steps, "
+        f"features)): {hint}"
+    )

@@ -1,0 +1,56 @@
+"""Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
+
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+from safetensors.numpy import save as format_arrays
+
+from headgate.errors import InputError
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file: all of it or nothing, and what was there before then stays."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        write_durably(temporary, content)
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory last."""
+    if os.name == "posix":  # elsewhere a directory cannot be opened, and renames are durable without
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as safetensors: all or nothing."""
+    write_whole(file, format_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+
+
+def parse_arrays(content: bytes, file: Path) -> dict[str, np.ndarray]:
+    """Named arrays from the bytes of a safetensors file. InputError that names the file where they are damaged."""
+    try:
+        arrays: dict[str, np.ndarray] = load(content)
+        return arrays
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None

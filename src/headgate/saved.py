@@ -1,0 +1,153 @@
+"""A fitted estimator on disk, without pickle: config.json and model.safetensors in a directory.
+
+config.json            kind of estimator, parameters, what was found out while fitting; versions
+model.safetensors      the weights, and the numbers that standardize
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import headgate
+from headgate.errors import InputError
+from headgate.files import parse_arrays, write_arrays, write_whole
+
+FORMAT = 1  # of config.json; raised when an older headgate could not read it
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was read: the parameters, the facts, the weights and the other arrays."""
+
+    path: Path
+    kind: str
+    parameters: dict[str, Any]
+    facts: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+
+    @contextlib.contextmanager
+    def damage(self) -> Iterator[None]:
+        """Within it, parts that do not fit each other are an InputError that names the directory."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise InputError(
+                f"config.json and model.safetensors in {self.path} do not fit each other ({error}): restore both"
+            ) from None
+
+
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    parameters: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Save an estimator in a new or empty directory; ``overwrite`` replaces one that was saved there.
+
+    Parameters and facts may be JSON, NumPy numbers and arrays, and dicts with such keys; InputError for others.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: name a directory")
+    if path.is_dir() and any(path.iterdir()):
+        if kind_of(path) is None:
+            raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
+        if not overwrite:
+            raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True")
+    config = {
+        "format": FORMAT,
+        "estimator": kind,
+        "headgate": headgate.__version__,
+        "parameters": {name: _described(value, name) for name, value in parameters.items()},
+        "facts": {name: _described(value, name) for name, value in facts.items()},
+    }
+    content = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    path.mkdir(parents=True, exist_ok=True)
+    grouped = {f"weights.{name}": value for name, value in weights.items()}
+    write_arrays(path / "model.safetensors", {**grouped, **{f"arrays.{name}": value for name, value in arrays.items()}})
+    write_whole(path / "config.json", content)
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of estimator that a directory holds; None where it holds none that can be read."""
+    try:
+        kind = json.loads((path / "config.json").read_bytes())["estimator"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
+def read(path: str | os.PathLike[str], kind: str) -> Saved:
+    """Read what :func:`write` wrote. InputError where it is not there, another kind, or damaged."""
+    path = Path(path)
+    where = f"{path}/config.json"
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path} holds no fitted estimator (there is no config.json): give the directory of a save")
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+        found, version = config.get("estimator"), config.get("format")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where} is damaged ({error!r}): restore it, or fit again") from None
+    if found is None:
+        raise InputError(f"{path} holds no fitted estimator, but a language model: headgate generate reads it")
+    if found != kind:
+        raise InputError(f"{path} holds a {found}, not a {kind}: load it as what it is")
+    if version != FORMAT:
+        raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
+    try:
+        parameters = {name: _restored(value) for name, value in config["parameters"].items()}
+        facts = {name: _restored(value) for name, value in config["facts"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where} is damaged ({error!r}): restore it, or fit again") from None
+    file = path / "model.safetensors"
+    if not file.is_file():
+        raise InputError(f"{file} is missing: restore it, or fit again")
+    groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "arrays": {}}
+    for name, value in parse_arrays(file.read_bytes(), file).items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = value
+    return Saved(path, found, parameters, facts, groups["weights"], groups["arrays"])
+
+
+def _described(value: Any, name: str) -> Any:
+    """A value as JSON. Arrays and dicts are marked as such, because JSON knows neither dtypes nor keys but strings."""
+    if isinstance(value, np.random.Generator | np.random.RandomState):
+        return None
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufUO":
+            raise InputError(f"{name} holds {value.dtype}, which cannot be saved: use numbers or strings, or pickle")
+        return {"dtype": value.dtype.str, "values": _described(value.tolist(), name)}
+    if isinstance(value, np.generic):
+        return _described(value.item(), name)
+    if isinstance(value, Mapping):
+        return {"pairs": [[_described(k, name), _described(v, name)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_described(part, name) for part in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"{name} holds a {type(value).__name__}, which cannot be saved: use numbers or strings, or pickle")
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "pairs" in value:
+        return {_restored(k): _restored(v) for k, v in value["pairs"]}
+    if "float" in value:
+        return float(value["float"])
+    return np.array(_restored(value["values"]), dtype=np.dtype(value["dtype"]))
