@@ -78,14 +78,14 @@ class SequenceModel(nn.Module):
         T = states.shape[time]
         if lengths is None:
             lengths = torch.full((states.shape[1 - time],), T)
-        lengths = torch.as_tensor(lengths, device=states.device).unsqueeze(1)  # (B, 1)
+        ends: Tensor = torch.as_tensor(lengths, device=states.device).unsqueeze(1)  # (B, 1)
         if self.pool == "mean":  # states are zero from a row's end on; summed in order, they change no bit
-            total: Tensor = states.cumsum(time).select(time, -1) if T else states.sum(time)
-            return total / lengths.clamp(min=1)
+            total = states.cumsum(time).select(time, -1) if T else states.sum(time)
+            return total / ends.clamp(min=1)
         steps = torch.arange(T, device=states.device)
-        beyond = steps >= lengths if self.gru.batch_first else (steps >= lengths).t()
+        beyond = steps >= ends if self.gru.batch_first else (steps >= ends).t()
         highest = states.masked_fill(beyond.unsqueeze(-1), -torch.inf).amax(time) if T else states.sum(time)
-        return torch.where(lengths > 0, highest, 0.0)
+        return torch.where(ends > 0, highest, 0.0)
 
 
 def _linear_by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
