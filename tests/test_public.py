@@ -21,8 +21,8 @@ def run_python(code: str) -> str:
 
 def test_public_names() -> None:
     assert headgate.__all__ == [
-        "GRU", "GRUCell", "GRUClassifier", "GRURegressor", "InputError", "LanguageModel", "ModelSettings", "Runtime",
-        "Sampling", "SequenceModel", "gru",
+        "GRU", "GRUCell", "GRUClassifier", "GRUForecaster", "GRURegressor", "InputError", "LanguageModel",
+        "ModelSettings", "Runtime", "Sampling", "SequenceModel", "gru",
     ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name).__doc__

@@ -7,6 +7,7 @@ __all__ = [
     "GRU",
     "GRUCell",
     "GRUClassifier",
+    "GRUForecaster",
     "GRURegressor",
     "InputError",
     "LanguageModel",
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headgate.configuration import ModelSettings
     from headgate.errors import InputError
     from headgate.estimators import GRUClassifier, GRURegressor
+    from headgate.forecaster import GRUForecaster
     from headgate.functional import gru
     from headgate.language_model import LanguageModel
     from headgate.layer import GRU
@@ -33,6 +35,7 @@ _HOMES = {  # where each public name lives; loaded when first used, so that the 
     "GRU": "layer",
     "GRUCell": "cell",
     "GRUClassifier": "estimators",
+    "GRUForecaster": "forecaster",
     "GRURegressor": "estimators",
     "InputError": "errors",
     "LanguageModel": "language_model",

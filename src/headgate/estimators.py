@@ -6,7 +6,7 @@ Letters: n samples, T steps, F features, O targets or classes.
 import contextlib
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -78,29 +78,39 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
         Raises InputError where the directory holds something else, or a fitted estimator and not ``overwrite``.
         """
-        check_is_fitted(self, "model_")
-        weights = {name: value.cpu().numpy() for name, value in self.model_.state_dict().items()}
-        scales = {f"{name}.{part}": getattr(getattr(self, name), part)
-                  for name in ("x_scale_", "y_scale_") for part in ("mean", "deviation")}  # fmt: skip
-        facts = {name: getattr(self, name) for name in self._FACTS if hasattr(self, name)}
-        saved.write(path, type(self).__name__, self.get_params(), facts, weights, scales, overwrite=overwrite)
+        saved.write(path, type(self).__name__, self.get_params(), *self.describe(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
         found = saved.read(path, cls.__name__)
         with found.damage():
-            self = cls(**found.parameters)
-            for name in cls._FACTS:
-                if name in found.facts:
-                    setattr(self, name, found.facts[name])
-            for name in ("x_scale_", "y_scale_"):
-                setattr(self, name, Scale(found.arrays[f"{name}.mean"], found.arrays[f"{name}.deviation"]))
-            outputs = len(found.weights["head.weight"])
-            self._fit = self._begin(len(self.x_scale_.mean), outputs, self._settings(self.epochs), 0)
-            self._fit.model.load_state_dict({name: torch.from_numpy(v) for name, v in found.weights.items()})
-            self._fit.history = self.history_
-            self._publish()
+            return cls.restore(found.parameters, found.facts, found.arrays)
+
+    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What was learned, as facts and arrays, from which :meth:`restore` makes the estimator again."""
+        check_is_fitted(self, "model_")
+        arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model_.state_dict().items()}
+        for name in ("x_scale_", "y_scale_"):
+            scale = getattr(self, name)
+            arrays |= {f"{name}.mean": scale.mean, f"{name}.deviation": scale.deviation}
+        return {name: getattr(self, name) for name in self._FACTS if hasattr(self, name)}, arrays
+
+    @classmethod
+    def restore(cls, parameters: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        """The estimator that :meth:`describe` described."""
+        self = cls(**parameters)
+        for name in cls._FACTS:
+            if name in facts:
+                setattr(self, name, facts[name])
+        for name in ("x_scale_", "y_scale_"):
+            setattr(self, name, Scale(arrays[f"{name}.mean"], arrays[f"{name}.deviation"]))
+        weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model.")}
+        outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
+        self._fit = self._begin(features, outputs, self._settings(self.epochs), 0)
+        self._fit.model.load_state_dict(weights)
+        self._fit.history = facts["history_"]
+        self._publish()
         return self
 
     _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "_table", "_columns")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
-from safetensors.numpy import save as format_arrays
+from safetensors.numpy import load, save
 
 from headgate.errors import InputError
 
@@ -42,9 +41,9 @@ def flush_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as safetensors: all or nothing."""
-    write_whole(file, format_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+def format_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named arrays as the bytes of a safetensors file."""
+    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
 def parse_arrays(content: bytes, file: Path) -> dict[str, np.ndarray]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as format_arrays
 
 from headgate import files
 from headgate import tokenizer as tokenizers
@@ -144,7 +143,7 @@ class RunDirectory:
         final = self.path / "checkpoints" / f"step-{checkpoint.step:09d}"
         temporary = final.with_name(f".{final.name}.tmp")
         state = {**checkpoint.state, "lengths": {name: self._length(name) for name in ("log.jsonl", "samples.txt")}}
-        contents = {f"{group}.safetensors": format_arrays(dict(arrays)) for group, arrays in checkpoint.arrays.items()}
+        contents = {f"{group}.safetensors": files.format_arrays(arrays) for group, arrays in checkpoint.arrays.items()}
         contents["state.json"] = json.dumps(state).encode()
         manifest = {
             "format": FORMAT,

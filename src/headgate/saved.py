@@ -5,8 +5,10 @@ model.safetensors      the weights, and the numbers that standardize
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +17,20 @@ from typing import Any
 import numpy as np
 
 import headgate
+from headgate import files
 from headgate.errors import InputError
-from headgate.files import parse_arrays, write_arrays, write_whole
 
 FORMAT = 1  # of config.json; raised when an older headgate could not read it
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What was read: the parameters, the facts, the weights and the other arrays."""
+    """What was read: the kind of estimator, its parameters, and what it had learned as facts and arrays."""
 
     path: Path
     kind: str
     parameters: dict[str, Any]
     facts: dict[str, Any]
-    weights: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
 
     @contextlib.contextmanager
@@ -48,16 +49,16 @@ def write(
     kind: str,
     parameters: Mapping[str, Any],
     facts: Mapping[str, Any],
-    weights: Mapping[str, np.ndarray],
     arrays: Mapping[str, np.ndarray],
     *,
     overwrite: bool = False,
 ) -> None:
     """Save an estimator in a new or empty directory; ``overwrite`` replaces one that was saved there.
 
-    Parameters and facts may be JSON, NumPy numbers and arrays, and dicts with such keys; InputError for others.
+    All of it or nothing. Parameters and facts may be JSON, NumPy numbers and arrays, and dicts with such keys;
+    InputError for others.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name a directory")
     if path.is_dir() and any(path.iterdir()):
@@ -65,18 +66,33 @@ def write(
             raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
         if not overwrite:
             raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True")
+    content = files.format_arrays(arrays)
     config = {
         "format": FORMAT,
         "estimator": kind,
         "headgate": headgate.__version__,
+        "sha256": hashlib.sha256(content).hexdigest(),  # of model.safetensors
         "parameters": {name: _described(value, name) for name, value in parameters.items()},
         "facts": {name: _described(value, name) for name, value in facts.items()},
     }
-    content = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
-    path.mkdir(parents=True, exist_ok=True)
-    grouped = {f"weights.{name}": value for name, value in weights.items()}
-    write_arrays(path / "model.safetensors", {**grouped, **{f"arrays.{name}": value for name, value in arrays.items()}})
-    write_whole(path / "config.json", content)
+    described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name}.{ending}") for ending in ("tmp", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        files.write_durably(new / "model.safetensors", content)
+        files.write_durably(new / "config.json", described)
+        files.flush_directory(new)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    new.rename(path)
+    files.flush_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def kind_of(path: Path) -> str | None:
@@ -113,11 +129,10 @@ def read(path: str | os.PathLike[str], kind: str) -> Saved:
     file = path / "model.safetensors"
     if not file.is_file():
         raise InputError(f"{file} is missing: restore it, or fit again")
-    groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "arrays": {}}
-    for name, value in parse_arrays(file.read_bytes(), file).items():
-        group, _, rest = name.partition(".")
-        groups.setdefault(group, {})[rest] = value
-    return Saved(path, found, parameters, facts, groups["weights"], groups["arrays"])
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != config.get("sha256"):
+        raise InputError(f"{file} is not the one that {where} was written with, or damaged: restore both, or fit again")
+    return Saved(path, found, parameters, facts, files.parse_arrays(content, file))
 
 
 def _described(value: Any, name: str) -> Any:

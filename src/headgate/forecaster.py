@@ -1,0 +1,421 @@
+"""GRUForecaster: time series continued, with intervals, and the seasonal-naive forecast always beside.
+
+Letters: N steps of a series, w steps of a window, h steps of a forecast, k of them given at once, F features, n origins
+(places in time from which a forecast is made).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
+
+from headgate import saved
+from headgate.errors import InputError
+from headgate.estimators import GRURegressor
+from headgate.forecast_chart import draw_forecast
+from headgate.forecasting import Score, differenced, mean_score, score_forecast, stretches, summed, windows
+from headgate.sequences import Scale
+from headgate.series import Panel, Series, season_of
+
+STRATEGIES = ("recursive", "direct")
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Forecasts one series or many (together: one model for all) with a :class:`GRURegressor` over windows of the past.
+
+    horizon        steps of a forecast, for which intervals are calibrated
+    window         steps that a forecast looks back; "auto": two seasons, at least 24
+    season_length  steps of a season; "auto": what the dates suggest (12 for months, 7 for days, ...), 1 without dates
+    strategy       "recursive": one step at a time, each put behind the window for the next; "direct": all at once
+    difference     what is modelled are differences over these lags, an integer or several; (): the values themselves;
+                   "auto": 1 where that makes the standard deviation smaller. Forecasts are in the units of y
+    fill           what to do about missing values, see :meth:`fit`
+    calibration    share of each series, at its end, that is not trained on but used to find out how far forecasts are
+                   off: intervals are split-conformal, quantiles of these errors for each step ahead; 0: no intervals
+    hidden_size, num_layers, dropout, reset, epochs, batch_size, learning_rate, weight_decay, random_state, verbose,
+    device, backend: as of :class:`GRURegressor`
+
+    Each series is standardized (after differencing) by what was trained on; nothing looks at what comes later.
+    After ``fit``: ``regressor_``, ``tail_score_`` (the :class:`Score` over the part held out), ``season_length_``,
+    ``window_``, ``lags_``.
+
+    >>> y = np.sin(np.arange(120) * 2 * np.pi / 12)
+    >>> forecaster = GRUForecaster(horizon=3, season_length=12, hidden_size=8, epochs=2, random_state=0).fit(y)
+    >>> forecaster.predict().shape, forecaster.predict_interval(coverage=0.8).columns.tolist()
+    ((3,), ['lower', 'forecast', 'upper'])
+    """
+
+    horizon: int = 12
+    window: int | str = "auto"
+    season_length: int | str = "auto"
+    strategy: str = "recursive"
+    difference: Any = "auto"
+    fill: Any = None
+    calibration: float = 0.2
+    hidden_size: int = 32
+    num_layers: int = 1
+    dropout: float = 0.0
+    reset: str = "after"
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 0.005
+    weight_decay: float = 0.0
+    random_state: Any = None
+    verbose: int = 0
+    device: str = "cpu"
+    backend: str = "auto"
+
+    def fit(self, y: Any, X: Any = None) -> Self:
+        """Learn from series.
+
+        y  (N,) one series: array, list, pandas Series; (N, k) k series: array or DataFrame, a column each; a list of
+           arrays; or the long form: a DataFrame with the columns unique_id, ds, y, and features. Missing values are an
+           error, unless ``fill`` is "linear", "forward" or a number. An index must be of dates, periods or integers,
+           regular and sorted
+        X  (N, F) numbers known along with each step, of forecast steps also; of all series alike
+
+        Raises ValueError for what cannot be learned from, and then leaves the forecaster as it was.
+        """
+        self._learn(Panel.read(y, X, fill=self.fill))
+        if self.verbose:
+            print(self.summary())
+        return self
+
+    def predict(self, horizon: int | None = None, X: Any = None, *, y: Any = None) -> Any:
+        """The expected values of the next ``horizon`` steps (None: those of the constructor), in the form of y in
+        ``fit`` and with its index continued: (h,) array or Series, (h, k) array or DataFrame, or the long form.
+
+        X  the features of these steps, (h, F); in the long form a DataFrame with unique_id, ds and the features
+        y  another history to continue, in any form; None: that of ``fit``. With features, (y, X of its steps)
+        """
+        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        return panel.answer([{"forecast": row} for row in found])
+
+    def predict_interval(
+        self, horizon: int | None = None, X: Any = None, *, y: Any = None, coverage: float = 0.8
+    ) -> pd.DataFrame:
+        """Forecasts with the interval that holds a value with probability ``coverage``: columns lower, forecast, upper
+        (for many series beside each other under their names; in the long form as columns). Up to the horizon of the
+        constructor."""
+        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        halves = self._halves(panel.series, horizon, coverage)
+        frame: pd.DataFrame = panel.answer([
+            {"lower": row - half, "forecast": row, "upper": row + half} for row, half in zip(found, halves, strict=True)
+        ])  # fmt: skip
+        return frame
+
+    def score(self, y: Any, X: Any = None, *, coverage: float = 0.8) -> Score:
+        """How good the forecast of what follows the fitted series is: ``y`` is what came, in the form of ``fit``, and
+        at most as long as ``horizon`` where intervals are calibrated."""
+        check_is_fitted(self, "regressor_")
+        actual = Panel.read(y, fill=self.fill)
+        names = [s.name for s in self.panel_.series]
+        came = {s.name: s for s in actual.series}
+        if len(names) == 1 and len(came) == 1:  # whatever it is called
+            came = {names[0]: actual.series[0]}
+        if came.keys() != set(names):
+            raise InputError(f"y must have the {len(names)} series of fit ({_few(names)}), got {_few(list(came))}")
+        horizon = len(came[names[0]])
+        for before in self.panel_.series:
+            after = came[before.name]
+            if len(after) != horizon:
+                raise InputError(f"y must have as many steps of every series, got {horizon} and {len(after)}")
+            if actual.form not in ("array", "arrays") and after.index[0] != before.future(1)[0]:
+                raise InputError(f"y must go on where fit ended, at {before.future(1)[0]}, got {after.index[0]}")
+        found = self._forecasts(self.panel_, self.panel_.ahead(X, horizon), horizon)
+        halves = self._halves(self.panel_.series, horizon, coverage) if self.calibration else [None] * len(found)
+        return mean_score([
+            score_forecast(before.values, row, came[before.name].values, self.season_length_, half)
+            for before, row, half in zip(self.panel_.series, found, halves, strict=True)
+        ])  # fmt: skip
+
+    def backtest(
+        self, folds: int = 5, y: Any = None, X: Any = None, *, horizon: int | None = None, coverage: float = 0.8
+    ) -> pd.DataFrame:
+        """Fit anew before each of the last ``folds`` stretches of ``horizon`` steps and forecast it: a row for each
+        fold and series, with its last known step (origin) and the numbers of :class:`headgate.forecasting.Score`.
+        Without y: the series of ``fit``. The forecaster itself stays as it is."""
+        panel = self._panel_to_test(y, X)
+        horizon = self._checked_horizon(horizon)
+        if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 1:
+            raise InputError(f"folds must be a whole number, at least 1, got {folds!r}")
+        rows = []
+        for fold in range(folds):
+            left = (folds - fold) * horizon
+            if short := next((s for s in panel.series if len(s) <= left), None):
+                raise InputError(
+                    f"{folds} folds of {horizon} steps need more than {folds * horizon} steps, "
+                    f"{_called(short)} has {len(short)}: use fewer folds or a smaller horizon"
+                )
+            fitted = clone(self).set_params(verbose=0)._learn(panel.until(-left))
+            ahead = [s.features[-left : len(s) - left + horizon] for s in panel.series]
+            found = fitted._forecasts(fitted.panel_, ahead, horizon)
+            known = fitted.panel_.series
+            halves = fitted._halves(known, horizon, coverage) if self.calibration else [None] * len(known)
+            for before, row, half, s in zip(known, found, halves, panel.series, strict=True):
+                actual = s.values[len(before) : len(before) + horizon]
+                score = score_forecast(before.values, row, actual, fitted.season_length_, half)
+                rows.append({"fold": fold, "series": s.name, "origin": before.index[-1], **score._asdict()})
+        return pd.DataFrame(rows)
+
+    def plot(
+        self,
+        horizon: int | None = None,
+        X: Any = None,
+        *,
+        y: Any = None,
+        actual: Any = None,
+        coverage: float = 0.8,
+        series: Sequence[Any] | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Draw the end of the history, the forecast and its interval; returns matplotlib's Figure.
+
+        y         another history, as in :meth:`predict`
+        actual    what came, drawn beside the forecast, in the form of y
+        series    names of the series to draw; None: the first four
+        path      a PNG file to write it to
+        """
+        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        halves = self._halves(panel.series, horizon, coverage) if self.calibration else [None] * len(found)
+        came = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill).series}
+        names = [s.name for s in panel.series]
+        drawn = names[:4] if series is None else list(series)
+        if unknown := [name for name in drawn if name not in names]:
+            raise InputError(f"there is no series {unknown[0]!r} to draw, only {_few(names)}")
+        if len(names) == 1 and len(came) == 1:
+            came = dict(zip(names, came.values(), strict=True))
+        charts = [
+            (before, row, half, came.get(before.name))
+            for before, row, half in zip(panel.series, found, halves, strict=True)
+            if before.name in drawn
+        ]
+        return draw_forecast(charts, coverage=coverage, path=path)
+
+    def summary(self) -> str:
+        """What was fitted and how good it was over the part held out, the seasonal-naive forecast beside."""
+        check_is_fitted(self, "regressor_")
+        series = self.panel_.series
+        steps = sum(len(s) for s in series)
+        what = f"differences over {', '.join(map(str, self.lags_))}" if self.lags_ else "values"
+        lines = [
+            f"{len(series)} series, {steps:,} steps, season {self.season_length_}; GRU of {self.hidden_size} units "
+            f"over {self.window_} {what}, {self.strategy}, horizon {self.horizon}"
+        ]
+        if self.tail_score_ is not None:
+            ours, naive = self.tail_score_.mase, self.tail_score_.seasonal_naive
+            lines += [
+                f"held-out tail, {len(self.errors_):,} forecasts: mean absolute scaled error {ours:.3f}, "
+                f"seasonal naive {naive:.3f}",
+                "that is " + (f"{1 - ours / naive:.0%} better" if ours < naive else "NOT better")
+                + " than repeating the last season",
+            ]  # fmt: skip
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the forecaster, its history too, into a directory, without pickle; see :meth:`GRURegressor.save`."""
+        check_is_fitted(self, "regressor_")
+        names = [s.name for s in self.panel_.series]
+        panel, arrays = self.panel_.describe()
+        regressor, more = self.regressor_.describe()
+        arrays |= {f"regressor.{name}": value for name, value in more.items()}
+        arrays["errors_"] = self.errors_
+        arrays["means"] = np.array([self.scales_[name].mean for name in names])
+        arrays["deviations"] = np.array([self.scales_[name].deviation for name in names])
+        facts = {
+            **{name: getattr(self, name) for name in self._FACTS},
+            "tail_score_": None if self.tail_score_ is None else list(self.tail_score_),
+            "panel": panel,
+            "regressor": regressor,
+        }
+        saved.write(path, type(self).__name__, self.get_params(), facts, arrays, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
+        found = saved.read(path, cls.__name__)
+        with found.damage():
+            self = cls(**found.parameters)
+            for name in cls._FACTS:
+                setattr(self, name, found.facts[name])
+            self.lags_ = tuple(self.lags_)
+            score = found.facts["tail_score_"]
+            self.tail_score_ = None if score is None else Score(*score)
+            self.panel_ = Panel.restore(found.facts["panel"], found.arrays)
+            self.errors_ = found.arrays["errors_"]
+            columns = (found.arrays[name] for name in ("means", "deviations"))
+            scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
+            self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
+            inner = {k.removeprefix("regressor."): v for k, v in found.arrays.items() if k.startswith("regressor.")}
+            self.regressor_ = GRURegressor.restore(self._regressor().get_params(), found.facts["regressor"], inner)
+        return self
+
+    _FACTS = ("season_length_", "window_", "lags_")
+
+    # Learning
+
+    def _learn(self, panel: Panel) -> Self:
+        season = season_of(panel.series[0].index) if self.season_length == "auto" else self.season_length
+        horizon = self._checked_horizon(None)
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        if isinstance(season, str) or season < 1:
+            raise InputError(f'season_length must be "auto" or a whole number, at least 1, got {season!r}')
+        window = max(2 * season, 24) if self.window == "auto" else self.window
+        if isinstance(window, str) or window < 1:
+            raise InputError(f'window must be "auto" or a whole number, at least 1, got {window!r}')
+        if not 0 <= self.calibration < 1:
+            raise InputError(f"calibration must be at least 0 and below 1, got {self.calibration!r}")
+        fitted = clone(self)  # so that what fails leaves this one as it was
+        fitted.panel_, fitted.season_length_, fitted.window_ = panel, int(season), int(window)
+        fitted.lags_ = self._lags(panel)
+        k = horizon if self.strategy == "direct" else 1
+        tails = [max(int(np.ceil(self.calibration * len(s))), horizon) if self.calibration else 0 for s in panel.series]
+        need = sum(fitted.lags_) + max(window + k, season + 1)
+        if short := next((s for s, tail in zip(panel.series, tails, strict=True) if len(s) - tail < need), None):
+            tail = tails[panel.series.index(short)]
+            raise InputError(
+                f"{_called(short)} has {len(short)} steps, of which calibration={self.calibration:g} holds out {tail}; "
+                f"window={window}, season_length={season} and strategy={self.strategy} need {need} more: give a longer "
+                "series, or a smaller window, horizon or calibration"
+            )
+        fitted.scales_, inputs, targets = {}, [], []
+        for s, tail in zip(panel.series, tails, strict=True):
+            known = s.until(len(s) - tail)
+            z = differenced(known.values, fitted.lags_)
+            scale = Scale.of(z[:, None])
+            fitted.scales_[s.name] = Scale(scale.mean[0], scale.deviation[0])
+            z = fitted.scales_[s.name].apply(z)
+            n = len(z) - window - k + 1
+            inputs.append(windows(stretches(z, window)[:n], known.features[sum(fitted.lags_) :], k))
+            targets.append(stretches(z[window:], k))
+        fitted.regressor_ = self._regressor().fit(np.concatenate(inputs), np.concatenate(targets))
+        fitted.errors_, fitted.tail_score_ = fitted._calibrated(tails, horizon)
+        self.__dict__.update(fitted.__dict__)
+        return self
+
+    def _regressor(self) -> GRURegressor:
+        shared = GRURegressor().get_params().keys() & self.get_params().keys()
+        return GRURegressor(**{name: getattr(self, name) for name in shared}, standardize=False)
+
+    def _lags(self, panel: Panel) -> tuple[int, ...]:
+        """The lags of ``difference``; "auto": 1 where that makes the (median) standard deviation smaller."""
+        if isinstance(self.difference, str):
+            if self.difference != "auto":
+                raise InputError(f'difference must be "auto", a lag, or several, got {self.difference!r}')
+            shares = [np.std(np.diff(s.values)) / (np.std(s.values) or 1.0) for s in panel.series if len(s) > 1]
+            return (1,) if shares and np.median(shares) < 1 else ()
+        lags = (self.difference,) if isinstance(self.difference, int | np.integer) else tuple(self.difference or ())
+        if any(isinstance(lag, bool) or not isinstance(lag, int | np.integer) or lag < 1 for lag in lags):
+            raise InputError(f'difference must be "auto", a lag of at least 1, or several, got {self.difference!r}')
+        return tuple(int(lag) for lag in lags)
+
+    def _calibrated(self, tails: list[int], horizon: int) -> tuple[np.ndarray, Score | None]:
+        """The absolute errors of forecasts from every origin of the tails, in standard deviations, for each step ahead
+        sorted (n, h); and a score."""
+        histories, ahead, actual = [], [], []
+        for s, tail in zip(self.panel_.series, tails, strict=True):
+            for origin in range(len(s) - tail, len(s) - horizon + 1) if tail else ():
+                histories.append(s.until(origin))
+                ahead.append(s.features[origin : origin + horizon])
+                actual.append(s.values[origin : origin + horizon])
+        if not histories:
+            return np.empty((0, horizon)), None
+        found = self._forecasts(Panel("arrays", tuple(histories)), ahead, horizon)
+        deviations = np.array([self._scale(s).deviation for s in histories])
+        errors = np.abs(found - np.stack(actual)) / deviations[:, None]
+        season = self.season_length_
+        scores = [score_forecast(s.values, f, a, season) for s, f, a in zip(histories, found, actual, strict=True)]
+        return np.sort(errors, 0), mean_score(scores)
+
+    # Forecasting
+
+    def _forecasts(self, panel: Panel, ahead: Sequence[np.ndarray], horizon: int) -> np.ndarray:
+        """(series, h), each series continued: ahead holds the features of the steps to come, (h, F) each."""
+        lags, w, S = self.lags_, self.window_, sum(self.lags_)
+        k = self.horizon if self.strategy == "direct" else 1
+        if k > 1 and horizon > k:
+            raise InputError(
+                f"strategy direct forecasts {k} steps, and {horizon} were asked for: fit with horizon={horizon}"
+            )
+        if short := next((s for s in panel.series if len(s) < S + w), None):
+            raise InputError(f"{_called(short)} has {len(short)} steps, a forecast looks back over {S + w}: give more")
+        scales = [self._scale(s) for s in panel.series]
+        ends = np.stack([s.values[-(S + w) :] for s in panel.series])
+        z = np.stack([scale.apply(differenced(end, lags)) for scale, end in zip(scales, ends, strict=True)])  # (n, w)
+        known = [np.concatenate([s.features[len(s) - w :], f]) for s, f in zip(panel.series, ahead, strict=True)]
+        if k > horizon:  # direct: steps that nobody asked for repeat the last features
+            known = [np.concatenate([f, np.repeat(f[-1:], k - horizon, 0)]) for f in known]
+        for step in range(0, horizon, k):
+            features = np.stack([f[step : step + w + k] for f in known])  # (n, w + k, F)
+            inputs = np.concatenate([windows(z[i : i + 1, -w:], features[i], k) for i in range(len(z))])
+            z = np.concatenate([z, self.regressor_.predict(inputs).reshape(len(z), -1)], 1)
+        found = np.stack([scale.undo(row) for scale, row in zip(scales, z[:, w : w + horizon], strict=True)])
+        return summed(found, ends[:, w:], lags)
+
+    def _history(self, y: Any) -> Panel:
+        check_is_fitted(self, "regressor_")
+        if y is None:
+            panel: Panel = self.panel_
+            return panel
+        y, X = y if isinstance(y, tuple) and len(y) == 2 else (y, None)
+        panel = Panel.read(y, X, fill=self.fill)
+        if panel.series[0].features.shape[1] != self.panel_.series[0].features.shape[1]:
+            raise InputError(
+                f"y has {panel.series[0].features.shape[1]} features, the model was fitted with "
+                f"{self.panel_.series[0].features.shape[1]}: give them as (y, X), or as columns of the long form"
+            )
+        return panel
+
+    def _panel_to_test(self, y: Any, X: Any) -> Panel:
+        if y is not None:
+            return Panel.read(y, X, fill=self.fill)
+        return self._history(None)
+
+    def _scale(self, series: Series) -> Scale:
+        """How a series is standardized: as when it was fitted, or, a new one, by all that is known of it."""
+        if series.name in self.scales_:
+            fitted: Scale = self.scales_[series.name]
+            return fitted
+        scale = Scale.of(differenced(series.values, self.lags_)[:, None])
+        return Scale(scale.mean[0], scale.deviation[0])
+
+    def _checked_horizon(self, horizon: int | None) -> int:
+        horizon = self.horizon if horizon is None else horizon
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+            raise InputError(f"horizon must be a whole number of steps, at least 1, got {horizon!r}")
+        return int(horizon)
+
+    def _halves(self, series: Sequence[Series], horizon: int, coverage: float) -> list[np.ndarray]:
+        """Half the width of the interval at each step ahead, for each series (h,): the errors' quantile."""
+        n, calibrated = self.errors_.shape
+        if not 0 < coverage < 1:
+            raise InputError(f"coverage must be above 0 and below 1, got {coverage!r}")
+        if horizon > calibrated:
+            raise InputError(
+                f"intervals are calibrated for {calibrated} steps, {horizon} were asked for: fit with horizon={horizon}"
+            )
+        rank = int(np.ceil((n + 1) * coverage))
+        if rank > n:
+            raise InputError(
+                f"an interval of coverage {coverage:g} needs {int(np.ceil(coverage / (1 - coverage)))} forecasts of "
+                f"the part held out, there are {n}: give a longer series, or a larger calibration"
+            )
+        return [self.errors_[rank - 1, :horizon] * self._scale(s).deviation for s in series]
+
+
+def _called(series: Series) -> str:
+    return "y" if series.name is None else f"series {series.name!r}"
+
+
+def _few(names: Sequence[Any]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

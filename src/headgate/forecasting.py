@@ -1,0 +1,92 @@
+"""What forecasts are made of: windows, differences and their undoing, and how good a forecast was. NumPy only.
+
+Letters: N steps of a series, w steps of a window, h steps of a forecast, k of them given at once, F features, n windows
+or series.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Score(NamedTuple):
+    """How good forecasts were: lower is better, but for coverage.
+
+    mae             mean absolute error
+    mase            that over the mean absolute error of repeating the season before, within the history (Hyndman and
+                    Koehler 2006): below seasonal_naive is better than repeating the last season
+    seasonal_naive  the mase of the seasonal-naive forecast of the same steps
+    coverage        the share of the steps that lay within the interval; nan without one
+    """
+
+    mae: float
+    mase: float
+    seasonal_naive: float
+    coverage: float
+
+
+def score_forecast(
+    history: np.ndarray, forecast: np.ndarray, actual: np.ndarray, season: int, half: np.ndarray | None = None
+) -> Score:
+    """Compare a forecast (h,) with what came (h,), after a history (N,); half: of an interval's width (h,), if any.
+
+    >>> score_forecast(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0]), np.array([4.0, 6.0]), 1)
+    Score(mae=1.0, mase=1.0, seasonal_naive=2.0, coverage=nan)
+    """
+    scale = np.abs(history[season:] - history[:-season]).mean()
+    naive = history[len(history) - season + np.arange(len(actual)) % season]
+    errors = np.abs(forecast - actual)
+    covered = np.nan if half is None else float((errors <= half).mean())
+    with np.errstate(divide="ignore", invalid="ignore"):  # a history that repeats exactly has the scale 0
+        mase, seasonal_naive = errors.mean() / scale, np.abs(naive - actual).mean() / scale
+    return Score(float(errors.mean()), float(mase), float(seasonal_naive), covered)
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    return Score(*(float(np.mean(column)) for column in zip(*scores, strict=True)))
+
+
+def stretches(values: np.ndarray, length: int) -> np.ndarray:
+    """Every stretch of so many steps along the first axis: (N, ...) -> (N - length + 1, ..., length), a view."""
+    return np.lib.stride_tricks.sliding_window_view(values, length, axis=0)
+
+
+def windows(z: np.ndarray, features: np.ndarray, k: int) -> np.ndarray:
+    """Model inputs (n, w, 1 + k F): beside each value of a window z (n, w) the features of the k steps after it.
+
+    features (N, F) begin with the first window's first step; each window begins a step after the one before.
+    """
+    n, w = z.shape
+    if not features.shape[1]:
+        return z[:, :, None]
+    after = np.concatenate([stretches(features[1 + i :], w)[:n] for i in range(k)], 1)  # (n, k F, w)
+    return np.concatenate([z[:, :, None], after.transpose(0, 2, 1)], 2)
+
+
+def differenced(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:
+    """Differences over each lag in turn: (N,) -> (N - sum of lags,).
+
+    >>> differenced(np.array([1, 2, 4, 8]), [1, 2])
+    array([3])
+    """
+    for lag in lags:
+        values = values[lag:] - values[:-lag]
+    return values
+
+
+def summed(z: np.ndarray, ends: np.ndarray, lags: Sequence[int]) -> np.ndarray:
+    """Differences z (n, h) summed up again, from the values before them, ends (n, sum of lags): (n, h).
+
+    >>> summed(np.array([[3]]), np.array([[1, 2, 4]]), [1, 2])
+    array([[8]])
+    """
+    levels = [ends]
+    for lag in lags:
+        levels.append(levels[-1][:, lag:] - levels[-1][:, :-lag])
+    for lag, before in zip(reversed(lags), reversed(levels[:-1]), strict=True):
+        values = np.concatenate([before[:, before.shape[1] - lag :], z], 1)
+        for step in range(z.shape[1]):
+            values[:, lag + step] += values[:, step]
+        z = values[:, lag:]
+    return z

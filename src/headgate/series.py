@@ -1,0 +1,334 @@
+"""Time series as users have them (NumPy, pandas, the long form), read into arrays, and answers in the same form.
+
+Letters: N steps of a series, h steps of a forecast, F features known along with it.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from headgate.errors import InputError
+
+LONG = ("unique_id", "ds", "y")  # the columns of the long form; others are features
+FILLS = ("linear", "forward")
+SEASONS = {"h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}  # steps of the season of a frequency
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series: values (N,) float64 without gaps, features (N, F), and the index of its steps (N,)."""
+
+    name: Hashable
+    values: np.ndarray
+    features: np.ndarray
+    index: pd.Index
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def until(self, end: int) -> "Series":
+        """Its first so many steps (counted from the end where negative)."""
+        return Series(self.name, self.values[:end], self.features[:end], self.index[:end])
+
+    def future(self, h: int) -> pd.Index:
+        """The index of the h steps after its end."""
+        index = self.index
+        if isinstance(index, pd.DatetimeIndex):
+            return pd.date_range(index[-1], periods=h + 1, freq=frequency(index), name=index.name)[1:]
+        if isinstance(index, pd.PeriodIndex):
+            return pd.period_range(index[-1], periods=h + 1, name=index.name)[1:]
+        step = index[1] - index[0] if len(index) > 1 else 1
+        return pd.RangeIndex(index[-1] + step, index[-1] + step * (h + 1), step, name=index.name)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series, and the form they came in: "array", "arrays" (columns, or a list), "series", "frame" or "long"."""
+
+    form: str
+    series: tuple[Series, ...]
+    columns: pd.Index | None = None  # of a frame
+    feature_names: tuple[str, ...] | None = None  # where features came with names
+
+    @classmethod
+    def read(cls, y: Any, X: Any = None, *, fill: str | float | None = None) -> "Panel":
+        """Read one series or many.
+
+        y     (N,) one series, as an array, list or pandas Series; (N, k) k series, as an array or DataFrame; a list of
+              arrays of any lengths; or the long form, a DataFrame with the columns unique_id, ds, y
+        X     features of each step, (N, F) or (N,), of all series alike; in the long form they are further columns of y
+        fill  None: missing values are an error; "linear" or "forward": filled in from their neighbours, those before a
+              series' first value left out; a number: that
+
+        Raises InputError for other shapes, gaps, infinities, and an index that is not sorted and regular.
+        """
+        if fill is not None and fill not in FILLS and (isinstance(fill, str) or not np.isfinite(fill)):
+            raise InputError(f'fill must be None, "linear", "forward" or a number, got {fill!r}')
+        form, parts, columns = _forms(y)
+        if form == "long" and X is not None:
+            raise InputError("X goes with arrays and wide frames: in the long form, features are further columns of y")
+        series = []
+        for name, values, index, features in parts:
+            where = "y" if name is None or form == "series" else f"series {name!r}"
+            if features is None:
+                features = _features(X, len(values))
+            series.append(_checked(Series(name, values, features, index), fill, where))
+        table, known = (y, LONG) if form == "long" else (X, ())
+        names = tuple(c for c in table.columns if c not in known) if isinstance(table, pd.DataFrame) else None
+        return cls(form, tuple(series), columns, names)
+
+    def until(self, end: int) -> "Panel":
+        return replace(self, series=tuple(s.until(end) for s in self.series))
+
+    def ahead(self, X: Any, h: int) -> list[np.ndarray]:
+        """The features of the h steps to come, as for :meth:`read`, for each series (h, F): X is (h, F) of all series
+        alike, or in the long form a DataFrame with unique_id, ds and the features."""
+        F = self.series[0].features.shape[1]
+        if X is None:
+            if F:
+                raise InputError(f"X must have the {F} features of the {h} steps to come, as those of y: give them")
+            return [np.empty((h, 0))] * len(self.series)
+        if self.feature_names is not None and isinstance(X, pd.DataFrame):
+            keys = list(LONG[:2]) if self.form == "long" else []
+            if absent := [c for c in (*keys, *self.feature_names) if c not in X.columns]:
+                raise InputError(f"X must have the columns {', '.join(map(str, [*keys, *self.feature_names]))}: "
+                                 f"{absent[0]} is missing")  # fmt: skip
+            if self.form == "long":
+                return [self._features_after(X, series, h) for series in self.series]
+            X = X[list(self.feature_names)]
+        elif self.form == "long":
+            raise InputError("X must be a DataFrame with the columns unique_id, ds and the features, as y")
+        features = _features(X, h)
+        if features.shape[1] != F or not np.isfinite(features).all():
+            raise InputError(f"X must have the shape {(h, F)}, finite numbers, got {features.shape}")
+        return [features] * len(self.series)
+
+    def _features_after(self, X: pd.DataFrame, series: Series, h: int) -> np.ndarray:
+        rows = X[X["unique_id"] == series.name].set_index("ds")
+        steps = series.future(h)
+        missing = ~steps.isin(rows.index)
+        if missing.any() or rows.index.has_duplicates:
+            raise InputError(f"X must have one row for each step to come of {series.name!r}, look at "
+                             f"{steps[missing.argmax()]}")  # fmt: skip
+        features = _numbers(rows.loc[steps, list(self.feature_names or ())], "X")
+        if not np.isfinite(features).all():
+            raise InputError(f"X has NaN or infinity among the features of {series.name!r}: fill them in")
+        return features
+
+    def answer(self, found: Sequence[Mapping[str, np.ndarray]]) -> Any:
+        """Forecasts in the form of the series: for each of these its columns, (h,) each; one column is that of y.
+
+        One column: (h,) array, (h, k) array, Series, frame, or long frame. Several: a frame with these columns, for
+        many series beside each other under their names, in the long form as further columns.
+        """
+        frames = []
+        for series, columns in zip(self.series, found, strict=True):
+            h = len(next(iter(columns.values())))
+            frames.append(pd.DataFrame(dict(columns), index=series.future(h)))
+        only = next(iter(found[0])) if len(found[0]) == 1 else None
+        if self.form == "long":
+            long = []
+            for series, frame in zip(self.series, frames, strict=True):
+                if only is not None:
+                    frame.columns = pd.Index(["y"])
+                frame.insert(0, "ds", frame.index)
+                frame.insert(0, "unique_id", series.name)
+                long.append(frame)
+            return pd.concat(long, ignore_index=True)
+        if only is None:
+            if self.form in ("array", "series"):
+                return frames[0]
+            return pd.concat(frames, axis=1, keys=[s.name for s in self.series])
+        if self.form == "array":
+            return frames[0][only].to_numpy()
+        if self.form == "series":
+            return frames[0][only].rename(self.series[0].name)
+        values = np.stack([frame[only].to_numpy() for frame in frames], 1)
+        if self.form == "arrays":
+            return values
+        return pd.DataFrame(values, index=frames[0].index, columns=self.columns)
+
+    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The panel as facts for JSON and arrays, from which :meth:`restore` makes it again."""
+        facts: dict[str, Any] = {"form": self.form, "series": [], "feature_names": self.feature_names}
+        if self.columns is not None:
+            facts["columns_name"] = self.columns.name
+        arrays: dict[str, np.ndarray] = {}
+        for number, series in enumerate(self.series):
+            index, kind = series.index, "numbers"
+            fact: dict[str, Any] = {"name": _plain(series.name), "index_name": index.name}
+            if isinstance(index, pd.DatetimeIndex):
+                kind, fact["unit"], fact["zone"] = "dates", index.unit, None if index.tz is None else str(index.tz)
+                fact["frequency"] = frequency(index)
+            elif isinstance(index, pd.PeriodIndex):
+                kind, fact["frequency"] = "periods", index.freqstr
+            steps = index.asi8 if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex) else index.to_numpy()
+            arrays |= {
+                f"series.{number}.values": series.values,
+                f"series.{number}.features": series.features,
+                f"series.{number}.index": steps,
+            }
+            facts["series"].append({**fact, "kind": kind})
+        return facts, arrays
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Panel":
+        series = []
+        for number, fact in enumerate(facts["series"]):
+            steps = arrays[f"series.{number}.index"]
+            index: pd.Index
+            if fact["kind"] == "dates":
+                index = pd.DatetimeIndex(steps.view(f"M8[{fact['unit']}]"), name=fact["index_name"])
+                if fact["zone"] is not None:
+                    index = index.tz_localize("UTC").tz_convert(fact["zone"])
+                index.freq = fact["frequency"]
+            elif fact["kind"] == "periods":
+                index = pd.PeriodIndex.from_ordinals(steps, freq=fact["frequency"], name=fact["index_name"])
+            else:
+                index = pd.Index(steps, name=fact["index_name"])
+            values, features = (arrays[f"series.{number}.{part}"] for part in ("values", "features"))
+            series.append(Series(fact["name"], values, features, index))
+        columns = None
+        if facts["form"] == "frame":
+            columns = pd.Index([s.name for s in series], name=facts["columns_name"])
+        names = facts["feature_names"]
+        return cls(facts["form"], tuple(series), columns, None if names is None else tuple(names))
+
+
+def frequency(index: pd.Index) -> str | None:
+    """The frequency of an index of dates or periods, as pandas spells it; None for numbers."""
+    if isinstance(index, pd.DatetimeIndex):
+        return index.freqstr or (pd.DatetimeIndex(index, freq="infer").freqstr if len(index) > 2 else None)
+    return index.freqstr if isinstance(index, pd.PeriodIndex) else None
+
+
+def season_of(index: pd.Index) -> int:
+    """The steps of a season that the index suggests: 12 for months, 7 for days, ...; 1 where it suggests none."""
+    spelled = frequency(index) or ""
+    letters = spelled.split("-")[0].lstrip("0123456789")
+    found = 0 if spelled[:1].isdigit() else SEASONS.get(letters) or SEASONS.get(letters.removesuffix("S").rstrip("E"))
+    return found or 1
+
+
+Part = tuple[Any, np.ndarray, pd.Index, np.ndarray | None]  # name, values, index, features where y has them
+
+
+def _forms(y: Any) -> tuple[str, list[Part], pd.Index | None]:
+    """The form of y, its series, and the columns of a frame."""
+    if isinstance(y, pd.Series):
+        return "series", [(y.name, _numbers(y, "y"), y.index, None)], None
+    if isinstance(y, pd.DataFrame) and set(LONG) <= set(y.columns):
+        return "long", _long(y), None
+    if isinstance(y, pd.DataFrame):
+        if not len(y.columns):
+            raise InputError("y has no columns: give one for each series")
+        return "frame", [(name, _numbers(y[name], f"series {name!r}"), y.index, None) for name in y.columns], y.columns
+    if isinstance(y, Sequence) and not isinstance(y, str) and any(np.ndim(part) for part in y):
+        arrays = [_numbers(part, f"series {number}") for number, part in enumerate(y)]
+    else:
+        array = _numbers(y, "y")
+        if array.ndim == 1:
+            return "array", [(None, array, pd.RangeIndex(len(array)), None)], None
+        if array.ndim != 2:
+            raise InputError(f"y must be one series (steps,) or several (steps, series), got the shape {array.shape}")
+        arrays = list(array.T)
+    if wrong := next((a.shape for a in arrays if a.ndim != 1), None):
+        raise InputError(f"y must be a list of series (steps,), got one with the shape {wrong}")
+    return "arrays", [(number, a, pd.RangeIndex(len(a)), None) for number, a in enumerate(arrays)], None
+
+
+def _long(y: pd.DataFrame) -> list[Part]:
+    parts: list[Part] = []
+    others = [c for c in y.columns if c not in LONG]
+    if y["unique_id"].isna().any() or y["ds"].isna().any():
+        raise InputError("y has rows without unique_id or ds: leave them out")
+    for name, rows in y.groupby("unique_id", sort=False, observed=True):
+        rows = rows.sort_values("ds", kind="stable")
+        features = [_numbers(rows[c], f"feature {c!r}") for c in others]
+        stacked = np.stack(features, 1) if features else np.empty((len(rows), 0))
+        index = pd.Index(rows["ds"], name=None)
+        parts.append((name, _numbers(rows["y"], f"series {name!r}"), index, stacked))
+    if not parts:
+        raise InputError("y has no rows: at least one series is needed")
+    return parts
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} must hold numbers: {error}") from None
+
+
+def _features(X: Any, N: int) -> np.ndarray:
+    if X is None:
+        return np.empty((N, 0))
+    features = _numbers(X, "X")
+    features = features[:, None] if features.ndim == 1 else features
+    if features.ndim != 2 or len(features) != N:
+        raise InputError(f"X must have the shape ({N}, features), a row for each step, got {features.shape}")
+    return features
+
+
+def _checked(series: Series, fill: str | float | None, where: str) -> Series:
+    """The series filled, or an InputError that says what is wrong with it and where."""
+    values, index = series.values, series.index
+    if not len(values):
+        raise InputError(f"{where} has no steps: at least one is needed")
+    dates = isinstance(index, pd.DatetimeIndex | pd.PeriodIndex)
+    if not dates and not pd.api.types.is_integer_dtype(index):
+        raise InputError(f"{where} has an index of {index.dtype}: it must be dates, periods or whole numbers in order")
+    if not index.is_monotonic_increasing or index.has_duplicates:
+        at = next(i for i in range(1, len(index)) if not index[i] > index[i - 1])
+        raise InputError(f"{where} has an index that does not go up at {index[at]}: sort it, each step once")
+    _check_regular(index, where)
+    if np.isinf(values).any() or np.isinf(series.features).any():
+        at = int((np.isinf(values) | np.isinf(series.features).any(1)).argmax())
+        raise InputError(f"{where} or its features have infinity at {index[at]}: give a number, or NaN and fill=")
+    if np.isnan(series.features).any():
+        at = int(np.isnan(series.features).any(1).argmax())
+        raise InputError(f"the features of {where} have NaN at {index[at]}: fill them in")
+    missing = np.isnan(values)
+    if not missing.any():
+        return series
+    if fill is None or missing.all():
+        hint = 'fill="linear" or "forward" fills them in' if not missing.all() else "give at least one"
+        raise InputError(f"{where} has NaN at {index[missing.argmax()]} ({missing.sum()} missing in all): {hint}")
+    if fill not in FILLS:
+        return replace(series, values=np.where(missing, float(fill), values))
+    first, steps = int((~missing).argmax()), np.arange(len(values))
+    if fill == "linear":
+        filled = np.interp(steps, steps[~missing], values[~missing])
+    else:
+        filled = values[np.maximum.accumulate(np.where(missing, 0, steps))]
+    return Series(series.name, filled[first:], series.features[first:], index[first:])
+
+
+def _check_regular(index: pd.Index, where: str) -> None:
+    if len(index) < 3:
+        return
+    if isinstance(index, pd.DatetimeIndex):
+        if frequency(index) is None:
+            gaps = np.diff(index.asi8)
+            odd = int(np.abs(gaps - np.median(gaps)).argmax())
+            raise InputError(
+                f"{where} has dates of no regular frequency (look between {index[odd]} and {index[odd + 1]}): "
+                "y.asfreq(...) or y.resample(...) makes them regular, fill= fills the gaps"
+            )
+        return
+    steps = index.asi8 if isinstance(index, pd.PeriodIndex) else index.to_numpy()
+    gaps = np.diff(steps)
+    if (gaps != gaps[0]).any():
+        odd = int((gaps != gaps[0]).argmax())
+        raise InputError(f"{where} leaves out steps between {index[odd]} and {index[odd + 1]}: put them in, as NaN")
+
+
+def _plain(name: Hashable) -> Any:
+    """A name as JSON has it."""
+    name = name.item() if isinstance(name, np.generic) else name
+    if name is None or isinstance(name, bool | int | float | str):
+        return name
+    raise InputError(f"the name {name!r} of a series cannot be saved: use strings or numbers as names")
