@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import headgate
-from headgate.commands import evaluate, generate, show, train
+from headgate.commands import evaluate, fit, generate, predict, show, train
 from headgate.errors import InputError, nearest
 
 _EXTRAS = {  # what installs a missing module
@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         ("train", "[CORPUS]", train, train.run, "train a language model on a text"),
         ("generate", "RUN", generate, generate.run, "let a trained model write"),
         ("evaluate", "RUN [TEXT]", evaluate, evaluate.run, "how well a trained model predicts a text"),
+        ("fit", "DATA --target COLUMN", fit, fit.run, "fit sequences to numbers or classes, or forecast series"),
+        ("predict", "RUN [DATA]", predict, predict.run, "what a fitted model says"),
         ("recipes", "", show, show.recipes, "list the experiments that come with headgate"),
         ("corpora", "", show, show.corpora, "list the texts that have a name, and where they are"),
         ("info", "", show, show.info, "versions, and what can compute here"),

@@ -1,51 +1,46 @@
 """Every setting of a run: its one default, its meaning, its bounds; read from flags, recipes and config.json alike."""
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headgate.errors import InputError, nearest
-
-
-def _setting(default: Any, meaning: str, *, choices: tuple[Any, ...] = (), low: float | None = None) -> Any:
-    """A field with its help text and what values it takes: one of ``choices``, or at least ``low``."""
-    return field(default=default, metadata={"help": meaning, "choices": choices, "low": low})
+from headgate.setting import BACKENDS, LARGEST, setting, wrong_values
 
 
 @dataclass(frozen=True)
 class TextSettings:
     """How a text becomes ids."""
 
-    corpus: str = _setting("voyage", "path, '-' for standard input, or the name of a corpus")
-    encoding: str = _setting("utf-8", "encoding of the text")
-    normalize: str = _setting(
+    corpus: str = setting("voyage", "path, '-' for standard input, or the name of a corpus")
+    encoding: str = setting("utf-8", "encoding of the text")
+    normalize: str = setting(
         "keep",
         "keep: as it is; spaces: line breaks become spaces; letters: A-Z only, lower case, other runs become one "
         "space, lines joined without one (the textbook's preparation of The Time Machine)",
         choices=("keep", "spaces", "letters"),
     )
-    limit: int = _setting(0, "use the first so many characters; 0: all", low=0)
-    tokenizer: str = _setting("characters", "unit of the model", choices=("characters", "bytes"))
-    min_frequency: int = _setting(1, "characters seen less often become <unk>", low=1)
-    unknown: bool = _setting(True, "the vocabulary has an <unk>; without it a space stands in")
-    held_out: float = _setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
+    limit: int = setting(0, "use the first so many characters; 0: all", low=0)
+    tokenizer: str = setting("characters", "unit of the model", choices=("characters", "bytes"))
+    min_frequency: int = setting(1, "characters seen less often become <unk>", low=1)
+    unknown: bool = setting(True, "the vocabulary has an <unk>; without it a space stands in")
+    held_out: float = setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """A GRU language model, apart from its vocabulary."""
 
-    hidden: int = _setting(256, "units of each layer", low=1)
-    layers: int = _setting(1, "GRU layers", low=1)
-    embedding: int = _setting(64, "size of the embedding; 0: one-hot input", low=0)
-    dropout: float = _setting(0.3, "probability, after the embedding, between layers and before the head", low=0.0)
-    reset: str = _setting("after", "the variant of the GRU", choices=("after", "before"))
-    bias: str = _setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
-    initialization: str = _setting(
+    hidden: int = setting(256, "units of each layer", low=1)
+    layers: int = setting(1, "GRU layers", low=1)
+    embedding: int = setting(64, "size of the embedding; 0: one-hot input", low=0)
+    dropout: float = setting(
+        0.3, "probability, after the embedding, between layers and before the head", low=0.0, below=1.0
+    )
+    reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
+    bias: str = setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
+    initialization: str = setting(
         "uniform",
         "uniform: as torch.nn.GRU and torch.nn.Linear; normal: N(0, 0.01) weights and zero biases",
         choices=("uniform", "normal"),
@@ -56,40 +51,38 @@ class ModelSettings:
 class TrainingSettings:
     """How the model is trained, and what the run reports."""
 
-    epochs: int = _setting(40, "passes over the text", low=1)
-    batch: int = _setting(32, "sequences in a step", low=1)
-    steps: int = _setting(35, "time steps of a sequence", low=1)
-    partition: str = _setting(
+    epochs: int = setting(40, "passes over the text", low=1)
+    batch: int = setting(32, "sequences in a step", low=1)
+    steps: int = setting(35, "time steps of a sequence", low=1)
+    partition: str = setting(
         "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
     )
-    random_offset: bool = _setting(
+    random_offset: bool = setting(
         True, "each epoch leaves out a random number of tokens, at most --steps, at the text's beginning"
     )
-    optimizer: str = _setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
-    learning_rate: float = _setting(0.004, "(peak) learning rate", low=0.0)
-    momentum: float = _setting(0.0, "momentum of sgd", low=0.0)
-    weight_decay: float = _setting(0.0, "weight decay", low=0.0)
-    schedule: str = _setting(
+    optimizer: str = setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = setting(0.004, "(peak) learning rate", low=0.0)
+    momentum: float = setting(0.0, "momentum of sgd", low=0.0)
+    weight_decay: float = setting(0.0, "weight decay", low=0.0)
+    schedule: str = setting(
         "cosine",
         "learning rate over the run; plateau: halved after --plateau epochs without a better held-out loss",
         choices=("constant", "cosine", "plateau"),
     )
-    warmup: int = _setting(0, "optimizer steps of linear warm-up", low=0)
-    plateau: int = _setting(3, "epochs without improvement before schedule plateau halves the rate", low=1)
-    clip: float = _setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
-    patience: int = _setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
-    seed: int = _setting(0, "seed of everything random", low=0)
-    threads: int = _setting(0, "threads of the computation; 0: torch's own choice", low=0)
-    backend: str = _setting(
-        "auto", "which implementation computes the GRU", choices=("auto", "equations", "torch", "cpu")
-    )
-    max_steps: int = _setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
-    report_every: int = _setting(500, "report every so many steps, and at each epoch's end", low=1)
-    checkpoint_every: int = _setting(0, "steps between checkpoints; 0: one a minute", low=0)
-    sample_every: int = _setting(10, "epochs between samples of the model's writing; 0: none", low=0)
-    sample_length: int = _setting(50, "characters of a sample", low=1)
-    sample_temperature: float = _setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
-    sample_prefixes: tuple[str, ...] = _setting((), "what samples start with; none: the text's first words")
+    warmup: int = setting(0, "optimizer steps of linear warm-up", low=0)
+    plateau: int = setting(3, "epochs without improvement before schedule plateau halves the rate", low=1)
+    clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
+    patience: int = setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
+    seed: int = setting(0, "seed of everything random", low=0)
+    threads: int = setting(0, "threads of the computation; 0: torch's own choice", low=0)
+    backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
+    max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
+    report_every: int = setting(500, "report every so many steps, and at each epoch's end", low=1)
+    checkpoint_every: int = setting(0, "steps between checkpoints; 0: one a minute", low=0)
+    sample_every: int = setting(10, "epochs between samples of the model's writing; 0: none", low=0)
+    sample_length: int = setting(50, "characters of a sample", low=1)
+    sample_temperature: float = setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
+    sample_prefixes: tuple[str, ...] = setting((), "what samples start with; none: the text's first words")
 
 
 # What may differ between a run and its continuation without changing what the steps before would have computed.
@@ -114,12 +107,10 @@ class Settings:
     training: TrainingSettings = TrainingSettings()
 
     def __post_init__(self) -> None:
-        wrong = [w for section in (self.text, self.model, self.training) for w in _wrong_values(section)]
-        held_out, dropout = self.text.held_out, self.model.dropout
+        wrong = [w for section in (self.text, self.model, self.training) for w in wrong_values(section)]
+        held_out = self.text.held_out
         if type(held_out) is float and held_out > 0.5:
             wrong.append(f"held_out must be at most 0.5, got {held_out}")
-        if type(dropout) is float and dropout >= 1:
-            wrong.append(f"dropout must be below 1, got {dropout}")
         if self.training.learning_rate == 0:
             wrong.append("learning_rate must be above 0, got 0")
         if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):
@@ -164,7 +155,7 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
         wrong += [f"unknown key {k!r} in [{section}]: {nearest(k, fields)}" for k in table if k not in fields]
         known = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in fields}
         known = {
-            k: float(v) if fields[k].type is float and type(v) is int and abs(v) <= _LARGEST else v
+            k: float(v) if fields[k].type is float and type(v) is int and abs(v) <= LARGEST else v
             for k, v in known.items()
         }
         sections[section] = kind(**known)
@@ -175,26 +166,3 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
     if wrong:
         raise InputError(f"{where}: {'; '.join(wrong)}")
     return settings
-
-
-def _wrong_values(section: Any) -> list[str]:
-    wrong = []
-    hints = typing.get_type_hints(type(section))
-    for f in dataclasses.fields(section):
-        value, choices, low = getattr(section, f.name), f.metadata["choices"], f.metadata["low"]
-        if isinstance(hints[f.name], types.GenericAlias):  # tuple[str, ...]
-            if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
-                wrong.append(f"{f.name} must be a list of strings, got {value!r}")
-        elif type(value) is not hints[f.name]:
-            wrong.append(f"{f.name} must be {_NAMES[hints[f.name]]}, got {value!r}")
-        elif choices and value not in choices:
-            wrong.append(f"{f.name} must be one of {', '.join(choices)}, got {value!r}")
-        elif low is not None and type(value) is int and value > _LARGEST:
-            wrong.append(f"{f.name} must be at most {_LARGEST}")
-        elif low is not None and not low <= value < math.inf:
-            wrong.append(f"{f.name} must be at least {low:g} and finite, got {value}")
-    return wrong
-
-
-_LARGEST = 2**31 - 1  # of a whole number
-_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

@@ -1,4 +1,4 @@
-"""A picture of a run: perplexity over epochs, on a logarithmic scale."""
+"""Pictures of a run: perplexity, or the loss, over epochs, on a logarithmic scale."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,4 +33,21 @@ def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, publish
     axes.grid(alpha=0.3, which="both")
     if axes.has_data():
         axes.legend()
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw the losses of a fit, and the held-out ones where there are any, into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for key, label in (("loss", "training"), ("held_out", "held out")):
+        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label)
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
     FigureCanvasAgg(figure).print_png(str(path))

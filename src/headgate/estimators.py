@@ -23,36 +23,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from headgate import saved
 from headgate.configuration import TrainingSettings
 from headgate.errors import InputError
+from headgate.estimator_parameters import ClassifierParameters, SequenceParameters, check_parameters
 from headgate.fitting import Examples, Fit, cross_entropy, fit, outputs, squared_error
-from headgate.sequence_model import POOLS, SequenceModel
+from headgate.sequence_model import SequenceModel
 from headgate.sequences import Scale, Sequences
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What both estimators share; the fields are their parameters."""
-
-    hidden_size: int = 64
-    num_layers: int = 1
-    bidirectional: bool = False
-    pool: str = "last"
-    dropout: float = 0.0
-    reset: str = "after"
-    epochs: int = 100
-    batch_size: int = 32
-    learning_rate: float = 0.005
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    standardize: bool = True
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    patience: int = 10
-    warm_start: bool = False
-    random_state: Any = None
-    verbose: int = 0
-    device: str = "cpu"
-    backend: str = "auto"
+class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What both estimators share."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -157,36 +136,16 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         self.n_iter_ = len(self.history_)
 
     def _settings(self, epochs: int) -> TrainingSettings:
-        """The parameters checked, all that is wrong with them said at once."""
-        wrong = []
-        for name, low, below in (
-            ("hidden_size", 1, np.inf), ("num_layers", 1, np.inf), ("epochs", 1, np.inf), ("batch_size", 1, np.inf),
-            ("patience", 1, np.inf), ("learning_rate", 0, np.inf), ("weight_decay", 0, np.inf), ("clip", 0, np.inf),
-            ("dropout", 0, 1), ("validation_fraction", 0, 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            whole = low == 1
-            kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < below:
-                bound = "finite" if below == np.inf else f"below {below}"
-                wrong.append(
-                    f"{name} must be {'a whole number, ' if whole else ''}at least {low} and {bound}, got {value!r}"
-                )
-        if not wrong and not self.learning_rate:
-            wrong.append("learning_rate must be above 0, got 0")
-        for name, choices in (("pool", POOLS), ("reset", ("after", "before")), ("schedule", ("cosine", "constant"))):
-            if getattr(self, name) not in choices:
-                wrong.append(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        """The parameters checked."""
+        check_parameters(self)
         try:
             device = torch.device(self.device)
             missing = device.type == "cuda" and not torch.cuda.is_available()
             missing |= device.type == "mps" and not torch.backends.mps.is_available()
-        except (RuntimeError, TypeError):
+        except RuntimeError:
             missing = True
         if missing:
-            wrong.append(f'device must be one that torch can use here, got {self.device!r}; "cpu" always is')
-        if wrong:
-            raise InputError("; ".join(wrong))
+            raise InputError(f'device must be one that torch can use here, got {self.device!r}; "cpu" always is')
         return TrainingSettings(
             epochs=epochs, batch=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
             weight_decay=float(self.weight_decay), schedule=self.schedule if epochs > 1 else "constant",
@@ -354,7 +313,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class GRUClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[misc]
+class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator):  # type: ignore[misc]
     """Sequences to classes: a :class:`headgate.SequenceModel` fitted to cross-entropy by AdamW, as an estimator of
     scikit-learn. Labels may be numbers, strings, or whatever else can be sorted.
 
@@ -368,8 +327,6 @@ class GRUClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[misc]
     >>> classifier.classes_.tolist(), classifier.predict_proba(X[:5]).shape
     (['no', 'yes'], (5, 2))
     """
-
-    class_weight: Any = None
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and

@@ -16,17 +16,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from headgate import saved
 from headgate.errors import InputError
+from headgate.estimator_parameters import ForecastParameters, check_parameters
 from headgate.estimators import GRURegressor
 from headgate.forecast_chart import draw_forecast
 from headgate.forecasting import Score, differenced, mean_score, score_forecast, stretches, summed, windows
 from headgate.sequences import Scale
 from headgate.series import Panel, Series, season_of
 
-STRATEGIES = ("recursive", "direct")
-
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Forecasts one series or many (together: one model for all) with a :class:`GRURegressor` over windows of the past.
 
     horizon        steps of a forecast, for which intervals are calibrated
@@ -50,26 +49,6 @@ class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     >>> forecaster.predict().shape, forecaster.predict_interval(coverage=0.8).columns.tolist()
     ((3,), ['lower', 'forecast', 'upper'])
     """
-
-    horizon: int = 12
-    window: int | str = "auto"
-    season_length: int | str = "auto"
-    strategy: str = "recursive"
-    difference: Any = "auto"
-    fill: Any = None
-    calibration: float = 0.2
-    hidden_size: int = 32
-    num_layers: int = 1
-    dropout: float = 0.0
-    reset: str = "after"
-    epochs: int = 60
-    batch_size: int = 32
-    learning_rate: float = 0.005
-    weight_decay: float = 0.0
-    random_state: Any = None
-    verbose: int = 0
-    device: str = "cpu"
-    backend: str = "auto"
 
     def fit(self, y: Any, X: Any = None) -> Self:
         """Learn from series.
@@ -223,6 +202,10 @@ class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the forecaster, its history too, into a directory, without pickle; see :meth:`GRURegressor.save`."""
+        saved.write(path, type(self).__name__, self.get_params(), *self.describe(), overwrite=overwrite)
+
+    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What was learned, as facts and arrays."""
         check_is_fitted(self, "regressor_")
         names = [s.name for s in self.panel_.series]
         panel, arrays = self.panel_.describe()
@@ -237,7 +220,7 @@ class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             "panel": panel,
             "regressor": regressor,
         }
-        saved.write(path, type(self).__name__, self.get_params(), facts, arrays, overwrite=overwrite)
+        return facts, arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -264,19 +247,12 @@ class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     # Learning
 
     def _learn(self, panel: Panel) -> Self:
-        season = season_of(panel.series[0].index) if self.season_length == "auto" else self.season_length
+        check_parameters(self)
         horizon = self._checked_horizon(None)
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
-        if isinstance(season, str) or season < 1:
-            raise InputError(f'season_length must be "auto" or a whole number, at least 1, got {season!r}')
-        window = max(2 * season, 24) if self.window == "auto" else self.window
-        if isinstance(window, str) or window < 1:
-            raise InputError(f'window must be "auto" or a whole number, at least 1, got {window!r}')
-        if not 0 <= self.calibration < 1:
-            raise InputError(f"calibration must be at least 0 and below 1, got {self.calibration!r}")
+        season = _steps("season_length", self.season_length, season_of(panel.series[0].index))
+        window = _steps("window", self.window, max(2 * season, 24))
         fitted = clone(self)  # so that what fails leaves this one as it was
-        fitted.panel_, fitted.season_length_, fitted.window_ = panel, int(season), int(window)
+        fitted.panel_, fitted.season_length_, fitted.window_ = panel, season, window
         fitted.lags_ = self._lags(panel)
         k = horizon if self.strategy == "direct" else 1
         tails = [max(int(np.ceil(self.calibration * len(s))), horizon) if self.calibration else 0 for s in panel.series]
@@ -411,6 +387,14 @@ class GRUForecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
                 f"the part held out, there are {n}: give a longer series, or a larger calibration"
             )
         return [self.errors_[rank - 1, :horizon] * self._scale(s).deviation for s in series]
+
+
+def _steps(name: str, value: Any, auto: int) -> int:
+    if isinstance(value, str) and value == "auto":
+        return auto
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f'{name} must be "auto" or a whole number of steps, at least 1, got {value!r}')
+    return int(value)
 
 
 def _called(series: Series) -> str:

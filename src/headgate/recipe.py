@@ -1,6 +1,8 @@
 """Recipes: the settings of a published experiment, or of ours, with the numbers that were published for it."""
 
+import math
 import tomllib
+import typing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 from headgate.configuration import SECTIONS, Settings, from_tables
 from headgate.errors import InputError, nearest
+from headgate.setting import NAMES
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,27 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """The sizes of a fit to random numbers."""
+
+    samples: int
+    steps: int
+    features: int
+    hidden_size: int
+    epochs: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A named experiment."""
+    """A named experiment: a language model, or, with ``noise``, a sequence model fitted to that."""
 
     name: str
     description: str
     source: str
     settings: Settings
     published: tuple[Published, ...]
+    noise: Noise | None = None
 
     def published_for(self, settings: Settings) -> tuple[Published, ...]:
         """The published numbers that a run with ``settings`` can be held against."""
@@ -63,7 +79,7 @@ def parse(text: str, name: str) -> Recipe:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"recipe {name} is no TOML: {error}") from None
-    known = {"description", "source", "published", *SECTIONS}
+    known = {"description", "source", "published", "noise", *SECTIONS}
     wrong = [f"unknown key {k!r}: {nearest(k, known)}" for k in tables if k not in known]
     if wrong:
         raise InputError(f"recipe {name}: {'; '.join(wrong)}")
@@ -77,6 +93,7 @@ def parse(text: str, name: str) -> Recipe:
         str(tables.get("source", "")),
         settings,
         tuple(_published(row, settings, name) for row in rows),
+        _noise(tables["noise"], name) if "noise" in tables else None,
     )
 
 
@@ -92,6 +109,16 @@ def _published(row: Any, settings: Settings, name: str) -> Published:
             "beside them it may have a reset, after or before"
         )
     return published
+
+
+def _noise(table: Any, name: str) -> Noise:
+    kinds = typing.get_type_hints(Noise)
+    if not isinstance(table, dict) or table.keys() != kinds.keys():
+        raise InputError(f"recipe {name}: [noise] needs {', '.join(kinds)}, got {table!r}")
+    for key, kind in kinds.items():
+        if type(table[key]) is not kind or not 0 < table[key] < math.inf:
+            raise InputError(f"recipe {name}: {key} must be {NAMES[kind]} above 0, got {table[key]!r}")
+    return Noise(**table)
 
 
 def _folder() -> Any:

@@ -86,7 +86,11 @@ class RunDirectory:
         where = f"{path}/config.json"
         try:
             config = json.loads((path / "config.json").read_text("utf-8"))
+            if isinstance(config, dict) and isinstance(config.get("estimator"), str):
+                raise InputError(f"{path} holds a {config['estimator']}, no language model: headgate predict reads it")
             tables, facts, version = config["settings"], config["facts"], config["format"]
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{where} is damaged ({error!r}): restore it, or train again") from None
         if version != FORMAT:

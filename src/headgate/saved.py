@@ -52,20 +52,15 @@ def write(
     arrays: Mapping[str, np.ndarray],
     *,
     overwrite: bool = False,
+    more: Mapping[str, bytes] | None = None,
 ) -> None:
     """Save an estimator in a new or empty directory; ``overwrite`` replaces one that was saved there.
 
     All of it or nothing. Parameters and facts may be JSON, NumPy numbers and arrays, and dicts with such keys;
-    InputError for others.
+    InputError for others. ``more`` are further files.
     """
     path = Path(os.path.abspath(path))
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: name a directory")
-    if path.is_dir() and any(path.iterdir()):
-        if kind_of(path) is None:
-            raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
-        if not overwrite:
-            raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True")
+    check_place(path, overwrite=overwrite)
     content = files.format_arrays(arrays)
     config = {
         "format": FORMAT,
@@ -82,6 +77,8 @@ def write(
     try:
         new.mkdir()
         files.write_durably(new / "model.safetensors", content)
+        for name, extra in (more or {}).items():
+            files.write_durably(new / name, extra)
         files.write_durably(new / "config.json", described)
         files.flush_directory(new)
     except OSError:
@@ -93,6 +90,17 @@ def write(
     new.rename(path)
     files.flush_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """InputError unless an estimator can be saved in this directory."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: name a directory")
+    if path.is_dir() and any(path.iterdir()):
+        if kind_of(path) is None:
+            raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
+        if not overwrite:
+            raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True (--overwrite)")
 
 
 def kind_of(path: Path) -> str | None:

@@ -29,7 +29,8 @@ def recipes(options: argparse.Namespace) -> int:
         print(f"{r.name:<22} {r.description}")
         for p in r.published_for(r.settings)[-1:]:
             print(f"{'':<22} published: training perplexity {p.perplexity} after epoch {p.epoch}")
-    print("\nrun one: headgate train --recipe NAME")
+    fits = ", ".join(r.name for r in loaded if r.noise)
+    print(f"\nrun one: headgate train --recipe NAME (fit --recipe NAME for {fits})")
     return 0
 
 

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import shlex
-import shutil
 import signal
 import sys
 import typing
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import headgate
+from headgate.commands.invocation import command, default_directory
 from headgate.configuration import CHANGEABLE, SECTIONS, Settings
 from headgate.errors import InputError
 
@@ -71,8 +71,12 @@ def run(options: argparse.Namespace) -> int:
              if hasattr(options, f.name)}  # fmt: skip
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     recipe = recipes.load(options.recipe) if options.recipe else None
+    if recipe is not None and recipe.noise is not None:
+        raise InputError(f"recipe {recipe.name} fits sequences: {command()} fit --recipe {options.recipe}")
     settings = (recipe.settings if recipe else Settings()).replaced(**given)
-    out = Path(options.out) if options.out else _default_out(recipe, settings, newest=options.resume)
+    out = (
+        Path(options.out) if options.out else default_directory(_default_name(recipe, settings), newest=options.resume)
+    )
     data_dir = Path(options.data_dir) if options.data_dir else None
     if options.resume:
         directory, corpus = _continue(out, given, data_dir)
@@ -91,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     title = _model(directory.settings)
     draw_curve(directory.log(), directory.path / "curve.png", title=title, published=published)
 
-    go_on = f"{_command()} train --resume --out {shlex.quote(str(out))}"
+    go_on = f"{command()} train --resume --out {shlex.quote(str(out))}"
     if signals.number:
         print(f"interrupted at step {result.progress.step}, saved; continue with:\n  {go_on}", file=sys.stderr)
         return 128 + signals.number
@@ -157,18 +161,9 @@ def _continue(out: Path, given: dict[str, Any], data_dir: Path | None) -> "tuple
     return directory, corpus
 
 
-def _default_out(recipe: "Recipe | None", settings: Settings, *, newest: bool) -> Path:
-    """runs/NAME, runs/NAME-2, ...: the first that is free, or the newest that is there."""
-    from headgate.run_directory import is_run
-
+def _default_name(recipe: "Recipe | None", settings: Settings) -> str:
     source = settings.text.corpus
-    name = Path(recipe.name).stem if recipe else "text" if source == "-" else Path(source).name.split(".")[0] or "text"
-    path = free = Path("runs") / name
-    number = 1
-    while is_run(free) or free.is_file():
-        path, number = free, number + 1
-        free = path.with_name(f"{name}-{number}")
-    return path if newest else free
+    return Path(recipe.name).stem if recipe else "text" if source == "-" else Path(source).name.split(".")[0] or "text"
 
 
 def _model(settings: Settings) -> str:
@@ -217,20 +212,9 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
         f"run    {directory.path}",
         f"curve  {directory.path / 'curve.png'}",
         "let it write more:",
-        f"  {_command()} generate {shlex.quote(str(directory.path))} --prefix {shlex.quote(prefix)} --length 300 "
+        f"  {command()} generate {shlex.quote(str(directory.path))} --prefix {shlex.quote(prefix)} --length 300 "
         "--temperature 0.7 --stream",
     ]
-
-
-def _command() -> str:
-    """How this program was called, so that what it prints can be typed again."""
-    called = sys.argv[0]
-    if Path(called).name == "__main__.py":
-        return f"{Path(sys.executable).name} -m headgate"
-    found = shutil.which("headgate")
-    if found and os.path.exists(called) and os.path.samefile(found, called):
-        return "headgate"
-    return os.path.relpath(called)
 
 
 class _Signals:
