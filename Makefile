@@ -32,6 +32,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/fitting.py --rounds 5
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/peers.py
 

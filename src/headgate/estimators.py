@@ -155,7 +155,8 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def _read(self, X: Any, *, fitting: bool) -> Sequences:
         """X checked; when ``fitting``, what it looks like is noted, otherwise compared with that."""
         if _is_table(X) and (fitting or self._table):
-            X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
+            with _one_sentence():
+                X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
             self._table: bool = True
             return Sequences.read(X)
         sequences = Sequences.read(X)
@@ -185,7 +186,10 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             return None
         n = len(targets)
         weights = np.full(n, sample_weight) if isinstance(sample_weight, int | float) else sample_weight
-        weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self)
+        with _one_sentence():
+            weights = check_array(
+                weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self
+            )
         if weights.shape != (n,):
             raise InputError(f"sample_weight must have the shape ({n},), one for each sample, got {weights.shape}")
         if weights.min() < 0 or not weights.any():
@@ -301,7 +305,8 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
         return numbers if self._columns else numbers[:, 0]
 
     def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
-        targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
+        with _one_sentence():
+            targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
         columns = targets.shape[1] if targets.ndim == 2 else 0
         if targets.ndim > 2 or (not fitting and columns != self._columns):
             expected = "(samples,) or (samples, targets)"
@@ -348,8 +353,9 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         return np.asarray(softmax(self._predicted(X), axis=1))
 
     def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
-        labels = column_or_1d(y, warn=True)
-        check_classification_targets(labels)
+        with _one_sentence():
+            labels = column_or_1d(y, warn=True)
+            check_classification_targets(labels)
         found = np.unique(labels)
         if fitting:
             self.classes_ = found
@@ -366,9 +372,20 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         weights = super()._weights(sample_weight, targets)
         if self.class_weight is None:
             return weights
+        if self.class_weight != "balanced" and not isinstance(self.class_weight, Mapping):
+            raise InputError(f'class_weight must be None, "balanced" or a dict, got {self.class_weight!r}')
         of_class = compute_sample_weight(self.class_weight, self.classes_[targets])
         weights = of_class if weights is None else weights * of_class
         return np.asarray(weights / weights.mean())
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What scikit-learn has against an argument, as an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _is_table(X: Any) -> bool:

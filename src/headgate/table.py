@@ -42,14 +42,15 @@ def read_table(path: str) -> pd.DataFrame:
     if path != "-" and not Path(path).is_file():
         raise InputError(f"there is no file {path}: give a .csv or .parquet file, or - for standard input")
     try:
-        if path.endswith(".parquet"):
-            return pd.read_parquet(path)
-        return pd.read_csv(sys.stdin if path == "-" else path)
+        table = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(sys.stdin if path == "-" else path)
     except (ValueError, pd.errors.ParserError, OSError) as error:  # pandas' and Arrow's own errors are ValueErrors
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "Parquet" if path.endswith(".parquet") else "CSV"
         raise InputError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
+    if table.empty:
+        raise InputError(f"{path} has no rows: at least one is needed")
+    return table
 
 
 def assign_roles(
