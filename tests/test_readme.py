@@ -63,8 +63,13 @@ def test_both_languages_show_the_same_code(english: str, chinese: str) -> None:
     assert essence(english) == essence(chinese)
 
 
+@pytest.mark.slow
+def test_estimators(tmp_path: Path) -> None:
+    assert run_blocks("docs/estimators.md", tmp_path, None) >= 6
+
+
 def test_every_file_that_a_page_names_is_there() -> None:
-    for page in [*PAGES, "docs/architecture.md"]:
+    for page in [*PAGES, "docs/architecture.md", "docs/estimators.md", "docs/benchmarks.md"]:
         text = (ROOT / page).read_text("utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}"
