@@ -90,10 +90,10 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
                     best_weights = {k: v.detach().clone() for k, v in fit.model.state_dict().items()}
             fit.history.append(entry)
             stopped = held_out is not None and 0 < settings.patience <= epoch - max(best_epoch, begin)
-            bar.set_postfix_str(_line(entry, epochs).partition("  ")[2], refresh=False)
+            bar.set_postfix_str(_losses(entry), refresh=False)
             bar.update()
             if verbose and (verbose > 1 or epoch % 10 == 0 or epoch == epochs or stopped):
-                _say(bar, _line(entry, epochs))
+                _say(bar, f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {_losses(entry)}")
             if stopped:
                 break
         if best_weights is not None:
@@ -164,9 +164,8 @@ def _read(model: SequenceModel, sequences: Sequences) -> Tensor:
     return found
 
 
-def _line(entry: dict[str, Any], epochs: int) -> str:
-    text = f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  loss {entry['loss']:.4f}"
-    return text + (f"  held-out {entry['held_out']:.4f}" if "held_out" in entry else "")
+def _losses(entry: dict[str, float]) -> str:
+    return f"loss {entry['loss']:.4f}" + (f"  held-out {entry['held_out']:.4f}" if "held_out" in entry else "")
 
 
 def _say(bar: Any, text: str) -> None:

@@ -64,6 +64,7 @@ class RunDirectory:
         if is_run(path):
             if not overwrite:
                 raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
+            _check_kind(path)
             _remove_run(path)
         elif path.is_dir() and {p.name for p in path.iterdir()} - {
             "checkpoints",
@@ -84,13 +85,10 @@ class RunDirectory:
         if not is_run(path):
             raise InputError(f"{path} holds no run (there is no config.json): give the directory that train made")
         where = f"{path}/config.json"
+        _check_kind(path)
         try:
             config = json.loads((path / "config.json").read_text("utf-8"))
-            if isinstance(config, dict) and isinstance(config.get("estimator"), str):
-                raise InputError(f"{path} holds a {config['estimator']}, no language model: headgate predict reads it")
             tables, facts, version = config["settings"], config["facts"], config["format"]
-        except InputError:
-            raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{where} is damaged ({error!r}): restore it, or train again") from None
         if version != FORMAT:
@@ -231,6 +229,15 @@ class RunDirectory:
 def is_run(path: Path) -> bool:
     """Whether a directory holds a run, whole or damaged."""
     return (path / "config.json").exists()
+
+
+def _check_kind(path: Path) -> None:
+    """InputError where a directory holds a fitted estimator, and no language model."""
+    try:
+        kind = json.loads((path / "config.json").read_bytes())["estimator"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # a language model, or damaged: whoever reads it says so
+    raise InputError(f"{path} holds a {kind}, no language model: headgate predict reads it")
 
 
 def _remove_run(path: Path) -> None:

@@ -316,7 +316,7 @@ def _check_regular(index: pd.Index, where: str) -> None:
             odd = int(np.abs(gaps - np.median(gaps)).argmax())
             raise InputError(
                 f"{where} has dates of no regular frequency (look between {index[odd]} and {index[odd + 1]}): "
-                "y.asfreq(...) or y.resample(...) makes them regular, fill= fills the gaps"
+                "y.asfreq(...) or y.resample(...) makes them regular (--frequency), fill= (--fill) fills the gaps"
             )
         return
     steps = index.asi8 if isinstance(index, pd.PeriodIndex) else index.to_numpy()

@@ -119,7 +119,7 @@ def samples(table: pd.DataFrame, roles: Roles) -> tuple[Any, np.ndarray | None, 
             values = rows[roles.target].unique()
             if len(values) > 1:
                 raise InputError(
-                    f"column {roles.target} has several values in group {name!r} ({values[0]!r}, {values[1]!r}, ...): "
+                    f"column {roles.target} has several values in group {name!r} ({values[0]}, {values[1]}, ...): "
                     "one for each group is needed"
                 )
             y.append(values[0])
@@ -177,8 +177,10 @@ def _regular(long: pd.DataFrame, frequency: str) -> pd.DataFrame:
 
 
 def _example(column: pd.Series) -> str:
+    """The first value that is no number."""
     present = column.dropna()
-    return "nothing" if present.empty else repr(present.iloc[0])
+    strange = present[pd.to_numeric(present, errors="coerce").isna()]
+    return repr(strange.iloc[0]) if len(strange) else f"values of the type {column.dtype}"
 
 
 def _few(names: Any) -> str:

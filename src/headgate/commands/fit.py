@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,11 @@ def run(options: argparse.Namespace) -> int:
     name = Path(options.data).name.split(".")[0] if options.data != "-" else "table"
     out = Path(options.out) if options.out else default_directory(name or "table")
     saved.check_place(out, overwrite=options.overwrite)
-    fit = _fit_series if forecast else _fit_samples
-    fit(found, roles, given, out, options, say)
+    try:
+        (_fit_series if forecast else _fit_samples)(found, roles, given, out, options, say)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        raise
     say(f"run    {out}")
     data = "" if forecast else " NEW.csv"
     say(f"predict:\n  {command()} predict {shlex.quote(str(out))}{data}")
