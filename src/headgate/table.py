@@ -153,10 +153,11 @@ def _steps(table: pd.DataFrame, roles: Roles) -> Any:
     if pd.api.types.is_integer_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return column.to_numpy() if pd.api.types.is_integer_dtype(column) else column
     try:
-        return pd.to_datetime(column)
-    except (ValueError, TypeError) as error:
+        return pd.to_datetime(column, format="ISO8601")  # 1/2/2024 could be two days
+    except (ValueError, TypeError):
         raise InputError(
-            f"column {roles.time} must hold dates or whole numbers: {str(error).splitlines()[0]}"
+            f"column {roles.time} must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole numbers, "
+            f"got {column.iloc[0]!r}"
         ) from None
 
 
