@@ -62,14 +62,12 @@ def write(
     path = Path(os.path.abspath(path))
     check_place(path, overwrite=overwrite)
     content = files.format_arrays(arrays)
-    config = {
-        "format": FORMAT,
+    learned = {
         "estimator": kind,
-        "headgate": headgate.__version__,
-        "sha256": hashlib.sha256(content).hexdigest(),  # of model.safetensors
         "parameters": {name: _described(value, name) for name, value in parameters.items()},
         "facts": {name: _described(value, name) for name, value in facts.items()},
     }
+    config = {"format": FORMAT, "headgate": headgate.__version__, "sha256": _checksum(learned, content), **learned}
     described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f".{path.name}.{ending}") for ending in ("tmp", "old"))
@@ -129,18 +127,22 @@ def read(path: str | os.PathLike[str], kind: str) -> Saved:
         raise InputError(f"{path} holds a {found}, not a {kind}: load it as what it is")
     if version != FORMAT:
         raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
-    try:
-        parameters = {name: _restored(value) for name, value in config["parameters"].items()}
-        facts = {name: _restored(value) for name, value in config["facts"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where} is damaged ({error!r}): restore it, or fit again") from None
     file = path / "model.safetensors"
     if not file.is_file():
         raise InputError(f"{file} is missing: restore it, or fit again")
     content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != config.get("sha256"):
-        raise InputError(f"{file} is not the one that {where} was written with, or damaged: restore both, or fit again")
+    learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
+    if _checksum(learned, content) != config.get("sha256"):
+        raise InputError(f"{where} or {file.name} is damaged, or not of the same save: restore both, or fit again")
+    parameters, facts = (
+        {name: _restored(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
+    )
     return Saved(path, found, parameters, facts, files.parse_arrays(content, file))
+
+
+def _checksum(learned: Mapping[str, Any], content: bytes) -> str:
+    """Of what config.json says was learned, and of model.safetensors."""
+    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode() + content).hexdigest()
 
 
 def _described(value: Any, name: str) -> Any:
