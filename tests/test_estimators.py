@@ -869,8 +869,8 @@ NUMBER = "{} must be at least 0 and finite, got {!r}"
         (
             {"hidden_size": -1, "pool": "sum", "clip": -3, "epochs": 1.5},
             "hidden_size must be a whole number, at least 1 and finite, got -1; epochs must be a whole number, at "
-            "least 1 and finite, got 1.5; clip must be at least 0 and finite, got -3; pool must be one of last, mean, max, "
-            "got 'sum'",
+            "least 1 and finite, got 1.5; clip must be at least 0 and finite, got -3; pool must be one of last, mean, "
+            "max, got 'sum'",
         ),
     ],
     ids=str,
