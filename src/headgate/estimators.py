@@ -15,7 +15,7 @@ import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_random_state, column_or_1d
+from sklearn.utils import assert_all_finite, check_array, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -130,7 +130,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         self._publish()
 
     def _publish(self) -> None:
-        self.model_ = self._fit.model
+        self.model_ = self._fit.model.eval()
         self.history_ = self._fit.history
         self.loss_curve_ = [entry["loss"] for entry in self.history_]
         self.n_iter_ = len(self.history_)
@@ -355,6 +355,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
     def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
         with _one_sentence():
             labels = column_or_1d(y, warn=True)
+            assert_all_finite(labels, input_name="y")
             check_classification_targets(labels)
         found = np.unique(labels)
         if fitting:

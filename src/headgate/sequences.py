@@ -103,7 +103,7 @@ class Scale:
         """
         mean = np.average(values, axis=0, weights=weights)
         deviation = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
-        constant = deviation <= 10 * np.finfo(float).eps * np.abs(mean)  # what rounding leaves of no variation
+        constant = deviation <= max(10, len(values)) * np.finfo(float).eps * np.abs(mean)  # what rounding leaves
         return cls(mean, np.where(constant | ~np.isfinite(deviation), 1.0, deviation))
 
     @classmethod
