@@ -48,7 +48,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         Raises ValueError for what cannot be learned from, and then leaves the estimator as it was.
         """
         with self._whole():
-            self._learn(X, y, sample_weight, epochs=self.epochs, go_on=self.warm_start and hasattr(self, "model_"))
+            self._learn(X, y, sample_weight, go_on=self.warm_start and hasattr(self, "model_"))
         return self
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -92,22 +92,31 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         self._publish()
         return self
 
+    _MODEL = ("hidden_size", "num_layers", "bidirectional", "pool", "reset")  # what a model cannot change later
     _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "_table", "_columns")
 
-    def _learn(self, X: Any, y: Any, sample_weight: Any, *, epochs: int, go_on: bool) -> None:
-        settings = self._settings(epochs)
+    def _learn(
+        self, X: Any, y: Any, sample_weight: Any, *, go_on: bool, one_epoch: bool = False, classes: Any = None
+    ) -> None:
+        settings = self._settings(1 if one_epoch else self.epochs)
+        if go_on and (changed := [name for name in self._MODEL if getattr(self, name) != self._model_parameters[name]]):
+            raise InputError(
+                f"fitting goes on with the model that there is, whose {changed[0]} was "
+                f"{self._model_parameters[changed[0]]!r} and not {getattr(self, changed[0])!r}: set it back, or fit "
+                "with warm_start=False"
+            )
         sequences = self._read(X, fitting=not go_on)
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        targets = self._read_targets(y, fitting=not go_on)
+        targets = self._read_targets(y, fitting=not go_on, classes=classes)
         n = len(sequences)
         if len(targets) != n:
             raise InputError(_unequal(n, len(targets), X))
         weights = self._weights(sample_weight, targets)
         random = check_random_state(self.random_state)
-        training, held_out = (
-            self._split(targets, random) if self.early_stopping and epochs > 1 else (np.arange(n), None)
-        )
+        training, held_out = np.arange(n), None
+        if self.early_stopping and not one_epoch:
+            training, held_out = self._split(targets, random)
         if go_on:
             self._fit: Fit = copy.deepcopy(self._fit)  # an epoch that fails leaves nothing behind
             self._fit.settings = settings
@@ -130,6 +139,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         self._publish()
 
     def _publish(self) -> None:
+        self._model_parameters = {name: getattr(self, name) for name in self._MODEL}
         self.model_ = self._fit.model.eval()
         self.history_ = self._fit.history
         self.loss_curve_ = [entry["loss"] for entry in self.history_]
@@ -176,7 +186,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             )
         return sequences
 
-    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+    def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
         """y checked, as what the loss takes: numbers (n, O), or classes (n,) that index ``classes_``."""
         raise NotImplementedError
 
@@ -232,7 +242,11 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return Fit(model, settings, loss, np.random.default_rng(seed))
 
     def _scaled(self, sequences: Sequences) -> Sequences:
-        return Sequences(self.x_scale_.apply(sequences.values).astype(np.float32), sequences.lengths)
+        with np.errstate(over="ignore"):
+            values = self.x_scale_.apply(sequences.values).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise InputError("X has numbers that are too large for float32 even when standardized: scale them down")
+        return Sequences(values, sequences.lengths)
 
     def _predicted(self, X: Any) -> np.ndarray:
         """What the model gives, (n, O) float64, still standardized."""
@@ -295,7 +309,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all."""
         with self._whole():
-            self._learn(X, y, sample_weight, epochs=1, go_on=hasattr(self, "model_"))
+            self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -304,7 +318,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
         numbers = self.y_scale_.undo(predicted)
         return numbers if self._columns else numbers[:, 0]
 
-    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+    def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
         with _one_sentence():
             targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
         columns = targets.shape[1] if targets.ndim == 2 else 0
@@ -320,7 +334,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator):  # type: ignore[misc]
     """Sequences to classes: a :class:`headgate.SequenceModel` fitted to cross-entropy by AdamW, as an estimator of
-    scikit-learn. Labels may be numbers, strings, or whatever else can be sorted.
+    scikit-learn. Labels may be numbers or strings.
 
     Parameters and what ``fit`` leaves are those of :class:`GRURegressor`, and
 
@@ -337,10 +351,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and
         takes in ``classes`` every label that will ever come (None: those of its y)."""
         with self._whole():
-            go_on = hasattr(self, "model_")
-            if not go_on:
-                self.classes_ = np.unique(column_or_1d(y if classes is None else classes))
-            self._learn(X, y, sample_weight, epochs=1, go_on=go_on)
+            self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True, classes=classes)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -352,20 +363,25 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         """The probability of each class, in the order of ``classes_``, for each sequence: (n, O)."""
         return np.asarray(softmax(self._predicted(X), axis=1))
 
-    def _read_targets(self, y: Any, *, fitting: bool) -> np.ndarray:
+    def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
         with _one_sentence():
             labels = column_or_1d(y, warn=True)
             assert_all_finite(labels, input_name="y")
             check_classification_targets(labels)
+            given = None if classes is None else np.unique(column_or_1d(classes))
         found = np.unique(labels)
         if fitting:
-            self.classes_ = found
+            self.classes_ = found if given is None else given
+        elif given is not None and not np.array_equal(given, self.classes_):
+            raise InputError(f"classes were {self.classes_.tolist()} at first, now {given.tolist()}: leave them away")
         if len(self.classes_) < 2:
-            raise InputError(f"y has one class only, {found[0]!r}: at least two are needed to tell them apart")
+            raise InputError(
+                f"y has one class only, {self.classes_.tolist()[0]!r}: at least two are needed to tell them apart"
+            )
         unknown = np.setdiff1d(found, self.classes_)
         if len(unknown):
             raise InputError(
-                f"y has a class that was not there before, {unknown[0]!r}: known are {self.classes_.tolist()}"
+                f"y has a class that was not there before, {unknown.tolist()[0]!r}: known are {self.classes_.tolist()}"
             )
         return np.asarray(np.searchsorted(self.classes_, labels))
 
@@ -377,6 +393,8 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
             raise InputError(f'class_weight must be None, "balanced" or a dict, got {self.class_weight!r}')
         of_class = compute_sample_weight(self.class_weight, self.classes_[targets])
         weights = of_class if weights is None else weights * of_class
+        if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
+            raise InputError("class_weight must be finite and at least 0, and leave samples of some weight")
         return np.asarray(weights / weights.mean())
 
 
@@ -397,7 +415,8 @@ def _is_table(X: Any) -> bool:
         except ValueError:  # a part is ragged itself
             return False
         return len(shapes) == 1 and len(shapes.pop()) <= 1
-    return not (isinstance(X, np.ndarray) and (X.ndim > 2 or (X.ndim == 1 and X.dtype == object)))
+    ndim = getattr(X, "ndim", 2)
+    return not (ndim > 2 or (ndim == 1 and getattr(X, "dtype", None) == object))
 
 
 def _unequal(samples: int, targets: int, X: Any) -> str:

@@ -72,7 +72,9 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
     settings, begin = fit.settings, len(fit.history)
     epochs = begin + settings.epochs
     per_epoch = -(-len(training.sequences) // settings.batch)
-    best, best_epoch, best_weights = math.inf, 0, None
+    best, best_epoch, best_weights = math.inf, begin, None
+    if held_out is not None and begin:  # going on must not end worse than it began
+        best, best_weights = mean_loss(fit.model, held_out, fit.loss), _copy(fit.model)
     bar = tqdm(
         total=settings.epochs, disable=not (verbose and sys.stdout.isatty()), file=sys.stdout, unit="epoch",
         dynamic_ncols=True, leave=False,
@@ -87,9 +89,9 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
                 entry["held_out"] = mean_loss(fit.model, held_out, fit.loss)
                 if entry["held_out"] < best:  # False for nan
                     best, best_epoch = entry["held_out"], epoch
-                    best_weights = {k: v.detach().clone() for k, v in fit.model.state_dict().items()}
+                    best_weights = _copy(fit.model)
             fit.history.append(entry)
-            stopped = held_out is not None and 0 < settings.patience <= epoch - max(best_epoch, begin)
+            stopped = held_out is not None and 0 < settings.patience <= epoch - best_epoch
             bar.set_postfix_str(_losses(entry), refresh=False)
             bar.update()
             if verbose and (verbose > 1 or epoch % 10 == 0 or epoch == epochs or stopped):
@@ -162,6 +164,10 @@ def _read(model: SequenceModel, sequences: Sequences) -> Tensor:
     equal = bool((sequences.lengths == x.shape[1]).all())
     found: Tensor = model(x, None if equal else torch.from_numpy(sequences.lengths).to(device))
     return found
+
+
+def _copy(model: SequenceModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _losses(entry: dict[str, float]) -> str:

@@ -253,9 +253,9 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         window = _steps("window", self.window, max(2 * season, 24))
         fitted = clone(self)  # so that what fails leaves this one as it was
         fitted.panel_, fitted.season_length_, fitted.window_ = panel, season, window
-        fitted.lags_ = self._lags(panel)
         k = horizon if self.strategy == "direct" else 1
         tails = [max(int(np.ceil(self.calibration * len(s))), horizon) if self.calibration else 0 for s in panel.series]
+        fitted.lags_ = self._lags([s.until(len(s) - tail) for s, tail in zip(panel.series, tails, strict=True)])
         need = sum(fitted.lags_) + max(window + k, season + 1)
         if short := next((s for s, tail in zip(panel.series, tails, strict=True) if len(s) - tail < need), None):
             tail = tails[panel.series.index(short)]
@@ -276,21 +276,21 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             targets.append(stretches(z[window:], k))
         fitted.regressor_ = self._regressor().fit(np.concatenate(inputs), np.concatenate(targets))
         fitted.errors_, fitted.tail_score_ = fitted._calibrated(tails, horizon)
-        self.__dict__.update(fitted.__dict__)
+        self.__dict__.update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
         return self
 
     def _regressor(self) -> GRURegressor:
         shared = GRURegressor().get_params().keys() & self.get_params().keys()
         return GRURegressor(**{name: getattr(self, name) for name in shared}, standardize=False)
 
-    def _lags(self, panel: Panel) -> tuple[int, ...]:
+    def _lags(self, known: Sequence[Series]) -> tuple[int, ...]:
         """The lags of ``difference``; "auto": 1 where that makes the (median) standard deviation smaller."""
         if isinstance(self.difference, str):
             if self.difference != "auto":
                 raise InputError(f'difference must be "auto", a lag, or several, got {self.difference!r}')
-            shares = [np.std(np.diff(s.values)) / (np.std(s.values) or 1.0) for s in panel.series if len(s) > 1]
+            shares = [np.std(np.diff(s.values)) / (np.std(s.values) or 1.0) for s in known if len(s) > 1]
             return (1,) if shares and np.median(shares) < 1 else ()
-        lags = (self.difference,) if isinstance(self.difference, int | np.integer) else tuple(self.difference or ())
+        lags = () if self.difference is None else tuple(np.atleast_1d(self.difference))
         if any(isinstance(lag, bool) or not isinstance(lag, int | np.integer) or lag < 1 for lag in lags):
             raise InputError(f'difference must be "auto", a lag of at least 1, or several, got {self.difference!r}')
         return tuple(int(lag) for lag in lags)
@@ -350,6 +350,11 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
                 f"y has {panel.series[0].features.shape[1]} features, the model was fitted with "
                 f"{self.panel_.series[0].features.shape[1]}: give them as (y, X), or as columns of the long form"
             )
+        names, known = panel.feature_names, self.panel_.feature_names
+        if names and known and names != known:
+            raise InputError(
+                f"the features of y are {_few(names)}, the model was fitted with {_few(known)}: order them"
+            )
         return panel
 
     def _panel_to_test(self, y: Any, X: Any) -> Panel:
@@ -382,8 +387,9 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             )
         rank = int(np.ceil((n + 1) * coverage))
         if rank > n:
+            least = int(np.ceil(round(coverage / (1 - coverage), 9)))
             raise InputError(
-                f"an interval of coverage {coverage:g} needs {int(np.ceil(coverage / (1 - coverage)))} forecasts of "
+                f"an interval of coverage {coverage:g} needs {least} forecasts of "
                 f"the part held out, there are {n}: give a longer series, or a larger calibration"
             )
         return [self.errors_[rank - 1, :horizon] * self._scale(s).deviation for s in series]

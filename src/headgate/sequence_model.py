@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from headgate.layer import GRU
 
@@ -57,11 +58,16 @@ class SequenceModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), output_size, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, lengths: Any = None) -> Tensor:
-        """x (B, T, I), or (T, B, I) with batch_first=False, or (T, I) unbatched; lengths (B,) from 0 to T, or None: all
-        T -> (B, O), or (O,). A sequence without steps has a summary of zeros. Raises what :class:`headgate.GRU` raises.
+    def forward(self, x: Tensor | PackedSequence, lengths: Any = None) -> Tensor:
+        """x (B, T, I), or (T, B, I) with batch_first=False, or (T, I) unbatched, or a PackedSequence, or ids without the
+        last axis; lengths (B,) from 0 to T, or None: all T -> (B, O), or (O,). A sequence without steps has a summary
+        of zeros. Raises what :class:`headgate.GRU` raises.
         """
-        if x.dim() == 2 and x.is_floating_point():
+        if isinstance(x, PackedSequence):
+            if lengths is not None:
+                raise ValueError("a PackedSequence has lengths of its own: leave lengths away")
+            x, lengths = pad_packed_sequence(x, self.gru.batch_first)
+        if x.dim() == (2 if x.is_floating_point() else 1):
             axis = 0 if self.gru.batch_first else 1
             row: Tensor = self(x.unsqueeze(axis), None if lengths is None else torch.as_tensor(lengths).reshape(1))
             return row.squeeze(0)

@@ -84,7 +84,7 @@ class Sequences:
             found = "NaN" if np.isnan(self.values[row, feature]) else "infinity (inf)"
             raise InputError(
                 f"{name} has {found} at sample {sample}, step {row - self.starts[sample]}, feature {feature} "
-                f"({len(wrong)} such numbers in all): fill them in or leave those samples out"
+                f"({len(wrong)} in all): fill them in or leave those samples out"
             )
 
 
@@ -102,7 +102,8 @@ class Scale:
         A column that does not vary has the deviation 1, so that it becomes zeros.
         """
         mean = np.average(values, axis=0, weights=weights)
-        deviation = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond 1e154
+            deviation = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
         constant = deviation <= max(10, len(values)) * np.finfo(float).eps * np.abs(mean)  # what rounding leaves
         return cls(mean, np.where(constant | ~np.isfinite(deviation), 1.0, deviation))
 
@@ -165,13 +166,15 @@ def _numbers(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
+            if array.dtype.kind in "USmM":
+                raise InputError(f"{name} has {array.dtype}, no numbers: convert it first")
             if array.dtype.kind == "c":
                 raise InputError(
                     f"{name} has complex numbers: give real ones, their parts as two features for instance"
                 )
             array = array.astype(np.float64)
         return array.astype(np.float64, copy=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last: a tensor with a gradient
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} must hold numbers: {error}") from None

@@ -223,8 +223,8 @@ def _forms(y: Any) -> tuple[str, list[Part], pd.Index | None]:
     if isinstance(y, pd.DataFrame) and set(LONG) <= set(y.columns):
         return "long", _long(y), None
     if isinstance(y, pd.DataFrame):
-        if not len(y.columns):
-            raise InputError("y has no columns: give one for each series")
+        if not len(y.columns) or y.columns.has_duplicates:
+            raise InputError("y has no columns, or two of one name: give one for each series")
         return "frame", [(name, _numbers(y[name], f"series {name!r}"), y.index, None) for name in y.columns], y.columns
     if isinstance(y, Sequence) and not isinstance(y, str) and any(np.ndim(part) for part in y):
         arrays = [_numbers(part, f"series {number}") for number, part in enumerate(y)]
@@ -232,10 +232,10 @@ def _forms(y: Any) -> tuple[str, list[Part], pd.Index | None]:
         array = _numbers(y, "y")
         if array.ndim == 1:
             return "array", [(None, array, pd.RangeIndex(len(array)), None)], None
-        if array.ndim != 2:
+        if array.ndim != 2 or not array.shape[1]:
             raise InputError(f"y must be one series (steps,) or several (steps, series), got the shape {array.shape}")
         arrays = list(array.T)
-    if wrong := next((a.shape for a in arrays if a.ndim != 1), None):
+    if (wrong := next((a.shape for a in arrays if a.ndim != 1), None)) is not None:
         raise InputError(f"y must be a list of series (steps,), got one with the shape {wrong}")
     return "arrays", [(number, a, pd.RangeIndex(len(a)), None) for number, a in enumerate(arrays)], None
 
@@ -249,7 +249,7 @@ def _long(y: pd.DataFrame) -> list[Part]:
         rows = rows.sort_values("ds", kind="stable")
         features = [_numbers(rows[c], f"feature {c!r}") for c in others]
         stacked = np.stack(features, 1) if features else np.empty((len(rows), 0))
-        index = pd.Index(rows["ds"], name=None)
+        index = pd.Index(rows["ds"]).rename(None)
         parts.append((name, _numbers(rows["y"], f"series {name!r}"), index, stacked))
     if not parts:
         raise InputError("y has no rows: at least one series is needed")
@@ -319,10 +319,11 @@ def _check_regular(index: pd.Index, where: str) -> None:
                 "y.asfreq(...) or y.resample(...) makes them regular (--frequency), fill= (--fill) fills the gaps"
             )
         return
-    steps = index.asi8 if isinstance(index, pd.PeriodIndex) else index.to_numpy()
-    gaps = np.diff(steps)
-    if (gaps != gaps[0]).any():
-        odd = int((gaps != gaps[0]).argmax())
+    periods = isinstance(index, pd.PeriodIndex)
+    gaps = np.diff(index.asi8 if periods else index.to_numpy())
+    step = index.freq.n if periods else gaps[0]
+    if (gaps != step).any():
+        odd = int((gaps != step).argmax())
         raise InputError(f"{where} leaves out steps between {index[odd]} and {index[odd + 1]}: put them in, as NaN")
 
 

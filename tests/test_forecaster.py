@@ -1,0 +1,1240 @@
+"""Forecasts, intervals and scores equal what is computed by hand, look at nothing later, and survive the disk."""
+
+import inspect
+import json
+import math
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from statsmodels.datasets import co2, sunspots
+
+from headgate import GRUForecaster, GRURegressor, InputError, forecaster
+from headgate.forecasting import Score
+
+nan = np.nan
+damaging = settings(deadline=None, max_examples=150)
+N, H = 70, 3  # steps of a history, and of a forecast
+
+
+def small(**changes) -> GRUForecaster:
+    """One that is fitted in hundredths of a second."""
+    parameters = {"horizon": H, "window": 5, "season_length": 4, "hidden_size": 6, "epochs": 2, "random_state": 0}
+    return GRUForecaster(**{**parameters, **changes})
+
+
+def values(n: int = N, series: int = 0) -> np.ndarray:
+    """A season of 4, a trend and noise, in units that differ from series to series; longer ones go on like shorter."""
+    noise = np.random.default_rng(series).normal(size=n)
+    return (10.0**series) * (np.sin(np.arange(n) * np.pi / 2 + series) + 0.05 * np.arange(n) + 0.2 * noise + 3)
+
+
+def features(n: int = N, F: int = 2, series: int = 0) -> np.ndarray:
+    return np.random.default_rng(50 + series).normal(size=(n, F))
+
+
+def months(n: int) -> pd.DatetimeIndex:
+    return pd.date_range("2015-03-01", periods=n, freq="MS")
+
+
+def long_form(lengths: dict, F: int = 0) -> pd.DataFrame:
+    parts = []
+    for number, (name, n) in enumerate(lengths.items()):
+        columns = dict(zip("pqr", features(n, F, number).T, strict=False)) if F else {}
+        parts.append(pd.DataFrame({"unique_id": name, "ds": months(n), "y": values(n, number), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+# The same history in every form that has the numbers of a single series
+ONE = {
+    "array": values(),
+    "list": values().tolist(),
+    "column": values()[:, None],
+    "list of one": [values()],
+    "series": pd.Series(values(), months(N), name="sales"),
+    "periods": pd.Series(values(), months(N).to_period("M")),
+    "numbered": pd.Series(values(), pd.RangeIndex(7, 7 + 2 * N, 2)),
+    "frame": pd.DataFrame({"sales": values()}, months(N)),
+    "long": long_form({"sales": N}),
+}
+MANY = {
+    "arrays": np.stack([values(N, s) for s in range(3)], 1),
+    "list": [values(N, 0), values(N - 9, 1), values(N - 4, 2)],
+    "frame": pd.DataFrame({"abc"[s]: values(N, s) for s in range(3)}, months(N)),
+    "long": long_form({"b": N, "a": N - 9, "c": N - 4}),
+}
+
+
+def refused(message: str):
+    return pytest.raises(InputError, match=f"^{re.escape(message)}$")
+
+
+def weights(fitted: GRUForecaster) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in fitted.regressor_.model_.state_dict().items()}
+
+
+def numbers(answer) -> np.ndarray:
+    if isinstance(answer, pd.DataFrame):
+        answer = answer.drop(columns=[c for c in ("unique_id", "ds") if c in answer.columns])
+    return np.asarray(answer, float)
+
+
+def assert_equal(found, expected) -> None:
+    """Equal to the last bit, with the same index and names."""
+    assert type(found) is type(expected)
+    if isinstance(expected, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, expected, check_exact=True, check_column_type=False)
+    elif isinstance(expected, pd.Series):
+        pd.testing.assert_series_equal(found, expected, check_exact=True)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+# By hand
+
+
+def seen(X: np.ndarray) -> np.ndarray:
+    """Features as the regressor is given them."""
+    return X
+
+
+def differences_by_hand(y, lags) -> list[float]:
+    y = list(y)
+    for lag in lags:
+        y = [y[t] - y[t - lag] for t in range(lag, len(y))]
+    return y
+
+
+def scale_by_hand(y, lags) -> tuple[float, float]:
+    z = differences_by_hand(y, lags)
+    mean = sum(z) / len(z)
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in z) / len(z))
+
+
+def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: int) -> list[list[float]]:
+    """The window whose last difference is z[end - 1]; z[t] is of the step t + S. Beside each: what is known of the
+    k steps after it."""
+    rows = []
+    for t in range(end - w, end):
+        row = [z[t]]
+        for ahead in range(1, k + 1):
+            row += list(seen(X)[t + S + ahead])
+        rows.append(row)
+    return rows
+
+
+def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tuple[float, float]) -> list[float]:
+    """h steps after the history y, with the features X (len(y) + h, F), window by window."""
+    lags, w, S = fitted.lags_, fitted.window_, sum(fitted.lags_)
+    k = fitted.horizon if fitted.strategy == "direct" else 1
+    mean, deviation = scale
+    X = np.concatenate([X, np.repeat(X[-1:], k, 0)])
+    y, z = list(y), [(value - mean) / deviation for value in differences_by_hand(y, lags)]
+    share = np.ones(1)  # how much of y[t], y[t-1], ... is in a difference
+    for lag in lags:
+        share = np.convolve(share, [1.0] + [0.0] * (lag - 1) + [-1.0])
+    begin = len(y)
+    while len(y) < begin + h:
+        rows = window_by_hand(z, X, len(z), w, k, S)
+        for value in np.atleast_1d(fitted.regressor_.predict(np.array([rows]))[0]):
+            z.append(float(value))
+            y.append(z[-1] * deviation + mean - sum(share[j] * y[len(y) - j] for j in range(1, S + 1)))
+    return y[begin : begin + h]
+
+
+def score_by_hand(history, forecast, actual, season: int, half=None) -> Score:
+    scale = np.mean([abs(history[t] - history[t - season]) for t in range(season, len(history))])
+    errors = [abs(f - a) for f, a in zip(forecast, actual, strict=True)]
+    naive = [abs(history[len(history) - season + t % season] - a) for t, a in enumerate(actual)]
+    inside = nan if half is None else np.mean([e <= width for e, width in zip(errors, half, strict=True)])
+    return Score(np.mean(errors), np.mean(errors) / scale, np.mean(naive) / scale, inside)
+
+
+LAGS = [(), 1, 4, (1, 4), (4, 2, 1)]
+
+
+def as_tuple(difference) -> tuple[int, ...]:
+    return (difference,) if isinstance(difference, int) else difference
+
+
+@pytest.mark.parametrize("F", [0, 2])
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+@pytest.mark.parametrize("difference", LAGS)
+def test_a_forecast_is_the_regressor_on_windows(difference, strategy, F):
+    y, X = values(), features(N + H, F)
+    fitted = small(difference=difference, strategy=strategy, epochs=4).fit(y, X[:N] if F else None)
+    assert fitted.lags_ == as_tuple(difference)
+    scale = scale_by_hand(y[: N - 14], fitted.lags_)  # a fifth of 70 is held out
+    for h in (1, 2, H):
+        found = fitted.predict(h, X[N : N + h] if F else None)
+        np.testing.assert_allclose(found, forecast_by_hand(fitted, y, X[: N + h], h, scale), rtol=1e-5)
+
+
+def test_a_recursive_forecast_may_be_longer_than_the_horizon():
+    y, X = values(), features(N + 8)
+    fitted = small(epochs=4, difference=(1, 4)).fit(y, X[:N])
+    expected = forecast_by_hand(fitted, y, X, 8, scale_by_hand(y[: N - 14], (1, 4)))
+    np.testing.assert_allclose(fitted.predict(8, X[N:]), expected, rtol=1e-5)
+    np.testing.assert_array_equal(fitted.predict(8, X[N:])[:H], fitted.predict(X=X[N : N + H]))
+
+
+@pytest.mark.parametrize("F", [0, 2])
+@pytest.mark.parametrize(("strategy", "k"), [("recursive", 1), ("direct", H)])
+@pytest.mark.parametrize("difference", [(), (1, 4)])
+def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
+    given, learn = [], GRURegressor.fit
+
+    def watched(self, X, y, sample_weight=None):
+        given.append((X, y))
+        return learn(self, X, y, sample_weight)
+
+    monkeypatch.setattr(GRURegressor, "fit", watched)
+    lengths = {"b": N, "a": N - 9}
+    fitted = small(difference=difference, strategy=strategy, calibration=0.3).fit(long_form(lengths, F))
+    [(inputs, targets)] = given
+    expected_inputs, expected_targets, S = [], [], sum(difference)
+    for number, (name, n) in enumerate(lengths.items()):
+        known = n - math.ceil(0.3 * n)
+        mean, deviation = scale_by_hand(values(n, number)[:known], difference)
+        assert (fitted.scales_[name].mean, fitted.scales_[name].deviation) == pytest.approx((mean, deviation))
+        z = [(value - mean) / deviation for value in differences_by_hand(values(n, number)[:known], difference)]
+        for end in range(5, len(z) - k + 1):
+            expected_inputs.append(window_by_hand(z, features(n, F, number), end, 5, k, S))
+            expected_targets.append(z[end : end + k])
+    np.testing.assert_allclose(inputs, expected_inputs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(targets, expected_targets, rtol=1e-9, atol=1e-9)
+
+
+def test_the_held_out_part_is_at_least_a_forecast_long():
+    fitted = small(horizon=11, calibration=0.01).fit(values())
+    assert fitted.errors_.shape == (1, 11)
+    mean, deviation = scale_by_hand(values()[: N - 11], fitted.lags_)
+    assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+def test_many_series_each_with_its_own_scale_and_features(strategy):
+    lengths = {"b": N, "a": N - 9, "c": N - 4}
+    all_rows = long_form({name: n + H for name, n in lengths.items()}, 2)
+    ahead = all_rows.groupby("unique_id").tail(H).drop(columns="y")
+    known = all_rows.drop(index=ahead.index)
+    fitted = small(strategy=strategy, difference=(1, 4), epochs=4).fit(known)
+    found = fitted.predict(X=ahead.sample(frac=1, random_state=1))
+    for name, n in lengths.items():
+        rows = all_rows[all_rows["unique_id"] == name]
+        y, X = rows["y"].to_numpy()[:n], rows[["p", "q"]].to_numpy()
+        scale = scale_by_hand(y[: n - math.ceil(0.2 * n)], (1, 4))
+        answer = found[found["unique_id"] == name]
+        np.testing.assert_allclose(answer["y"], forecast_by_hand(fitted, y, X, H, scale), rtol=1e-5)
+        assert answer["ds"].tolist() == months(n + H)[n:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        (np.cumsum(np.random.default_rng(0).normal(size=N)), (1,)),
+        (np.random.default_rng(0).normal(size=N), ()),
+        (np.ones(N), (1,)),
+        (np.stack([np.arange(N), np.arange(N) ** 2, (-1.0) ** np.arange(N)], 1), (1,)),  # two of three
+    ],
+)
+def test_differences_are_taken_where_that_makes_the_deviation_smaller(y, expected):
+    assert small().fit(y).lags_ == expected
+
+
+@pytest.mark.parametrize("difference", [None, [], (), np.array([], int)])
+def test_no_differences(difference):
+    assert small(difference=difference).fit(values()).lags_ == ()
+
+
+@pytest.mark.parametrize("difference", [np.int64(4), [4], np.array([4]), (np.int32(4),)])
+def test_ways_to_write_a_difference(difference):
+    fitted = small(difference=difference).fit(values())
+    assert fitted.lags_ == (4,)
+    assert type(fitted.lags_[0]) is int
+
+
+def test_a_constant_series_is_continued():
+    fitted = small(epochs=1).fit(np.full(N, 7.5))
+    assert np.isfinite(fitted.predict()).all()
+    assert fitted.scales_[None].deviation == 1.0
+
+
+# Forms
+
+
+@pytest.mark.parametrize("form", ONE)
+def test_the_form_does_not_change_the_numbers(form):
+    expected = small().fit(values())
+    fitted = small().fit(ONE[form])
+    assert weights(fitted) == weights(expected)
+    np.testing.assert_array_equal(numbers(fitted.predict()).ravel(), expected.predict())
+    np.testing.assert_array_equal(numbers(fitted.predict_interval()), expected.predict_interval())
+    assert fitted.tail_score_[:3] == expected.tail_score_[:3]
+
+
+def test_the_forms_of_forecasts():
+    found = small().fit(ONE["series"]).predict()
+    assert isinstance(found, pd.Series)
+    assert found.name == "sales"
+    assert found.index.tolist() == months(N + H)[N:].tolist()
+    found = small().fit(MANY["frame"]).predict()
+    assert found.columns.tolist() == ["a", "b", "c"]
+    assert found.index.tolist() == months(N + H)[N:].tolist()
+    assert small().fit(MANY["arrays"]).predict().shape == (H, 3)
+    found = small().fit(MANY["long"]).predict()
+    assert found.columns.tolist() == ["unique_id", "ds", "y"]
+    assert found["unique_id"].tolist() == ["b"] * H + ["a"] * H + ["c"] * H
+
+
+def test_the_forms_of_intervals():
+    columns = ["lower", "forecast", "upper"]
+    found = small().fit(values()).predict_interval()
+    assert (found.columns.tolist(), found.index.tolist()) == (columns, [70, 71, 72])
+    found = small().fit(ONE["series"]).predict_interval()
+    assert (found.columns.tolist(), found.index.tolist()) == (columns, months(N + H)[N:].tolist())
+    found = small().fit(MANY["frame"]).predict_interval()
+    assert found.columns.tolist() == [(name, column) for name in "abc" for column in columns]
+    found = small().fit(MANY["long"]).predict_interval()
+    assert found.columns.tolist() == ["unique_id", "ds", *columns]
+    assert len(found) == 3 * H
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+def test_a_series_does_not_depend_on_the_order_of_the_others(strategy):
+    fitted = small(strategy=strategy).fit(MANY["frame"])
+    expected, interval = fitted.predict(), fitted.predict_interval()
+    for order in (["c", "a", "b"], ["b"], ["c", "b"]):
+        assert_equal(fitted.predict(y=MANY["frame"][order]), expected[order])
+        assert_equal(fitted.predict_interval(y=MANY["frame"][order]), interval[order])
+
+
+# Another history
+
+
+def test_another_history():
+    fitted = small(difference=(1, 4), epochs=4).fit(values())
+    np.testing.assert_array_equal(fitted.predict(y=values()), fitted.predict())
+    other = values(31, 1)
+    expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale_by_hand(values()[: N - 14], (1, 4)))
+    np.testing.assert_allclose(fitted.predict(y=other), expected, rtol=1e-5)
+
+
+def test_a_history_of_another_name_is_standardized_by_itself():
+    fitted = small(difference=1, epochs=4).fit(MANY["frame"])
+    other = values(31, 4)
+    found = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
+    expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale_by_hand(other, (1,)))
+    np.testing.assert_allclose(found["new"], expected, rtol=1e-5)
+    known = scale_by_hand(values(N, 1)[: N - 14], (1,))
+    expected = forecast_by_hand(fitted, values(31, 1), np.empty((31 + H, 0)), H, known)
+    np.testing.assert_allclose(found["b"], expected, rtol=1e-5)
+    half = fitted.predict_interval(y=pd.Series(other, name="new"))["upper"] - found["new"].to_numpy()
+    np.testing.assert_allclose(half, fitted.errors_[math.ceil((len(fitted.errors_) + 1) * 0.8) - 1]
+                               * scale_by_hand(other, (1,))[1], rtol=1e-5)  # fmt: skip
+
+
+def test_another_history_with_features():
+    X = features(N + H)
+    fitted = small(epochs=4, difference=1).fit(values(), X[:N])
+    expected = forecast_by_hand(fitted, values(31), X[5 : 36 + H], H, scale_by_hand(values()[: N - 14], (1,)))
+    np.testing.assert_allclose(fitted.predict(y=(values(31), X[5:36]), X=X[36 : 36 + H]), expected, rtol=1e-5)
+
+
+def test_features_with_names_are_in_the_order_of_fit():
+    X = pd.DataFrame(features(N + H), columns=["p", "q"])
+    fitted = small().fit(values(), X[:N])
+    found = fitted.predict(X=X[N:])
+    assert_equal(fitted.predict(X=X[N:][["q", "p"]]), found)
+    assert_equal(fitted.predict(y=(values(), X[:N]), X=X[N:][["q", "p"]]), found)
+    with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': order them"):
+        fitted.predict(y=(values(), X[:N][["q", "p"]]), X=X[N:])
+
+
+def test_gaps_of_another_history_are_filled():
+    fitted = small(fill="linear").fit(values())
+    gap, whole = values(31), values(31)
+    gap[20], whole[20] = nan, (whole[19] + whole[21]) / 2
+    np.testing.assert_allclose(fitted.predict(y=gap), fitted.predict(y=whole), rtol=1e-9)
+
+
+# Nothing looks at what comes later
+
+
+@pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
+def test_the_held_out_part_is_not_learned_from(difference):
+    y, X = np.stack([values(), values(N, 1)], 1), features()
+    other, other_X = y.copy(), X.copy()
+    other[N - 14 :] = 1000.0 * np.arange(28).reshape(14, 2) ** 2 * (-1) ** np.arange(14)[:, None]
+    other_X[N - 14 :] += 5
+    fitted, again = (small(difference=difference).fit(*both) for both in ((y, X), (other, other_X)))
+    assert weights(again) == weights(fitted)
+    assert again.scales_ == fitted.scales_
+    assert again.lags_ == fitted.lags_
+    assert not (again.errors_ == fitted.errors_).any()
+    other = y.copy()
+    other[N - 15] += 1
+    again = small(difference=difference).fit(other, X)
+    assert weights(again) != weights(fitted)
+    assert again.scales_ != fitted.scales_
+
+
+def test_whether_to_take_differences_is_not_decided_by_the_held_out_part():
+    y = np.random.default_rng(0).normal(size=N)
+    y[N - 14 :] = 100 * np.arange(14)
+    assert small().fit(y).lags_ == ()
+
+
+def test_a_forecast_of_the_past_is_that_of_the_past(monkeypatch):
+    """What a backtest forecasts at an origin is what a fit on the steps until there forecasts, whatever came then."""
+    seen_by_score, score = [], forecaster.score_forecast
+
+    def watched(history, forecast, *rest):
+        seen_by_score.append((history.copy(), forecast.copy()))
+        return score(history, forecast, *rest)
+
+    y, X = values(), features()
+    expected = small().fit(y[: N - H], X[: N - H]).predict(X=X[N - H :])
+    monkeypatch.setattr(forecaster, "score_forecast", watched)
+    found = []
+    for after in (y[N - H :], np.full(H, 1e6)):
+        seen_by_score.clear()
+        small().backtest(1, np.concatenate([y[: N - H], after]), X)
+        history, forecast = seen_by_score[-1]
+        np.testing.assert_array_equal(history, y[: N - H])
+        np.testing.assert_array_equal(forecast, expected)
+        found.append(list(seen_by_score))
+    assert len(found[0]) == math.ceil(0.2 * (N - H)) - H + 1 + 1
+    for one, other in zip(*found, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_folds_do_not_see_later_folds():
+    y = values()
+    other = y.copy()
+    other[N - H :] += 100
+    one, two = (small().backtest(3, series) for series in (y, other))
+    pd.testing.assert_frame_equal(one[:2], two[:2], check_exact=True)
+    assert two["mae"][2] > one["mae"][2] + 50
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+def test_features_later_than_a_step_do_not_change_its_forecast(strategy):
+    y, X = values(), features(N + H)
+    fitted = small(epochs=4).fit(y, X[:N])
+    other = X.copy()
+    other[N + 1 :] += 5
+    one, two = fitted.predict(X=X[N:]), fitted.predict(X=other[N:])
+    assert one[0] == two[0]
+    assert (one[1:] != two[1:]).all()
+
+
+# Features
+
+
+def test_features_are_used():
+    X = np.random.default_rng(1).normal(size=(240, 1))
+    y = 2 * X[:, 0] + 0.1 * np.random.default_rng(2).normal(size=240)
+    settings = {"hidden_size": 8, "epochs": 25, "season_length": 1, "difference": (), "horizon": 6}
+    known = small(**settings).fit(y[:234], X[:234]).score(y[234:], X[234:])
+    unknown = small(**settings).fit(y[:234]).score(y[234:])
+    assert known.mase < 0.25 * unknown.mase
+    assert known.seasonal_naive == unknown.seasonal_naive
+
+
+# Intervals
+
+
+def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=None) -> np.ndarray:
+    """Absolute errors over the tails in standard deviations of what was learned from, one origin after another."""
+    errors = []
+    for name, tail in tails.items():
+        y = frame[name].to_numpy()
+        deviation = scale_by_hand(y[: len(y) - tail], fitted.lags_)[1]
+        for origin in range(len(y) - tail, len(y) - H + 1):
+            history = frame[[name]][:origin]
+            if X is None:
+                found = fitted.predict(y=history)
+            else:
+                found = fitted.predict(y=(history, X[:origin]), X=X[origin : origin + H])
+            errors.append(np.abs(found[name].to_numpy() - y[origin : origin + H]) / deviation)
+    return np.array(errors)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.77, 0.8, 0.93])
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+@pytest.mark.parametrize("F", [0, 2])
+def test_an_interval_is_a_quantile_of_past_errors(F, strategy, coverage):
+    frame, X = MANY["frame"], features(N + H) if F else None
+    fitted = small(strategy=strategy, difference=1).fit(frame, X[:N] if F else None)
+    errors = rolling_errors(fitted, frame, dict.fromkeys("abc", 14), X)
+    n = len(errors)
+    assert n == 3 * (14 - H + 1)
+    found = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
+    for step in range(H):
+        # the smallest error that at least this share of the n + 1, the one to come among them, are not above
+        ordered = sorted(errors[:, step])
+        [quantile] = [e for rank, e in enumerate(ordered, 1) if rank >= (n + 1) * coverage > rank - 1]
+        for name in "abc":
+            deviation = scale_by_hand(frame[name][: N - 14], (1,))[1]
+            row = found[name].iloc[step]
+            assert row["upper"] - row["forecast"] == pytest.approx(quantile * deviation, rel=1e-6)
+            assert row["forecast"] - row["lower"] == pytest.approx(quantile * deviation, rel=1e-6)
+
+
+def test_a_larger_coverage_gives_a_wider_interval():
+    fitted = small().fit(values())
+    widths = []
+    for coverage in (0.1, 0.3, 0.5, 0.7, 0.9):
+        found = fitted.predict_interval(coverage=coverage)
+        widths.append(found["upper"] - found["lower"])
+        np.testing.assert_array_equal(found["forecast"], fitted.predict())
+    assert (np.diff(widths, axis=0) > 0).all()
+
+
+def test_a_shorter_interval_is_the_beginning_of_the_longer_one():
+    fitted = small().fit(values())
+    assert_equal(fitted.predict_interval(1), fitted.predict_interval()[:1])
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
+def test_intervals_cover_as_often_as_they_say(coverage):
+    random, y = np.random.default_rng(4), [0.0]
+    for _ in range(900):
+        y.append(0.6 * y[-1] + random.normal())
+    y = np.array(y)
+    fitted = small(calibration=0.5, season_length=1, difference=(), epochs=4).fit(y[:500])
+    inside = []
+    for origin in range(500, 900 - H):
+        found = fitted.predict_interval(y=y[:origin], coverage=coverage)
+        came = y[origin : origin + H]
+        inside.append((found["lower"] <= came) & (came <= found["upper"]))
+    assert np.mean(inside) == pytest.approx(coverage, abs=0.06)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("form", ONE)
+def test_a_score_by_hand(form):
+    fitted = small().fit(ONE[form])
+    after = values(N + H)[N:]
+    came = {
+        "column": after[:, None],
+        "list of one": [after],
+        "series": pd.Series(after, months(N + H)[N:], name="whatever"),
+        "periods": pd.Series(after, months(N + H)[N:].to_period("M")),
+        "numbered": pd.Series(after, pd.RangeIndex(7 + 2 * N, 7 + 2 * (N + H), 2)),
+        "frame": pd.DataFrame({"sales": after}, months(N + H)[N:]),
+        "long": long_form({"sales": N + H})[N:],
+    }.get(form, after)
+    found = fitted.score(came, coverage=0.7)
+    _, forecast, upper = numbers(fitted.predict_interval(coverage=0.7)).T
+    half = upper - forecast
+    assert found == pytest.approx(score_by_hand(values(), forecast, after, 4, half))
+    if form == "array":
+        assert fitted.score(after[:2])[:3] == pytest.approx(score_by_hand(values(), forecast[:2], after[:2], 4)[:3])
+
+
+def test_the_score_of_many_series_is_their_mean():
+    names, X = ["c", "a", "b"], features(N + H)
+    fitted = small().fit(MANY["frame"], X[:N])
+    came = pd.DataFrame({name: values(N + H, "abc".index(name))[N:] for name in names}, months(N + H)[N:])
+    interval = fitted.predict_interval(X=X[N:])
+    expected = []
+    for name in names:
+        half = (interval[name]["upper"] - interval[name]["forecast"]).to_numpy()
+        forecast = interval[name]["forecast"].to_numpy()
+        expected.append(score_by_hand(MANY["frame"][name].to_numpy(), forecast, came[name].to_numpy(), 4, half))
+    assert fitted.score(came, X[N:]) == pytest.approx(tuple(np.mean(expected, 0)))
+
+
+def test_a_score_in_the_long_form_with_features():
+    rows = long_form({"b": N + H, "a": N - 9 + H}, 2)
+    after = rows.groupby("unique_id").tail(H)
+    fitted = small().fit(rows.drop(index=after.index))
+    forecast = fitted.predict(X=after)
+    expected = []
+    for name in "ba":
+        history = rows[rows["unique_id"] == name]["y"].to_numpy()[:-H]
+        found, came = (frame[frame["unique_id"] == name]["y"].to_numpy() for frame in (forecast, after))
+        expected.append(score_by_hand(history, found, came, 4)[:3])
+    assert fitted.score(after, after)[:3] == pytest.approx(tuple(np.mean(expected, 0)))
+
+
+def test_without_calibration_there_is_no_coverage():
+    fitted = small(calibration=0).fit(values())
+    found = fitted.score(values(N + 8)[N:])  # and it may be longer than the horizon
+    assert math.isnan(found.coverage)
+    forecast = fitted.predict(8)
+    assert found[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
+    assert fitted.tail_score_ is None
+    mean, deviation = scale_by_hand(values(), fitted.lags_)  # all of it is learned from
+    assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
+    assert math.isnan(small(calibration=0).backtest(1, values())["coverage"][0])
+
+
+def test_the_score_of_the_held_out_part():
+    fitted, y, expected = small().fit(MANY["list"]), MANY["list"], []
+    for name, series in enumerate(y):
+        tail = math.ceil(0.2 * len(series))
+        scale = scale_by_hand(series[: len(series) - tail], fitted.lags_)
+        for origin in range(len(series) - tail, len(series) - H + 1):
+            found = forecast_by_hand(fitted, series[:origin], np.empty((origin + H, 0)), H, scale)
+            expected.append(score_by_hand(series[:origin], found, series[origin : origin + H], 4))
+        assert fitted.scales_[name].mean == pytest.approx(scale[0])
+    assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(expected, 0)[:3]), rel=1e-5)
+    assert len(fitted.errors_) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        (values(), 1),
+        (pd.Series(values(), months(N)), 12),
+        (pd.Series(values(), months(N).to_period("M")), 12),
+        (pd.Series(values(), pd.date_range("2020-01-01", periods=N, freq="D")), 7),
+        (MANY["long"], 12),
+    ],
+)
+def test_the_season_that_dates_suggest(y, expected):
+    fitted = small(season_length="auto").fit(y)
+    assert fitted.season_length_ == expected
+
+
+def test_the_window_is_two_seasons_and_at_least_a_day():
+    assert small(window="auto", season_length=14).fit(values()).window_ == 28
+    assert small(window="auto", season_length=7).fit(values()).window_ == 24
+
+
+# Backtests
+
+
+@pytest.mark.parametrize("F", [0, 2])
+@pytest.mark.parametrize("form", ["array", "series", "frame", "long"])
+def test_a_backtest_by_hand(form, F):
+    names = {"array": [None], "series": ["sales"], "frame": ["a", "b"], "long": ["b", "a"]}[form]
+    lengths = dict(zip(names, (N, N - 9 if form == "long" else N), strict=False))
+    long = long_form(lengths, F) if form == "long" else None
+    X = features(N, F) if F and form != "long" else None
+    panels = {
+        "array": values(),
+        "series": pd.Series(values(), months(N), name="sales"),
+        "frame": pd.DataFrame({name: values(N, s) for s, name in enumerate(names)}, months(N)),
+        "long": long,
+    }
+    base = small(random_state=3)
+    found = base.backtest(3, panels[form], X, horizon=2, coverage=0.6)
+    columns = ["fold", "series", "origin", "mae", "mase", "seasonal_naive", "coverage"]
+    assert found.columns.tolist() == columns
+    assert [tuple(row) for row in found[["fold", "series"]].itertuples(index=False)] == [
+        (fold, name) for fold in range(3) for name in names
+    ]
+    assert not [name for name in vars(base) if name.endswith("_")]
+    for fold in range(3):
+        ends = {name: n - (3 - fold) * 2 for name, n in lengths.items()}
+        ahead = None if X is None else X[ends[names[0]] : ends[names[0]] + 2]
+        if form == "long":
+            step = long.groupby("unique_id").cumcount()
+            end = long["unique_id"].map(ends)
+            until, ahead = long[step < end], long[(step >= end) & (step < end + 2)] if F else None
+        else:
+            until = panels[form][: ends[names[0]]]
+        fitted = clone(base).fit(until, None if X is None else X[: ends[names[0]]])
+        interval = fitted.predict_interval(2, ahead, coverage=0.6)
+        for s, name in enumerate(names):
+            row = found[(found["fold"] == fold) & ((found["series"] == name) | (len(names) == 1))].iloc[0]
+            mine = interval
+            if form == "frame":
+                mine = interval[name]
+            elif form == "long":
+                mine = interval[interval["unique_id"] == name]
+            forecast, half = mine["forecast"].to_numpy(), (mine["upper"] - mine["forecast"]).to_numpy()
+            y, end = values(lengths[name], s), ends[name]
+            expected = score_by_hand(y[:end], forecast, y[end : end + 2], 4, half)
+            assert tuple(row[columns[3:]]) == pytest.approx(expected)
+            assert row["origin"] == (end - 1 if form == "array" else months(N)[end - 1])
+
+
+def test_a_backtest_of_what_was_fitted():
+    X = features()
+    fitted = small().fit(ONE["series"], X)
+    before = weights(fitted)
+    assert_equal(fitted.backtest(2), small().backtest(2, ONE["series"], X))
+    assert weights(fitted) == before
+    assert fitted.panel_.series[0].values.tolist() == values().tolist()
+    assert fitted.backtest(1).shape == (1, 7)
+    assert len(fitted.backtest()) == 5
+
+
+# What it says
+
+
+def test_the_summary(capsys):
+    fitted = small(difference=(1, 4), verbose=1).fit(MANY["arrays"])
+    first = "3 series, 210 steps, season 4; GRU of 6 units over 5 differences over 1, 4, recursive, horizon 3"
+    assert fitted.summary().split("\n")[0] == first
+    ours, naive = fitted.tail_score_.mase, fitted.tail_score_.seasonal_naive
+    assert fitted.summary().split("\n")[1] == (
+        f"held-out tail, 36 forecasts: mean absolute scaled error {ours:.3f}, seasonal naive {naive:.3f}"
+    )
+    assert len(fitted.summary().split("\n")) == 3
+    assert capsys.readouterr().out.endswith(f"\n{fitted.summary()}\n")
+    fitted.backtest(1)
+    assert capsys.readouterr().out == ""
+    fitted.tail_score_ = Score(1.0, 0.5, 0.8, nan)
+    assert fitted.summary() == (
+        f"{first}\n"
+        "held-out tail, 36 forecasts: mean absolute scaled error 0.500, seasonal naive 0.800\n"
+        "that is 38% better than repeating the last season"
+    )
+    fitted.tail_score_ = Score(1.0, 0.8, 0.8, nan)
+    assert fitted.summary().endswith("\nthat is NOT better than repeating the last season")
+
+
+def test_the_summary_without_a_held_out_part(capsys):
+    fitted = small(difference=(), strategy="direct", calibration=0).fit(np.resize(values(), 1234))
+    assert fitted.summary() == ("1 series, 1,234 steps, season 4; GRU of 6 units over 5 values, direct, horizon 3")
+    assert capsys.readouterr().out == ""
+
+
+# An estimator
+
+
+def test_the_same_to_the_bit():
+    settings = {"dropout": 0.3, "num_layers": 2}
+    one, two = (small(**settings).fit(MANY["frame"]) for _ in range(2))
+    assert weights(one) == weights(two)
+    assert_equal(one.predict(), two.predict())
+    assert weights(small(**settings, random_state=1).fit(MANY["frame"])) != weights(one)
+    assert_equal(one.fit(MANY["frame"]).predict(), two.predict())  # fitting again begins anew
+
+
+def test_parameters_reach_the_regressor():
+    settings = {
+        "hidden_size": 3, "num_layers": 2, "dropout": 0.25, "reset": "before", "epochs": 1, "batch_size": 7,
+        "learning_rate": 0.03, "weight_decay": 0.5, "random_state": 11, "device": "cpu", "backend": "equations",
+    }  # fmt: skip
+    fitted = small(**settings).fit(values())
+    found = fitted.regressor_.get_params()
+    assert {name: found[name] for name in settings} == settings
+    assert found["standardize"] is False
+    assert fitted.regressor_.n_iter_ == 1
+
+
+def test_an_estimator_of_scikit_learn():
+    base = small(difference=[1, 4])
+    names = list(inspect.signature(GRUForecaster).parameters)
+    assert list(base.get_params()) == sorted(names)
+    assert base.set_params(window=6) is base
+    assert base.fit(values()) is base
+    copy = clone(base)
+    assert copy.get_params() == base.get_params()
+    assert copy.window == 6
+    assert not hasattr(copy, "regressor_")
+    with pytest.raises(ValueError, match="Invalid parameter 'windw'"):
+        base.set_params(windw=3)
+
+
+def test_fitting_leaves_the_parameters_as_they_were():
+    difference, random = [1, 4], np.random.RandomState(5)
+    base = small(difference=difference, random_state=random)
+    base.fit(values())
+    assert base.difference is difference
+    assert base.random_state is random
+    first = weights(base)
+    assert weights(base.fit(values())) != first  # a generator goes on
+
+
+@pytest.mark.parametrize("use", ["predict", "predict_interval", "summary", "backtest", "plot"])
+def test_before_fit(use):
+    with pytest.raises(NotFittedError):
+        getattr(small(), use)()
+
+
+def test_score_and_save_before_fit(tmp_path):
+    with pytest.raises(NotFittedError):
+        small().score(values())
+    with pytest.raises(NotFittedError):
+        small().save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("where", ["reading", "checking", "learning", "calibrating"])
+def test_what_fails_leaves_the_forecaster_as_it_was(monkeypatch, where):
+    def fail(*_, **__):
+        raise RuntimeError("on purpose")
+
+    new, fitted = small(), small().fit(values())
+    before, forecast, interval = dict(vars(fitted)), fitted.predict(), fitted.predict_interval()
+    bare = dict(vars(new))
+    y = {"reading": [1.0, nan], "checking": values(8)}.get(where, values(50, 1))
+    if where in ("learning", "calibrating"):
+        owner, name = (GRURegressor, "fit") if where == "learning" else (GRUForecaster, "_calibrated")
+        monkeypatch.setattr(owner, name, fail)
+    for estimator in (new, fitted):
+        with pytest.raises((InputError, RuntimeError)):
+            estimator.fit(y)
+    assert vars(new) == bare
+    assert vars(fitted).keys() == before.keys()
+    assert all(vars(fitted)[name] is before[name] for name in before)
+    assert_equal(fitted.predict(), forecast)
+    assert_equal(fitted.predict_interval(), interval)
+
+
+def test_pickle():
+    fitted = small().fit(MANY["frame"])
+    assert_equal(pickle.loads(pickle.dumps(fitted)).predict_interval(), fitted.predict_interval())
+
+
+# On disk
+
+
+def artists(figure: Figure) -> list:
+    """Everything drawn: of each chart its title, its lines and its areas."""
+    return [
+        (
+            axes.get_title(),
+            [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines],
+            [(area.get_label(), area.get_paths()[0].vertices.tolist()) for area in axes.collections],
+        )
+        for axes in figure.axes
+    ]
+
+
+SAVED = {**{f"one: {form}": y for form, y in ONE.items()}, **{f"many: {form}": y for form, y in MANY.items()}}
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_what_is_saved_comes_back(tmp_path, form):
+    fitted = small(strategy="direct" if "frame" in form else "recursive").fit(SAVED[form])
+    fitted.save(tmp_path / "saved")
+    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+    found = GRUForecaster.load(tmp_path / "saved")
+    assert found.get_params() == fitted.get_params()
+    assert weights(found) == weights(fitted)
+    assert_equal(found.predict(), fitted.predict())
+    assert_equal(found.predict_interval(2, coverage=0.6), fitted.predict_interval(2, coverage=0.6))
+    assert found.summary() == fitted.summary()
+    assert found.tail_score_ == pytest.approx(fitted.tail_score_, nan_ok=True)
+    assert artists(found.plot()) == artists(fitted.plot())
+    assert_equal(found.backtest(1), fitted.backtest(1))
+    assert_equal(found.fit(SAVED[form]).predict(), fitted.predict())
+
+
+@pytest.mark.parametrize("form", ["array", "frame", "long"])
+def test_features_and_differences_come_back(tmp_path, form):
+    if form == "long":
+        rows = long_form({"b": N + H, "a": N - 9 + H}, 2)
+        ahead = rows.groupby("unique_id").tail(H).drop(columns="y")
+        fitted = small(difference=(1, 4), calibration=0).fit(rows.drop(index=ahead.index))
+    else:
+        X = pd.DataFrame(features(N + H), columns=["q", "p"]) if form == "frame" else features(N + H)
+        ahead = X[N:]
+        fitted = small(difference=(1, 4), calibration=0).fit(MANY["frame"] if form == "frame" else values(), X[:N])
+    fitted.save(tmp_path)
+    found = GRUForecaster.load(tmp_path)
+    assert_equal(found.predict(X=ahead), fitted.predict(X=ahead))
+    if form != "array":
+        assert_equal(found.predict(X=ahead[ahead.columns[::-1]]), fitted.predict(X=ahead))
+    assert found.tail_score_ is None
+    assert found.lags_ == (1, 4)
+
+
+def test_a_directory_is_only_replaced_on_request(tmp_path):
+    fitted, other = small().fit(values()), small().fit(values(50, 1))
+    fitted.save(tmp_path / "a")
+    with refused(f"{tmp_path / 'a'} already holds a fitted estimator: replace it with overwrite=True"):
+        other.save(tmp_path / "a")
+    assert_equal(GRUForecaster.load(tmp_path / "a").predict(), fitted.predict())
+    other.save(tmp_path / "a", overwrite=True)
+    assert_equal(GRUForecaster.load(tmp_path / "a").predict(), other.predict())
+
+
+def test_another_kind_of_estimator(tmp_path):
+    GRURegressor(hidden_size=3, epochs=1).fit(features()[:, :, None], values()).save(tmp_path / "regressor")
+    small().fit(values()).save(tmp_path / "forecaster")
+    with refused(f"{tmp_path}/regressor holds a GRURegressor, not a GRUForecaster: load it as what it is"):
+        GRUForecaster.load(tmp_path / "regressor")
+    with refused(f"{tmp_path}/forecaster holds a GRUForecaster, not a GRURegressor: load it as what it is"):
+        GRURegressor.load(tmp_path / "forecaster")
+    with refused(f"{tmp_path}/none holds no fitted estimator (there is no config.json): give the directory of a save"):
+        GRUForecaster.load(tmp_path / "none")
+
+
+def test_a_name_that_cannot_be_saved(tmp_path):
+    fitted = small().fit(pd.Series(values(), name=("a", 1)))
+    with refused("the name ('a', 1) of a series cannot be saved: use strings or numbers as names"):
+        fitted.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A saved forecaster with dates, features and differences."""
+    path = tmp_path_factory.mktemp("written") / "saved"
+    index = pd.date_range("2024-03-25", periods=N, freq="D", tz="Europe/Berlin")
+    y = pd.DataFrame({"a": values(), "b": values(N, 1)}, index)
+    small(difference=(1, 4)).fit(y, pd.DataFrame(features(), columns=["p", "q"])).save(path)
+    return path
+
+
+def load_or_refuse(path, content: bytes, name: str, written) -> bool:
+    """Whether what is damaged is read; anything but a forecaster or an InputError is a failure."""
+    path.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(written / file, path)
+    (path / name).write_bytes(content)
+    message = ""
+    try:
+        GRUForecaster.load(path)
+    except InputError as error:
+        message = str(error)
+    assert not message or str(path) in message
+    return not message
+
+
+@damaging
+@given(data=st.data(), name=st.sampled_from(["config.json", "model.safetensors"]))
+def test_damaged_bytes(data, name, written, tmp_path_factory):
+    content = (written / name).read_bytes()
+    place, flip = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 255))
+    other = data.draw(
+        st.sampled_from([content[:place], content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]])
+        | st.binary(max_size=60)
+    )
+    read = load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", other, name, written)
+    assert not (read and name == "model.safetensors")
+
+
+def places(value, path=()) -> list[tuple]:
+    """The path of every value in JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
+
+
+@damaging
+@given(
+    data=st.data(),
+    other=st.sampled_from(
+        [None, -1, 0, 3, 10**30, 1.5, True, "", "x", "D", [], [1], {}, {"pairs": 3}, "Europe", "gone"]
+    ),
+)
+def test_damaged_settings(data, other, written, tmp_path_factory):
+    config = json.loads((written / "config.json").read_bytes())
+    *way, key = data.draw(st.sampled_from([place for place in places(config) if place]))
+    inner = config
+    for part in way:
+        inner = inner[part]
+    if other == "gone":
+        del inner[key]
+    else:
+        inner[key] = other
+    load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", json.dumps(config).encode(), "config.json", written)
+
+
+def test_what_is_whole_is_read(written, tmp_path):
+    assert load_or_refuse(tmp_path / "saved", (written / "config.json").read_bytes(), "config.json", written)
+
+
+# Pictures
+
+
+def line(axes, label: str):
+    [found] = [line for line in axes.lines if line.get_label() == label]
+    return found
+
+
+def test_a_picture(tmp_path):
+    fitted = small().fit(ONE["series"])
+    after = pd.Series(values(N + 2)[N:], months(N + 2)[N:])
+    figure = fitted.plot(actual=after, coverage=0.7, path=tmp_path / "a.png")
+    assert isinstance(figure, Figure)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    [axes] = figure.axes
+    assert axes.get_title() == "sales"
+    dates = list(months(N + H).to_pydatetime())
+    history = line(axes, "history")
+    assert list(history.get_xdata()) == dates[N - 48 : N]
+    np.testing.assert_array_equal(history.get_ydata(), values()[-48:])
+    forecast, interval = line(axes, "forecast"), fitted.predict_interval(coverage=0.7)
+    assert list(forecast.get_xdata()) == dates[N - 1 :]
+    np.testing.assert_array_equal(forecast.get_ydata(), [values()[-1], *interval["forecast"]])
+    came = line(axes, "what came")
+    assert list(came.get_xdata()) == dates[N : N + 2]
+    np.testing.assert_array_equal(came.get_ydata(), after)
+    assert forecast.get_color() != came.get_color()
+    [area] = axes.collections
+    assert area.get_label() == "70% interval"
+    np.testing.assert_allclose(area.get_facecolor()[0], to_rgba(forecast.get_color(), 0.2))
+    days = (months(N + H)[N:] - pd.Timestamp("1970-01-01")).days
+    corners = {(x, y) for x, y in area.get_paths()[0].vertices}
+    assert corners == {*zip(days, interval["lower"], strict=True), *zip(days, interval["upper"], strict=True)}
+    assert len(axes.get_legend().get_texts()) == 4
+
+
+def test_a_picture_without_interval_dates_or_names():
+    fitted = small(calibration=0, horizon=14).fit(values())
+    figure = fitted.plot(actual=values(N + 20)[N:])
+    [axes] = figure.axes
+    assert axes.get_title() == ""
+    assert not axes.collections
+    assert list(line(axes, "history").get_xdata()) == list(range(N - 56, N))
+    assert list(line(axes, "forecast").get_xdata()) == list(range(N - 1, N + 14))
+    np.testing.assert_array_equal(line(axes, "what came").get_ydata(), values(N + 20)[N : N + 14])
+
+
+def test_a_picture_of_periods_has_dates():
+    [axes] = small().fit(ONE["periods"]).plot().figure.axes
+    assert list(line(axes, "forecast").get_xdata()) == list(months(N + H)[N - 1 :].to_pydatetime())
+
+
+def test_pictures_of_several_series():
+    frame = pd.DataFrame({"abcde"[s]: values(N, s) for s in range(5)}, months(N))
+    fitted = small().fit(frame)
+    assert [axes.get_title() for axes in fitted.plot().axes] == ["a", "b", "c", "d"]
+    came = frame[["e", "b"]][:2].set_axis(months(N + 2)[N:])
+    figure = fitted.plot(series=["b", "e"], actual=came)
+    assert [axes.get_title() for axes in figure.axes] == ["b", "e"]
+    for axes in figure.axes:
+        name = axes.get_title()
+        np.testing.assert_array_equal(line(axes, "history").get_ydata(), frame[name][-48:])
+        np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], fitted.predict()[name])
+        np.testing.assert_array_equal(line(axes, "what came").get_ydata(), came[name])
+    [axes] = fitted.plot(series=["c"], actual=came[["e"]]).axes
+    assert [line.get_label() for line in axes.lines] == ["history", "forecast"]
+
+
+def test_a_picture_of_another_history_and_features():
+    X = features(N + H)
+    fitted = small().fit(values(), X[:N])
+    [axes] = fitted.plot(2, X[31:33], y=(values(31), X[:31])).axes
+    np.testing.assert_array_equal(line(axes, "history").get_ydata(), values(31))
+    expected = fitted.predict(2, X[31:33], y=(values(31), X[:31]))
+    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], expected)
+
+
+# What cannot be
+
+
+WHOLE = "a whole number, at least 1, got "
+HORIZON = "horizon must be a whole number of steps, at least 1, got "
+DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"horizon": 0}, HORIZON + "0"),
+        ({"horizon": -3}, HORIZON + "-3"),
+        ({"horizon": True}, HORIZON + "True"),
+        ({"horizon": 2.0}, HORIZON + "2.0"),
+        ({"horizon": "3"}, HORIZON + "'3'"),
+        ({"window": 0}, f'window must be "auto" or {WHOLE}0'),
+        ({"window": 5.5}, f'window must be "auto" or {WHOLE}5.5'),
+        ({"window": True}, f'window must be "auto" or {WHOLE}True'),
+        ({"window": "all"}, f"window must be \"auto\" or {WHOLE}'all'"),
+        ({"window": None}, f'window must be "auto" or {WHOLE}None'),
+        ({"season_length": 0}, f'season_length must be "auto" or {WHOLE}0'),
+        ({"season_length": 2.5}, f'season_length must be "auto" or {WHOLE}2.5'),
+        ({"season_length": None}, f'season_length must be "auto" or {WHOLE}None'),
+        ({"season_length": "year"}, f"season_length must be \"auto\" or {WHOLE}'year'"),
+        ({"strategy": "both"}, "strategy must be one of recursive, direct, got 'both'"),
+        ({"difference": "yes"}, "difference must be \"auto\", a lag, or several, got 'yes'"),
+        ({"difference": 0}, DIFFERENCE + "0"),
+        ({"difference": True}, DIFFERENCE + "True"),
+        ({"difference": 1.5}, DIFFERENCE + "1.5"),
+        ({"difference": (1, -4)}, DIFFERENCE + "(1, -4)"),
+        ({"calibration": 1}, "calibration must be at least 0 and below 1, got 1"),
+        ({"calibration": -0.1}, "calibration must be at least 0 and below 1, got -0.1"),
+        ({"calibration": nan}, "calibration must be at least 0 and below 1, got nan"),
+        ({"fill": "zero"}, 'fill must be None, "linear", "forward" or a number, got \'zero\''),
+        ({"hidden_size": 0}, "hidden_size must be a whole number, at least 1 and finite, got 0"),
+    ],
+)  # fmt: skip
+def test_parameters_that_cannot_be(parameters, message):
+    for use in (small(**parameters).fit, lambda y: small(**parameters).backtest(2, y)):
+        with refused(message):
+            use(values())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "need", "tail"),
+    [
+        ({}, 7, 3),  # a window of differences, and one more
+        ({"difference": ()}, 6, 3),
+        ({"difference": (1, 4)}, 11, 3),
+        ({"strategy": "direct"}, 9, 3),
+        ({"season_length": 9}, 11, 3),
+        ({"calibration": 0}, 7, 0),
+        ({"calibration": 0.5, "season_length": 16, "difference": ()}, 17, 17),
+        ({"horizon": 6, "difference": ()}, 6, 6),
+    ],
+)
+def test_a_series_that_is_too_short(parameters, need, tail):
+    base = small(**{"difference": 1, **parameters})
+    n = need + tail
+    assert base.fit(values(n)).errors_.shape == (tail - base.horizon + 1 if tail else 0, base.horizon)
+    held_out = max(math.ceil(base.calibration * (n - 1)), base.horizon) if tail else 0
+    assert n - 1 - held_out < need
+    message = (
+        f"y has {n - 1} steps, of which calibration={base.calibration:g} holds out {held_out}; window=5, "
+        f"season_length={base.season_length} and strategy={base.strategy} need {need} more: give a longer series, or a "
+        "smaller window, horizon or calibration"
+    )
+    with refused(message):
+        base.fit(values(n - 1))
+
+
+def test_the_one_of_many_series_that_is_too_short_is_named():
+    with pytest.raises(InputError, match=r"^series 'c' has 9 steps, of which calibration=0\.2 holds out 3;"):
+        small().fit(long_form({"b": N, "a": N, "c": 9}))
+
+
+@pytest.mark.parametrize("horizon", [0, -1, True, 1.5])
+def test_horizons_that_cannot_be(horizon):
+    fitted = small().fit(values())
+    for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
+        with refused(HORIZON + repr(horizon)):
+            use(horizon)
+
+
+def test_a_horizon_that_is_too_long():
+    fitted = small(strategy="direct").fit(values())
+    direct = "strategy direct forecasts 3 steps, and 4 were asked for: fit with horizon=4"
+    for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
+        with refused(direct):
+            use(4)
+    fitted = small().fit(values())
+    intervals = "intervals are calibrated for 3 steps, 4 were asked for: fit with horizon=4"
+    for use in (fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
+        with refused(intervals):
+            use(4)
+    with refused(intervals):
+        fitted.score(values(4))
+
+
+@pytest.mark.parametrize("coverage", [0, 1, -0.5, 1.5, nan])
+def test_coverages_that_cannot_be(coverage):
+    fitted = small().fit(values())
+    for use in (fitted.predict_interval, fitted.plot, fitted.backtest):
+        with refused(f"coverage must be above 0 and below 1, got {coverage!r}"):
+            use(coverage=coverage)
+
+
+@pytest.mark.parametrize(("coverage", "need"), [(0.8, 4), (0.9, 9), (0.95, 19), (0.5, 1), (0.66, 2)])
+def test_intervals_need_enough_forecasts(coverage, need):
+    for n in {need - 1, need} - {0}:
+        fitted = small(horizon=H, calibration=(n + H - 1.5) / N).fit(values())
+        assert len(fitted.errors_) == n
+        if n == need:
+            interval = fitted.predict_interval(coverage=coverage)
+            np.testing.assert_allclose(
+                interval["upper"] - interval["forecast"], fitted.errors_[-1] * fitted.scales_[None].deviation
+            )
+            continue
+        with refused(
+            f"an interval of coverage {coverage:g} needs {need} forecasts of the part held out, there are {n}: give a "
+            "longer series, or a larger calibration"
+        ):
+            fitted.predict_interval(coverage=coverage)
+
+
+def test_no_intervals_without_calibration():
+    fitted = small(calibration=0).fit(values())
+    with pytest.raises(InputError, match=r"^an interval of coverage 0\.8 needs 4 forecasts .* there are 0:"):
+        fitted.predict_interval()
+
+
+def test_a_history_that_is_too_short():
+    fitted = small(difference=(1, 4)).fit(values())
+    assert fitted.predict(y=values(10)).shape == (H,)
+    with refused("y has 9 steps, a forecast looks back over 10: give more"):
+        fitted.predict(y=values(9))
+    with refused("series 1 has 4 steps, a forecast looks back over 10: give more"):
+        fitted.predict(y=[values(12), values(4)])
+
+
+def test_features_that_do_not_fit():
+    X = features(N + H)
+    fitted = small().fit(values(), X[:N])
+    with refused("X must have the 2 features of the 3 steps to come, as those of y: give them"):
+        fitted.predict()
+    with refused("X must have the shape (3, features), a row for each step, got (2, 2)"):
+        fitted.predict(X=X[:2])
+    with refused("X must have the shape (3, 2), finite numbers, got (3, 1)"):
+        fitted.predict(X=X[:3, :1])
+    message = "the model was fitted with 2: give them as (y, X), or as columns of the long form"
+    with refused(f"y has 0 features, {message}"):
+        fitted.predict(y=values(30), X=X[N:])
+    with refused(f"y has 1 features, {message}"):
+        fitted.predict(y=(values(30), X[:30, 0]), X=X[N:])
+    with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
+        small().fit(values()).predict(X=X[N:])
+
+
+def test_what_cannot_be_scored():
+    fitted = small().fit(MANY["frame"])
+    after = MANY["frame"][:H].set_axis(months(N + H)[N:])
+    with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 'a', 'c'"):
+        fitted.score(after[["a", "c"]])
+    with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 0, 1, 2"):
+        fitted.score(after.to_numpy())
+    with refused("y must go on where fit ended, at 2021-01-01 00:00:00, got 2021-02-01 00:00:00"):
+        fitted.score(after.set_axis(months(N + H + 1)[N + 1 :]))
+    fitted = small().fit(long_form({"b": 40, "a": 40}))
+    rows = long_form({"b": 43, "a": 43})
+    with refused("y must have as many steps of every series, got 3 and 2"):
+        fitted.score(rows.drop(index=[*range(40), *range(43, 83), 85]))
+    many = small().fit(np.stack([values(N, 0)] * 7, 1))
+    with refused("y must have the 7 series of fit (0, 1, 2, 3, 4, ...), got None"):
+        many.score(values(3))
+
+
+@pytest.mark.parametrize("folds", [0, -2, True, 2.0, "3"])
+def test_folds_that_cannot_be(folds):
+    with refused(f"folds must be a whole number, at least 1, got {folds!r}"):
+        small().backtest(folds, values())
+
+
+def test_too_many_folds():
+    with refused("24 folds of 3 steps need more than 72 steps, y has 70: use fewer folds or a smaller horizon"):
+        small().backtest(24, values())
+    with refused("22 folds of 3 steps need more than 66 steps, series 1 has 61: use fewer folds or a smaller horizon"):
+        small().backtest(22, MANY["list"])
+    with pytest.raises(InputError, match=r"^y has 10 steps, of which calibration=0\.2 holds out 3;"):
+        small(season_length=7).backtest(20, values())
+
+
+def test_a_series_that_cannot_be_drawn():
+    with refused("there is no series 'z' to draw, only 'a', 'b', 'c'"):
+        small().fit(MANY["frame"]).plot(series=["a", "z"])
+
+
+# Real data
+
+
+@pytest.mark.parametrize("data", ["carbon dioxide, months", "sunspots, years"])
+def test_real_data(data):
+    """Better than repeating the last season, with intervals that hold about as often as they say."""
+    if data.startswith("carbon"):
+        y = co2.load_pandas().data["co2"].resample("MS").mean()
+        base = GRUForecaster(horizon=12, fill="linear", random_state=0)
+    else:
+        table = sunspots.load_pandas().data
+        index = pd.date_range("1700-01-01", periods=len(table), freq="YS")
+        y = pd.Series(table["SUNACTIVITY"].to_numpy(), index)
+        base = GRUForecaster(season_length=11, horizon=11, random_state=0)
+    found = base.backtest(5, y)
+    assert found["mase"].mean() < found["seasonal_naive"].mean()
+    assert 0.7 <= found["coverage"].mean() <= 0.9

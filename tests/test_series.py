@@ -1,0 +1,666 @@
+"""Series are read from every form that users have them in, and answered in the same form, with the index continued."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate import files
+from headgate.errors import InputError
+from headgate.series import Panel, Series, frequency, season_of
+
+nan, inf = np.nan, np.inf
+quick = settings(deadline=None, max_examples=60)
+N, H = 13, 5  # steps of the history, and of what follows
+
+# What an index is, from its first step to the last of the forecast, and the season it suggests
+INDICES = {
+    "months": (pd.date_range("2020-11-01", periods=N + H, freq="MS"), 12),
+    "month ends": (pd.date_range("2020-11-30", periods=N + H, freq="ME"), 12),
+    "business month ends": (pd.date_range("2020-11-30", periods=N + H, freq="BME"), 12),
+    "days": (pd.date_range("2024-02-20", periods=N + H, freq="D"), 7),
+    "days in a zone": (pd.date_range("2024-03-25", periods=N + H, freq="D", tz="Europe/Berlin"), 7),
+    "business days": (pd.date_range("2024-02-20", periods=N + H, freq="B"), 5),
+    "weeks": (pd.date_range("2024-02-21", periods=N + H, freq="W-WED"), 52),
+    "quarter starts": (pd.date_range("2020-02-01", periods=N + H, freq="QS-FEB"), 4),
+    "quarter ends": (pd.date_range("2020-03-31", periods=N + H, freq="QE"), 4),
+    "years": (pd.date_range("1990-01-01", periods=N + H, freq="YS"), 1),
+    "hours": (pd.date_range("2024-02-28 20:00", periods=N + H, freq="h"), 24),
+    "hours, summer begins in the history": (
+        pd.date_range("2024-03-30 18:00", periods=N + H, freq="h", tz="Europe/Berlin"), 24
+    ),
+    "hours, summer ends in the forecast": (
+        pd.date_range("2024-10-26 12:00", periods=N + H, freq="h", tz="Europe/Berlin"), 24
+    ),
+    "quarters of an hour": (pd.date_range("2024-02-28 21:00", periods=N + H, freq="15min"), 1),
+    "two days": (pd.date_range("2024-02-20", periods=N + H, freq="2D"), 1),
+    "seconds": (pd.date_range("2024-02-20", periods=N + H, freq="s", unit="s"), 1),
+    "periods: months": (pd.period_range("2020-11", periods=N + H, freq="M"), 12),
+    "periods: quarters": (pd.period_range("2020Q3", periods=N + H, freq="Q-MAR"), 4),
+    "periods: three months": (pd.period_range("2020-11", periods=N + H, freq="3M"), 1),
+    "periods: days": (pd.period_range("2024-02-20", periods=N + H, freq="D"), 7),
+    "range": (pd.RangeIndex(N + H), 1),
+    "range by 3": (pd.RangeIndex(-4, -4 + 3 * (N + H), 3), 1),
+    "integers by 5": (pd.Index(1900 + 5 * np.arange(N + H), dtype="int32"), 1),
+}  # fmt: skip
+
+
+def values(n: int, series: int = 0) -> np.ndarray:
+    """Numbers of which no two are alike, also between series."""
+    return np.arange(n) ** 2 / 7 + 100.0 * series - 3
+
+
+def bare(index: pd.Index) -> pd.Index:
+    """The same without the frequency that pandas keeps with dates."""
+    index = index.copy()
+    if isinstance(index, pd.DatetimeIndex):
+        index.freq = None
+    return index
+
+
+def refused(message: str):
+    return pytest.raises(InputError, match=f"^{re.escape(message)}$")
+
+
+def assert_index(found: pd.Index, expected: pd.Index) -> None:
+    assert found.name == expected.name
+    if "int" in str(expected.dtype):
+        assert "int" in str(found.dtype)
+        assert found.tolist() == expected.tolist()
+    else:
+        pd.testing.assert_index_equal(bare(found), bare(expected), exact=True)
+
+
+def assert_series(found: Series, name, expected, index: pd.Index, features=None) -> None:
+    assert type(found.name) is type(name)
+    assert found.name == name
+    assert found.values.dtype == found.features.dtype == np.float64
+    np.testing.assert_array_equal(found.values, expected)
+    np.testing.assert_array_equal(found.features, np.empty((len(expected), 0)) if features is None else features)
+    assert_index(found.index, index)
+    assert len(found) == len(expected)
+
+
+def long_form(lengths: dict, *, dates: bool = True, **more) -> pd.DataFrame:
+    """Series of these lengths below each other, series after series, each in order."""
+    parts = []
+    for number, (name, n) in enumerate(lengths.items()):
+        ds = pd.date_range(f"202{number}-01-01", periods=n, freq="MS") if dates else 10 * number + 2 * np.arange(n)
+        columns = {key: np.arange(n) * step + number for key, step in more.items()}
+        parts.append(pd.DataFrame({"unique_id": name, "ds": ds, "y": values(n, number), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda v: np.array(v, "float32"), lambda v: list(np.array(v))])
+def test_one_series_of_numbers(kind):
+    panel = Panel.read(kind([3, 1, 4, 1, 5]))
+    assert (panel.form, panel.columns, panel.feature_names) == ("array", None, None)
+    [series] = panel.series
+    assert_series(series, None, [3, 1, 4, 1, 5], pd.RangeIndex(5))
+
+
+@pytest.mark.parametrize("kind", [np.array, np.ndarray.tolist])
+def test_columns_of_an_array_or_rows_of_a_list(kind):
+    array = np.stack([values(7, number) for number in range(3)], 1)
+    panel = Panel.read(kind(array.T) if kind is np.ndarray.tolist else kind(array))
+    assert (panel.form, len(panel.series)) == ("arrays", 3)
+    for number, series in enumerate(panel.series):
+        assert_series(series, number, values(7, number), pd.RangeIndex(7))
+
+
+def test_a_list_of_series_of_different_lengths():
+    panel = Panel.read([values(4), values(7, 1).tolist(), pd.Series(values(2, 2))])
+    assert panel.form == "arrays"
+    for number, (series, n) in enumerate(zip(panel.series, (4, 7, 2), strict=True)):
+        assert_series(series, number, values(n, number), pd.RangeIndex(n))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
+@pytest.mark.parametrize("kind", INDICES)
+def test_a_pandas_series(kind, known):
+    index = INDICES[kind][0][:N].rename("when")
+    panel = Panel.read(pd.Series(values(N), index if known else bare(index), name="sales"))
+    assert panel.form == "series"
+    [series] = panel.series
+    assert_series(series, "sales", values(N), index)
+
+
+def test_a_wide_frame():
+    index = pd.period_range("2020-11", periods=6, freq="M")
+    columns = pd.Index(["b", "a"], name="shop")
+    frame = pd.DataFrame(np.stack([values(6), values(6, 1)], 1), index, columns)
+    panel = Panel.read(frame)
+    assert panel.form == "frame"
+    pd.testing.assert_index_equal(panel.columns, columns)
+    for number, series in enumerate(panel.series):
+        assert_series(series, "ba"[number], values(6, number), index)
+
+
+@pytest.mark.parametrize("dates", [True, False])
+@pytest.mark.parametrize("categorical", [True, False])
+def test_the_long_form_in_any_order_of_rows(dates, categorical):
+    ordered = long_form({"b": 5, "a": 3, "c": 4}, dates=dates, price=2, day=-3)
+    shuffled = ordered.sample(frac=1, random_state=3)[["price", "y", "unique_id", "day", "ds"]]
+    if categorical:
+        shuffled["unique_id"] = pd.Categorical(shuffled["unique_id"], ["z", "c", "a", "b"])
+    panel = Panel.read(shuffled)
+    assert (panel.form, panel.feature_names) == ("long", ("price", "day"))
+    assert [s.name for s in panel.series] == list(dict.fromkeys(shuffled["unique_id"]))  # as they first come
+    for series in panel.series:
+        rows = ordered[ordered["unique_id"] == series.name]
+        assert_series(series, series.name, rows["y"], pd.Index(rows["ds"]).rename(None), rows[["price", "day"]])
+
+
+def test_the_long_form_without_features_and_with_numbers_as_names():
+    panel = Panel.read(long_form({4: 3, 2: 5}))
+    assert panel.feature_names == ()
+    assert [(s.name, len(s), s.features.shape) for s in panel.series] == [(4, 3, (3, 0)), (2, 5, (5, 0))]
+
+
+@pytest.mark.parametrize(
+    ("X", "names"),
+    [
+        (np.arange(12.0).reshape(6, 2), None),
+        (np.arange(6), None),
+        (list(range(6)), None),
+        (pd.Series(np.arange(6)), None),
+        (pd.DataFrame({"p": np.arange(6), "day": np.arange(6) % 4, "c": 2.5}), ("p", "day", "c")),
+    ],
+)
+def test_features_go_with_all_series_alike(X, names):
+    panel = Panel.read(np.ones((6, 3)), X)
+    assert panel.feature_names == names
+    expected = np.asarray(X, float).reshape(6, -1)
+    for series in panel.series:
+        np.testing.assert_array_equal(series.features, expected)
+
+
+def test_nothing_that_was_given_is_changed():
+    y = pd.Series([1.0, nan, 4.0], pd.date_range("2020-01-01", periods=3, freq="MS"), name="a")
+    X = np.array([[1.0], [2.0], [3.0]])
+    kept = y.copy(), X.copy()
+    Panel.read(y, X, fill="linear")
+    pd.testing.assert_series_equal(y, kept[0])
+    np.testing.assert_array_equal(X, kept[1])
+
+
+@pytest.mark.parametrize(("end", "kept"), [(4, 4), (-2, 5), (7, 7)])
+def test_until(end, kept):
+    panel = Panel.read(np.stack([values(7), values(7, 1)], 1), np.arange(7.0) + 10)
+    for number, series in enumerate(panel.until(end).series):
+        expected = np.arange(kept)[:, None] + 10
+        assert_series(series, number, values(7, number)[:kept], pd.RangeIndex(kept), expected)
+
+
+# What follows
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
+@pytest.mark.parametrize("kind", INDICES)
+def test_the_index_goes_on(kind, known):
+    index, season = INDICES[kind]
+    index = index.rename("when")
+    history = index[:N] if known else bare(index[:N])
+    [series] = Panel.read(pd.Series(values(N), history)).series
+    for h in (1, H):
+        future = series.future(h)
+        assert_index(future, index[N : N + h])
+    assert season_of(history) == season
+
+
+def test_hours_go_on_through_the_end_of_summer():
+    [series] = Panel.read(pd.Series(values(N), INDICES["hours, summer ends in the forecast"][0][:N])).series
+    assert [f"{t:%H %z}" for t in series.future(H)] == ["01 +0200", "02 +0200", "02 +0100", "03 +0100", "04 +0100"]
+
+
+def test_a_single_step_of_numbers_goes_on_by_one():
+    [series] = Panel.read([4.0]).series
+    assert series.future(3).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (pd.date_range("2020-01-01", periods=9, freq="MS"), "MS"),
+        (bare(pd.date_range("2020-01-01", periods=9, freq="MS")), "MS"),
+        (bare(pd.date_range("2020-01-01", periods=2, freq="MS")), None),  # too few to tell
+        (pd.period_range("2020-01", periods=2, freq="Q-NOV"), "Q-NOV"),
+        (pd.RangeIndex(4), None),
+    ],
+)
+def test_frequency(index, expected):
+    assert frequency(index) == expected
+
+
+# Missing values
+
+
+def as_pandas_fills(y: pd.Series, fill) -> pd.Series:
+    if fill == "linear":
+        return y.interpolate("linear").dropna()
+    return y.ffill().dropna() if fill == "forward" else y.fillna(fill)
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 0, -2.5, np.float32(7)])
+@pytest.mark.parametrize(
+    "y",
+    [
+        [1.0, 2.0, 5.0],
+        [nan, nan, 4.0, 1.0],
+        [4.0, nan, nan, 1.0, nan, 9.0],
+        [2.0, 3.0, nan, nan],
+        [nan, 3.0, nan, 8.0, nan],
+    ],
+)
+def test_missing_values_are_filled_as_pandas_does(y, fill):
+    y = pd.Series(y, pd.date_range("2020-11-01", periods=len(y), freq="MS"))
+    [series] = Panel.read(y, np.arange(len(y)) + 40, fill=fill).series
+    expected = as_pandas_fills(y, fill)
+    assert_series(series, None, expected, expected.index, (np.arange(len(y)) + 40)[-len(expected) :, None])
+
+
+@quick
+@given(
+    y=st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=30),
+    fill=st.sampled_from(["linear", "forward", 3]),
+)
+def test_any_missing_values_are_filled_as_pandas_does(y, fill):
+    array = np.array(y, float)
+    if np.isnan(array).all():
+        with pytest.raises(InputError, match=r"give at least one$"):
+            Panel.read(array, fill=fill)
+        return
+    [series] = Panel.read(array, fill=fill).series
+    expected = as_pandas_fills(pd.Series(array), fill)
+    np.testing.assert_allclose(series.values, expected, rtol=1e-12, atol=1e-9)
+    np.testing.assert_array_equal(series.index, expected.index)
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward"])
+def test_each_series_begins_with_its_first_value(fill):
+    panel = Panel.read(np.array([[nan, 1.0], [5.0, nan], [nan, 2.0], [6.0, 8.0]]), fill=fill)
+    assert [s.index.tolist() for s in panel.series] == [[1, 2, 3], [0, 1, 2, 3]]
+    between = [5.5, 1.5] if fill == "linear" else [5.0, 1.0]
+    np.testing.assert_array_equal(panel.series[0].values, [5.0, between[0], 6.0])
+    np.testing.assert_array_equal(panel.series[1].values, [1.0, between[1], 2.0, 8.0])
+
+
+def test_missing_values_of_the_long_form_are_filled_series_by_series():
+    frame = long_form({"b": 4, "a": 3})
+    frame.loc[[3, 4], "y"] = nan  # the last of b, and the first of a
+    b, a = Panel.read(frame, fill="linear").series
+    np.testing.assert_array_equal(b.values, [*values(3), values(3)[-1]])
+    np.testing.assert_array_equal(a.values, values(3, 1)[1:])
+    assert a.index.tolist() == frame["ds"][5:].tolist()
+
+
+# Answers
+
+
+def answer(panel: Panel, *names: str):
+    """An answer of H steps; the number at step t of column c of series s is 100 s + 10 c + t."""
+    found = [{c: 100.0 * s + 10 * i + np.arange(H) for i, c in enumerate(names)} for s in range(len(panel.series))]
+    return panel.answer(found)
+
+
+def test_the_answer_to_an_array():
+    panel = Panel.read(values(N))
+    one = answer(panel, "forecast")
+    assert type(one) is np.ndarray
+    np.testing.assert_array_equal(one, np.arange(5.0))
+    expected = pd.DataFrame({"lower": np.arange(5.0), "upper": 10 + np.arange(5.0)}, pd.RangeIndex(N, N + H))
+    pd.testing.assert_frame_equal(answer(panel, "lower", "upper"), expected)
+
+
+def test_the_answer_to_several_arrays():
+    panel = Panel.read(np.ones((N, 3)))
+    one = answer(panel, "forecast")
+    assert type(one) is np.ndarray
+    np.testing.assert_array_equal(one, np.add.outer(np.arange(5.0), [0, 100, 200]))
+    several = answer(panel, "lower", "upper")
+    assert several.columns.tolist() == [(s, c) for s in range(3) for c in ("lower", "upper")]
+    np.testing.assert_array_equal(several, np.add.outer(np.arange(5.0), [0, 10, 100, 110, 200, 210]))
+    assert several.index.tolist() == list(range(N, N + H))
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_the_answer_to_a_series(kind):
+    index = INDICES[kind][0].rename("when")
+    panel = Panel.read(pd.Series(values(N), index[:N], name="sales"))
+    one, several = answer(panel, "forecast"), answer(panel, "lower", "upper")
+    assert_index(one.index, index[N:])
+    assert_index(several.index, index[N:])
+    assert (type(one), one.name, one.tolist()) == (pd.Series, "sales", [0, 1, 2, 3, 4])
+    assert several.columns.tolist() == ["lower", "upper"]
+    np.testing.assert_array_equal(several, np.add.outer(np.arange(5.0), [0, 10]))
+
+
+def test_the_answer_to_a_frame():
+    index, columns = INDICES["quarter ends"][0], pd.Index(["b", "a"], name="shop")
+    panel = Panel.read(pd.DataFrame(np.ones((N, 2)), index[:N], columns))
+    expected = pd.DataFrame(np.add.outer(np.arange(5.0), [0, 100]), index[N:], columns)
+    pd.testing.assert_frame_equal(answer(panel, "forecast"), expected)
+    several = answer(panel, "lower", "upper")
+    pd.testing.assert_index_equal(several.index, index[N:])
+    assert several.columns.tolist() == [("b", "lower"), ("b", "upper"), ("a", "lower"), ("a", "upper")]
+    np.testing.assert_array_equal(several["a"]["upper"], 110 + np.arange(5.0))
+
+
+def test_the_answer_to_the_long_form():
+    frame = long_form({"b": 4, "a": 7}, price=2)
+    expected = pd.DataFrame({
+        "unique_id": ["b"] * H + ["a"] * H,
+        "ds": [*pd.date_range("2020-05-01", periods=H, freq="MS"), *pd.date_range("2021-08-01", periods=H, freq="MS")],
+        "y": [*np.arange(5.0), *100 + np.arange(5.0)],
+    })  # fmt: skip
+    panel = Panel.read(frame)
+    pd.testing.assert_frame_equal(answer(panel, "forecast"), expected.astype({"ds": frame["ds"].dtype}))
+    several = answer(panel, "lower", "upper")
+    assert several.columns.tolist() == ["unique_id", "ds", "lower", "upper"]
+    assert several["unique_id"].tolist() == expected["unique_id"].tolist()
+    assert several["ds"].tolist() == expected["ds"].tolist()
+    np.testing.assert_array_equal(several["lower"], expected["y"])
+    np.testing.assert_array_equal(several["upper"], expected["y"] + 10)
+
+
+# Features of the steps to come
+
+
+def test_features_ahead_of_arrays():
+    panel = Panel.read(np.ones((6, 3)), np.ones((6, 2)))
+    X = np.arange(8.0).reshape(4, 2)
+    for given_as in (X, X.tolist(), pd.DataFrame(X, columns=["b", "a"])):
+        found = panel.ahead(given_as, 4)
+        assert len(found) == 3
+        for features in found:
+            np.testing.assert_array_equal(features, X)
+    [features] = Panel.read(np.ones(6), np.ones(6)).ahead([3, 1, 4], 3)
+    np.testing.assert_array_equal(features, [[3], [1], [4]])
+
+
+def test_no_features_ahead():
+    found = Panel.read(np.ones((6, 3))).ahead(None, 4)
+    assert [(f.shape, f.dtype) for f in found] == [((4, 0), np.float64)] * 3
+
+
+def test_features_ahead_are_taken_by_name():
+    panel = Panel.read(np.ones(6), pd.DataFrame({"p": np.arange(6), "day": 1}))
+    [features] = panel.ahead(pd.DataFrame({"day": [5, 6, 7], "else": 9, "p": [1, 2, 3]}), 3)
+    np.testing.assert_array_equal(features, [[1, 5], [2, 6], [3, 7]])
+    [features] = panel.ahead([[1, 5], [2, 6]], 2)  # without names: in their order
+    np.testing.assert_array_equal(features, [[1, 5], [2, 6]])
+
+
+@pytest.mark.parametrize("dates", [True, False])
+def test_features_ahead_of_the_long_form(dates):
+    lengths = {"b": 4, "a": 7}
+    panel = Panel.read(long_form(lengths, dates=dates, price=2, day=-3))
+    rows = long_form({name: n + 6 for name, n in lengths.items()}, dates=dates, day=-3, price=2)
+    more = rows.assign(unique_id="z")  # of a series that is not asked for
+    found = panel.ahead(pd.concat([rows, more]).sample(frac=1, random_state=5).drop(columns="y"), 3)
+    for series, features in zip(panel.series, found, strict=True):
+        expected = rows[rows["unique_id"] == series.name].iloc[len(series) : len(series) + 3]
+        np.testing.assert_array_equal(features, expected[["price", "day"]])
+
+
+# On disk
+
+
+def again(panel: Panel, folder: Path) -> Panel:
+    facts, arrays = panel.describe()
+    content = files.format_arrays(arrays)
+    return Panel.restore(json.loads(json.dumps(facts)), files.parse_arrays(content, folder / "x"))
+
+
+def assert_same(found: Panel, expected: Panel) -> None:
+    assert (found.form, found.feature_names) == (expected.form, expected.feature_names)
+    assert (found.columns is None) == (expected.columns is None)
+    if expected.columns is not None:
+        pd.testing.assert_index_equal(found.columns, expected.columns, exact="equiv")
+    for mine, theirs in zip(found.series, expected.series, strict=True):
+        assert_series(mine, theirs.name, theirs.values, theirs.index, theirs.features)
+        assert_index(mine.future(H), theirs.future(H))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
+@pytest.mark.parametrize("kind", INDICES)
+def test_every_index_comes_back(tmp_path, kind, known):
+    index = INDICES[kind][0][:N].rename("when")
+    panel = Panel.read(
+        pd.Series(values(N), index if known else bare(index), name="sales"), np.arange(2 * N).reshape(N, 2)
+    )
+    found = again(panel, tmp_path)
+    assert_same(found, panel)
+    assert season_of(found.series[0].index) == season_of(index)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        values(5),
+        np.ones((5, 3)),
+        [values(4), values(6, 1)],
+        pd.DataFrame(np.ones((5, 2)), columns=pd.Index(["b", "a"], name="shop")),
+        pd.DataFrame(np.ones((5, 3))),
+        long_form({"b": 4, "a": 7}, price=2),
+        long_form({3: 4, 1: 7}, dates=False),
+        pd.Series(values(5), name=2.5),
+    ],
+)
+def test_every_form_comes_back(tmp_path, y):
+    panel = Panel.read(y)
+    assert_same(again(panel, tmp_path), panel)
+
+
+def test_names_of_features_come_back(tmp_path):
+    panel = Panel.read(np.ones(5), pd.DataFrame({"p": np.arange(5), "day": 1}))
+    assert again(panel, tmp_path).feature_names == ("p", "day")
+
+
+def test_a_name_that_is_no_json():
+    with refused("the name ('a', 3) of a series cannot be saved: use strings or numbers as names"):
+        Panel.read(pd.Series(values(5), name=("a", 3))).describe()
+
+
+# What cannot be read
+
+
+MONTHS = pd.date_range("2020-01-01", periods=6, freq="MS")
+SHAPES = "y must be one series (steps,) or several (steps, series), got the shape "
+FILL = 'fill must be None, "linear", "forward" or a number, got '
+KIND = "it must be dates, periods or whole numbers in order"
+SORT = "sort it, each step once"
+HINT = 'fill="linear" or "forward" fills them in'
+LONG = "X must have the columns unique_id, ds, price, day: "
+
+
+def long_without(column: str) -> pd.DataFrame:
+    frame = long_form({"b": 4, "a": 3})
+    frame[column] = frame[column].astype(object)
+    frame.loc[2, column] = None
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("y", "X", "message"),
+    [
+        ([1, nan, 3, nan], None, f"y has NaN at 1 (2 missing in all): {HINT}"),
+        ([nan, nan], None, "y has NaN at 0 (2 missing in all): give at least one"),
+        (np.array([[1, 2], [3, nan]]), None, f"series 1 has NaN at 1 (1 missing in all): {HINT}"),
+        (
+            pd.Series([1, 2, nan, 4, 5, 6], MONTHS, name="a"), None,
+            f"y has NaN at 2020-03-01 00:00:00 (1 missing in all): {HINT}",
+        ),
+        (
+            pd.DataFrame({"a": [1.0, 2], "b": [nan, 2]}, ["2020", "2021"]).set_index(MONTHS[:2]), None,
+            f"series 'b' has NaN at 2020-01-01 00:00:00 (1 missing in all): {HINT}",
+        ),
+        ([1, inf, 3], None, "y or its features have infinity at 1: give a number, or NaN and fill="),
+        ([1, 2, 3], [1, 2, -inf], "y or its features have infinity at 2: give a number, or NaN and fill="),
+        (
+            np.array([[1, 2], [3, -inf]]), None,
+            "series 1 or its features have infinity at 1: give a number, or NaN and fill=",
+        ),
+        ([1, 2, 3], [[1, 2], [3, nan], [nan, 6]], "the features of y have NaN at 1: fill them in"),
+        ([1, 2, 3], np.ones((4, 2)), "X must have the shape (3, features), a row for each step, got (4, 2)"),
+        ([1, 2, 3], np.ones((3, 2, 2)), "X must have the shape (3, features), a row for each step, got (3, 2, 2)"),
+        ([[1, 2, 3], [1, 2]], np.ones(3), "X must have the shape (2, features), a row for each step, got (3, 1)"),
+        ([1, 2], ["a", "b"], "X must hold numbers: could not convert string to float: 'a'"),
+        (5, None, SHAPES + "()"),
+        (None, None, SHAPES + "()"),
+        (np.ones((2, 3, 4)), None, SHAPES + "(2, 3, 4)"),
+        (np.ones((5, 0)), None, SHAPES + "(5, 0)"),
+        ([np.ones(3), np.ones((3, 2))], None, "y must be a list of series (steps,), got one with the shape (3, 2)"),
+        ([np.ones(3), 4], None, "y must be a list of series (steps,), got one with the shape ()"),
+        ("abc", None, "y must hold numbers: could not convert string to float: 'abc'"),
+        (["a", "b"], None, "y must hold numbers: could not convert string to float: 'a'"),
+        ([[1, 2], ["c", "d"]], None, "series 1 must hold numbers: could not convert string to float: 'c'"),
+        (pd.DataFrame({"a": ["c"]}), None, "series 'a' must hold numbers: could not convert string to float: 'c'"),
+        ([], None, "y has no steps: at least one is needed"),
+        ([[1, 2], []], None, "series 1 has no steps: at least one is needed"),
+        (pd.Series([], dtype=float, name="a"), None, "y has no steps: at least one is needed"),
+        (pd.DataFrame(index=range(3)), None, "y has no columns, or two of one name: give one for each series"),
+        (
+            pd.DataFrame(np.ones((3, 2)), columns=["a", "a"]), None,
+            "y has no columns, or two of one name: give one for each series",
+        ),
+        (pd.Series([1.0, 2], [0.5, 1.5]), None, f"y has an index of float64: {KIND}"),
+        (pd.Series([1.0, 2], pd.Index(["u", "v"], dtype=object)), None, f"y has an index of object: {KIND}"),
+        (pd.Series([1.0, 2], [False, True]), None, f"y has an index of bool: {KIND}"),
+        (
+            pd.Series([1.0, 2, 3], MONTHS[[0, 2, 1]]), None,
+            f"y has an index that does not go up at 2020-02-01 00:00:00: {SORT}",
+        ),
+        (pd.Series([1.0, 2, 3], [4, 5, 5]), None, f"y has an index that does not go up at 5: {SORT}"),
+        (
+            pd.Series([1.0, 2], pd.PeriodIndex(["2020-02", "2020-01"], freq="M")), None,
+            f"y has an index that does not go up at 2020-01: {SORT}",
+        ),
+        (
+            pd.Series(values(5), MONTHS[[0, 1, 2, 4, 5]]), None,
+            "y has dates of no regular frequency (look between 2020-03-01 00:00:00 and 2020-05-01 00:00:00): "
+            "y.asfreq(...) or y.resample(...) makes them regular, fill= fills the gaps",
+        ),
+        (
+            pd.Series(values(4), [0, 5, 10, 20]), None,
+            "y leaves out steps between 10 and 20: put them in, as NaN",
+        ),
+        (
+            pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-02", "2020-04"], freq="M")), None,
+            "y leaves out steps between 2020-02 and 2020-04: put them in, as NaN",
+        ),
+        (  # as far apart as each other, and yet each third month only
+            pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-04", "2020-07"], freq="M")), None,
+            "y leaves out steps between 2020-01 and 2020-04: put them in, as NaN",
+        ),
+        (
+            long_form({"b": 4}), np.ones(4),
+            "X goes with arrays and wide frames: in the long form, features are further columns of y",
+        ),
+        (long_without("unique_id"), None, "y has rows without unique_id or ds: leave them out"),
+        (long_without("ds"), None, "y has rows without unique_id or ds: leave them out"),
+        (long_form({"b": 4}).iloc[:0], None, "y has no rows: at least one series is needed"),
+        (
+            long_form({"b": 4, "a": 3}).assign(price="high"), None,
+            "feature 'price' must hold numbers: could not convert string to float: 'high'",
+        ),
+        (
+            long_form({"b": 4, "a": 3}).assign(y="high"), None,
+            "series 'b' must hold numbers: could not convert string to float: 'high'",
+        ),
+        (
+            long_form({"b": 4, "a": 4}, dates=False).drop(6), None,
+            "series 'a' leaves out steps between 12 and 16: put them in, as NaN",
+        ),
+        (
+            long_form({"b": 4, "a": 4}, dates=False).replace({"ds": {14: 12}}), None,
+            f"series 'a' has an index that does not go up at 12: {SORT}",
+        ),
+        (
+            long_form({"b": 4, "a": 4}, price=2).replace({"price": {3: nan}}), None,
+            "the features of series 'a' have NaN at 2021-02-01 00:00:00: fill them in",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read(y, X, message):
+    with refused(message):
+        Panel.read(y, X)
+
+
+@pytest.mark.parametrize(("fill", "said"), [("backward", "'backward'"), (nan, "nan"), (inf, "inf")])
+def test_what_is_no_filling(fill, said):
+    with refused(FILL + said):
+        Panel.read([1.0, 2.0], fill=fill)
+
+
+def test_infinity_and_missing_features_are_not_filled():
+    with refused("y or its features have infinity at 0: give a number, or NaN and fill="):
+        Panel.read([inf, nan, 1.0], fill="linear")
+    with refused("the features of y have NaN at 2: fill them in"):
+        Panel.read([1.0, nan, 1.0], [1.0, 2.0, nan], fill=0)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (None, "X must have the 2 features of the 3 steps to come, as those of y: give them"),
+        (np.ones((4, 2)), "X must have the shape (3, features), a row for each step, got (4, 2)"),
+        (np.ones((3, 1)), "X must have the shape (3, 2), finite numbers, got (3, 1)"),
+        (np.full((3, 2), nan), "X must have the shape (3, 2), finite numbers, got (3, 2)"),
+        (np.full((3, 2), inf), "X must have the shape (3, 2), finite numbers, got (3, 2)"),
+        ("abc", "X must hold numbers: could not convert string to float: 'abc'"),
+        (pd.DataFrame({"price": [1.0] * 3}), "X must have the columns price, day: day is missing"),
+    ],
+)
+def test_what_cannot_be_the_features_ahead(X, message):
+    panel = Panel.read(np.ones(6), pd.DataFrame({"price": np.arange(6), "day": 1}))
+    with refused(message):
+        panel.ahead(X, 3)
+
+
+def test_features_ahead_where_there_are_none():
+    with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
+        Panel.read(np.ones(6)).ahead(np.ones((3, 2)), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: X.to_numpy(), "X must be a DataFrame with the columns unique_id, ds and the features, as y"),
+        (lambda X: X.drop(columns="ds"), LONG + "ds is missing"),
+        (lambda X: X.drop(columns="day"), LONG + "day is missing"),
+        (
+            lambda X: X.drop(index=10),
+            "X must have one row for each step to come of 'a', look at 2021-05-01 00:00:00",
+        ),
+        (
+            lambda X: pd.concat([X, X.iloc[:1]]),
+            "X must have one row for each step to come of 'b', look at 2020-05-01 00:00:00",
+        ),
+        (
+            lambda X: X.assign(price=[1, 2, 3, 4, nan, 6]),
+            "X has NaN or infinity among the features of 'a': fill them in",
+        ),
+        (
+            lambda X: X.assign(price=[1, 2, 3, 4, 5, inf]),
+            "X has NaN or infinity among the features of 'a': fill them in",
+        ),
+        (lambda X: X.assign(day="x"), "X must hold numbers: could not convert string to float: 'x'"),
+    ],
+)
+def test_what_cannot_be_the_features_ahead_in_the_long_form(change, message):
+    panel = Panel.read(long_form({"b": 4, "a": 3}, price=2, day=-3))
+    after = long_form({"b": 7, "a": 6}, price=2, day=-3).drop(index=[0, 1, 2, 3, 7, 8, 9], columns="y")
+    after.index = range(6, 12)
+    after = after.astype({"price": float})
+    assert len(panel.ahead(after, 3)) == 2
+    with refused(message):
+        panel.ahead(change(after), 3)
