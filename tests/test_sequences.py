@@ -129,9 +129,9 @@ def test_refused(X: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("X", "beginning"),
     [
-        ("abc", "X must hold numbers: could not convert string to float"),
-        ([["a", "b"], ["c"]], "X[0] must hold numbers: could not convert string to float"),
-        ([[1.0], ["c"]], "X[1] must hold numbers: could not convert string to float"),
+        ("abc", "X has <U3, no numbers: convert it first"),
+        ([["a", "b"], ["c"]], "X[0] has <U1, no numbers: convert it first"),
+        ([[1.0], ["c"]], "X[1] has <U1, no numbers: convert it first"),
         ({"a": 1}, "X must hold numbers: float() argument must be"),
         ([[[1.0, 2.0], [3.0]]], "X[0] must hold numbers: setting an array element with a sequence"),
     ],
@@ -147,9 +147,7 @@ def test_where_it_is_not_finite(value: float, word: str, form: Callable[[np.ndar
     X = numbers(n, T, F)
     X[3, 4, 0] = np.nan
     X[2, 1, 2] = value
-    message = (
-        f"X has {word} at sample 2, step 1, feature 2 (2 such numbers in all): fill them in or leave those samples out"
-    )
+    message = f"X has {word} at sample 2, step 1, feature 2 (2 in all): fill them in or leave those samples out"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         Sequences.read(form(X))
 

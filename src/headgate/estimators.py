@@ -85,6 +85,11 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         for name in ("x_scale_", "y_scale_"):
             setattr(self, name, Scale(arrays[f"{name}.mean"], arrays[f"{name}.deviation"]))
         weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model.")}
+        D, H = 2 if self.bidirectional else 1, self.hidden_size
+        expected = {"gru.weight_hh_l0": (3 * H, H), "gru.weight_ih_l0": (3 * H, len(self.x_scale_.mean))}
+        found = {name: tuple(weights[name].shape) for name in expected}
+        if found != expected or sum("weight_hh" in name for name in weights) != D * self.num_layers:
+            raise ValueError(f"weights of the sizes {found} are not those of hidden_size={H}")  # before any is made
         outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
         self._fit = self._begin(features, outputs, self._settings(self.epochs), 0)
         self._fit.model.load_state_dict(weights)
@@ -416,7 +421,7 @@ def _is_table(X: Any) -> bool:
             return False
         return len(shapes) == 1 and len(shapes.pop()) <= 1
     ndim = getattr(X, "ndim", 2)
-    return not (ndim > 2 or (ndim == 1 and getattr(X, "dtype", None) == object))
+    return not (ndim > 2 or (ndim == 1 and str(getattr(X, "dtype", "")) == "object"))
 
 
 def _unequal(samples: int, targets: int, X: Any) -> str:

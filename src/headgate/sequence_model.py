@@ -59,9 +59,9 @@ class SequenceModel(nn.Module):
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), output_size, device=device, dtype=dtype)
 
     def forward(self, x: Tensor | PackedSequence, lengths: Any = None) -> Tensor:
-        """x (B, T, I), or (T, B, I) with batch_first=False, or (T, I) unbatched, or a PackedSequence, or ids without the
-        last axis; lengths (B,) from 0 to T, or None: all T -> (B, O), or (O,). A sequence without steps has a summary
-        of zeros. Raises what :class:`headgate.GRU` raises.
+        """x (B, T, I), or (T, B, I) with batch_first=False, or (T, I) unbatched, or a PackedSequence, or ids without
+        the last axis; lengths (B,) from 0 to T, or None: all T -> (B, O), or (O,). A sequence without steps has a
+        summary of zeros. Raises what :class:`headgate.GRU` raises.
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
