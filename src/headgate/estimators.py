@@ -106,6 +106,9 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         for name in ("x_scale_", "y_scale_"):
             setattr(self, name, Scale(arrays[f"{name}.mean"], arrays[f"{name}.deviation"]))
         weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model.")}
+        layers = sum("weight_ih_l" in name and not name.endswith("_reverse") for name in weights)
+        if self.num_layers != layers:  # before a model of a damaged size is made
+            raise InputError(f"num_layers is {self.num_layers!r}, the weights have {layers}")
         outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
         self._fit = self._begin(features, outputs, self._settings(self.epochs), 0)
         self._fit.model.load_state_dict(weights)
