@@ -943,6 +943,20 @@ def test_damaged_settings(data, other, written, tmp_path_factory):
     load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", json.dumps(config).encode(), "config.json", written)
 
 
+@pytest.mark.parametrize("layers", [2, 10**30])
+def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
+    """Without making a model of that size first, which for the larger number would not end."""
+    config = json.loads((written / "config.json").read_bytes())
+    config["parameters"]["num_layers"] = layers
+    shutil.copytree(written, tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    with refused(
+        f"config.json and model.safetensors in {tmp_path}/saved do not fit each other (num_layers is {layers}, the "
+        "weights have 1): restore both"
+    ):
+        GRUForecaster.load(tmp_path / "saved")
+
+
 def test_what_is_whole_is_read(written, tmp_path):
     assert load_or_refuse(tmp_path / "saved", (written / "config.json").read_bytes(), "config.json", written)
 

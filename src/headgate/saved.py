@@ -38,7 +38,7 @@ class Saved:
         """Within it, parts that do not fit each other are an InputError that names the directory."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, OSError) as error:
             raise InputError(
                 f"config.json and model.safetensors in {self.path} do not fit each other ({error}): restore both"
             ) from None
