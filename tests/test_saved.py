@@ -181,7 +181,9 @@ def test_overwrite(tmp_path: Path) -> None:
     regressor().save(path)  # an empty directory is as good as none
     first = {p.name: p.read_bytes() for p in path.iterdir()}
     other = classifier(random_state=5)
-    with pytest.raises(InputError, match=r"already holds a fitted estimator: replace it with overwrite=True \(--overwrite\)$"):
+    with pytest.raises(
+        InputError, match=r"already holds a fitted estimator: replace it with overwrite=True \(--overwrite\)$"
+    ):
         other.save(path)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == first
     other.save(path, overwrite=True)

@@ -40,7 +40,8 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     hidden_size, num_layers, dropout, reset, epochs, batch_size, learning_rate, weight_decay, random_state, verbose,
     device, backend: as of :class:`GRURegressor`
 
-    Each series is standardized (after differencing) by what was trained on; nothing looks at what comes later.
+    Each series is standardized (after differencing), and each feature, by what was trained on; nothing looks at what
+    comes later. Quantiles of errors, in standard deviations of the series, are those of all series together.
     After ``fit``: ``regressor_``, ``tail_score_`` (the :class:`Score` over the part held out), ``season_length_``,
     ``window_``, ``lags_``.
 
@@ -66,24 +67,30 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             print(self.summary())
         return self
 
-    def predict(self, horizon: int | None = None, X: Any = None, *, y: Any = None) -> Any:
+    def predict(self, horizon: int | None = None, X: Any = None, *, y: Any = None, past_X: Any = None) -> Any:
         """The expected values of the next ``horizon`` steps (None: those of the constructor), in the form of y in
         ``fit`` and with its index continued: (h,) array or Series, (h, k) array or DataFrame, or the long form.
 
         X  the features of these steps, (h, F); in the long form a DataFrame with unique_id, ds and the features
-        y  another history to continue, in any form; None: that of ``fit``. With features, (y, X of its steps)
+        y  another history to continue, in any form, with past_X the features of its steps; None: that of ``fit``
         """
-        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         return panel.answer([{"forecast": row} for row in found])
 
     def predict_interval(
-        self, horizon: int | None = None, X: Any = None, *, y: Any = None, coverage: float = 0.8
+        self,
+        horizon: int | None = None,
+        X: Any = None,
+        *,
+        y: Any = None,
+        past_X: Any = None,
+        coverage: float = 0.8,
     ) -> pd.DataFrame:
         """Forecasts with the interval that holds a value with probability ``coverage``: columns lower, forecast, upper
         (for many series beside each other under their names; in the long form as columns). Up to the horizon of the
         constructor."""
-        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         halves = self._halves(panel.series, horizon, coverage)
         frame: pd.DataFrame = panel.answer([
@@ -95,7 +102,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         """How good the forecast of what follows the fitted series is: ``y`` is what came, in the form of ``fit``, and
         at most as long as ``horizon`` where intervals are calibrated."""
         check_is_fitted(self, "regressor_")
-        actual = Panel.read(y, fill=self.fill)
+        actual = Panel.read(y, fill=self.fill, gaps=True)
         names = [s.name for s in self.panel_.series]
         came = {s.name: s for s in actual.series}
         if len(names) == 1 and len(came) == 1:  # whatever it is called
@@ -140,7 +147,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             known = fitted.panel_.series
             halves = fitted._halves(known, horizon, coverage) if self.calibration else [None] * len(known)
             for before, row, half, s in zip(known, found, halves, panel.series, strict=True):
-                actual = s.values[len(before) : len(before) + horizon]
+                actual = s.seen[len(s) - left : len(s) - left + horizon]
                 score = score_forecast(before.values, row, actual, fitted.season_length_, half)
                 rows.append({"fold": fold, "series": s.name, "origin": before.index[-1], **score._asdict()})
         return pd.DataFrame(rows)
@@ -151,6 +158,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         X: Any = None,
         *,
         y: Any = None,
+        past_X: Any = None,
         actual: Any = None,
         coverage: float = 0.8,
         series: Sequence[Any] | None = None,
@@ -163,12 +171,14 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         series    names of the series to draw; None: the first four
         path      a PNG file to write it to
         """
-        panel, horizon = self._history(y), self._checked_horizon(horizon)
+        panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         halves = self._halves(panel.series, horizon, coverage) if self.calibration else [None] * len(found)
-        came = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill).series}
+        came = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill, gaps=True).series}
         names = [s.name for s in panel.series]
         drawn = names[:4] if series is None else list(series)
+        if not drawn:
+            raise InputError(f"series names none to draw: leave it away, or name some of {_few(names)}")
         if unknown := [name for name in drawn if name not in names]:
             raise InputError(f"there is no series {unknown[0]!r} to draw, only {_few(names)}")
         if len(names) == 1 and len(came) == 1:
@@ -212,6 +222,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         regressor, more = self.regressor_.describe()
         arrays |= {f"regressor.{name}": value for name, value in more.items()}
         arrays["errors_"] = self.errors_
+        arrays |= {"features.mean": self.features_scale_.mean, "features.deviation": self.features_scale_.deviation}
         arrays["means"] = np.array([self.scales_[name].mean for name in names])
         arrays["deviations"] = np.array([self.scales_[name].deviation for name in names])
         facts = {
@@ -235,6 +246,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             self.tail_score_ = None if score is None else Score(*score)
             self.panel_ = Panel.restore(found.facts["panel"], found.arrays)
             self.errors_ = found.arrays["errors_"]
+            self.features_scale_ = Scale(found.arrays["features.mean"], found.arrays["features.deviation"])
             columns = (found.arrays[name] for name in ("means", "deviations"))
             scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
             self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
@@ -264,15 +276,18 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
                 f"window={window}, season_length={season} and strategy={self.strategy} need {need} more: give a longer "
                 "series, or a smaller window, horizon or calibration"
             )
+        learned = [s.until(len(s) - tail) for s, tail in zip(panel.series, tails, strict=True)]
+        features = np.concatenate([s.features for s in learned])
+        fitted.features_scale_ = Scale.of(features) if features.shape[1] else Scale.none(0)
         fitted.scales_, inputs, targets = {}, [], []
-        for s, tail in zip(panel.series, tails, strict=True):
-            known = s.until(len(s) - tail)
+        for s, known in zip(panel.series, learned, strict=True):
             z = differenced(known.values, fitted.lags_)
             scale = Scale.of(z[:, None])
             fitted.scales_[s.name] = Scale(scale.mean[0], scale.deviation[0])
             z = fitted.scales_[s.name].apply(z)
             n = len(z) - window - k + 1
-            inputs.append(windows(stretches(z, window)[:n], known.features[sum(fitted.lags_) :], k))
+            features = fitted.features_scale_.apply(known.features[sum(fitted.lags_) :])
+            inputs.append(windows(stretches(z, window)[:n], features, k))
             targets.append(stretches(z[window:], k))
         fitted.regressor_ = self._regressor().fit(np.concatenate(inputs), np.concatenate(targets))
         fitted.errors_, fitted.tail_score_ = fitted._calibrated(tails, horizon)
@@ -303,7 +318,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             for origin in range(len(s) - tail, len(s) - horizon + 1) if tail else ():
                 histories.append(s.until(origin))
                 ahead.append(s.features[origin : origin + horizon])
-                actual.append(s.values[origin : origin + horizon])
+                actual.append(s.seen[origin : origin + horizon])
         if not histories:
             return np.empty((0, horizon)), None
         found = self._forecasts(Panel("arrays", tuple(histories)), ahead, horizon)
@@ -311,7 +326,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         errors = np.abs(found - np.stack(actual)) / deviations[:, None]
         season = self.season_length_
         scores = [score_forecast(s.values, f, a, season) for s, f, a in zip(histories, found, actual, strict=True)]
-        return np.sort(errors, 0), mean_score(scores)
+        return np.sort(errors, 0), mean_score(scores)  # sorting puts NaN, of steps that were not observed, last
 
     # Forecasting
 
@@ -328,7 +343,10 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         scales = [self._scale(s) for s in panel.series]
         ends = np.stack([s.values[-(S + w) :] for s in panel.series])
         z = np.stack([scale.apply(differenced(end, lags)) for scale, end in zip(scales, ends, strict=True)])  # (n, w)
-        known = [np.concatenate([s.features[len(s) - w :], f]) for s, f in zip(panel.series, ahead, strict=True)]
+        known = [
+            self.features_scale_.apply(np.concatenate([s.features[len(s) - w :], f]))
+            for s, f in zip(panel.series, ahead, strict=True)
+        ]
         if k > horizon:  # direct: steps that nobody asked for repeat the last features
             known = [np.concatenate([f, np.repeat(f[-1:], k - horizon, 0)]) for f in known]
         for step in range(0, horizon, k):
@@ -338,17 +356,16 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         found = np.stack([scale.undo(row) for scale, row in zip(scales, z[:, w : w + horizon], strict=True)])
         return summed(found, ends[:, w:], lags)
 
-    def _history(self, y: Any) -> Panel:
+    def _history(self, y: Any, X: Any = None) -> Panel:
         check_is_fitted(self, "regressor_")
         if y is None:
             panel: Panel = self.panel_
             return panel
-        y, X = y if isinstance(y, tuple) and len(y) == 2 else (y, None)
         panel = Panel.read(y, X, fill=self.fill)
         if panel.series[0].features.shape[1] != self.panel_.series[0].features.shape[1]:
             raise InputError(
                 f"y has {panel.series[0].features.shape[1]} features, the model was fitted with "
-                f"{self.panel_.series[0].features.shape[1]}: give them as (y, X), or as columns of the long form"
+                f"{self.panel_.series[0].features.shape[1]}: give them as past_X, or as columns of the long form"
             )
         names, known = panel.feature_names, self.panel_.feature_names
         if names and known and names != known:
@@ -360,12 +377,16 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     def _panel_to_test(self, y: Any, X: Any) -> Panel:
         if y is not None:
             return Panel.read(y, X, fill=self.fill)
+        if X is not None:
+            raise InputError("X goes with y: give both, or neither to test with the series of fit")
         return self._history(None)
 
     def _scale(self, series: Series) -> Scale:
         """How a series is standardized: as when it was fitted, or, a new one, by all that is known of it."""
-        if series.name in self.scales_:
-            fitted: Scale = self.scales_[series.name]
+        names = list(self.scales_)
+        alone = len(names) == 1 and (series.name is None or names[0] is None)  # and does not tell its name
+        if alone or series.name in self.scales_:
+            fitted: Scale = self.scales_[names[0] if alone else series.name]
             return fitted
         scale = Scale.of(differenced(series.values, self.lags_)[:, None])
         return Scale(scale.mean[0], scale.deviation[0])
@@ -378,21 +399,25 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     def _halves(self, series: Sequence[Series], horizon: int, coverage: float) -> list[np.ndarray]:
         """Half the width of the interval at each step ahead, for each series (h,): the errors' quantile."""
-        n, calibrated = self.errors_.shape
-        if not 0 < coverage < 1:
+        calibrated = self.errors_.shape[1]
+        if isinstance(coverage, bool) or not isinstance(coverage, float | np.floating) or not 0 < coverage < 1:
             raise InputError(f"coverage must be above 0 and below 1, got {coverage!r}")
         if horizon > calibrated:
             raise InputError(
                 f"intervals are calibrated for {calibrated} steps, {horizon} were asked for: fit with horizon={horizon}"
             )
-        rank = int(np.ceil((n + 1) * coverage))
-        if rank > n:
+        n = int((~np.isnan(self.errors_)).sum(0).min())  # of the step ahead that was observed least often
+        if int(np.ceil((n + 1) * coverage)) > n:
             least = int(np.ceil(round(coverage / (1 - coverage), 9)))
             raise InputError(
                 f"an interval of coverage {coverage:g} needs {least} forecasts of "
                 f"the part held out, there are {n}: give a longer series, or a larger calibration"
             )
-        return [self.errors_[rank - 1, :horizon] * self._scale(s).deviation for s in series]
+        widths = np.empty(horizon)
+        for step in range(horizon):
+            errors = self.errors_[~np.isnan(self.errors_[:, step]), step]
+            widths[step] = errors[int(np.ceil((len(errors) + 1) * coverage)) - 1]
+        return [widths * self._scale(s).deviation for s in series]
 
 
 def _steps(name: str, value: Any, auto: int) -> int:

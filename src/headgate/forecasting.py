@@ -31,20 +31,27 @@ def score_forecast(
 ) -> Score:
     """Compare a forecast (h,) with what came (h,), after a history (N,); half: of an interval's width (h,), if any.
 
+    Steps of which it is not known what came (NaN) do not count.
+
     >>> score_forecast(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0]), np.array([4.0, 6.0]), 1)
     Score(mae=1.0, mase=1.0, seasonal_naive=2.0, coverage=nan)
     """
     scale = np.abs(history[season:] - history[:-season]).mean()
     naive = history[len(history) - season + np.arange(len(actual)) % season]
-    errors = np.abs(forecast - actual)
-    covered = np.nan if half is None else float((errors <= half).mean())
+    known = ~np.isnan(actual)
+    if not known.any():
+        return Score(np.nan, np.nan, np.nan, np.nan)
+    errors, naive_errors = np.abs(forecast - actual)[known], np.abs(naive - actual)[known]
+    covered = np.nan if half is None else float((errors <= half[known]).mean())
     with np.errstate(divide="ignore", invalid="ignore"):  # a history that repeats exactly has the scale 0
-        mase, seasonal_naive = errors.mean() / scale, np.abs(naive - actual).mean() / scale
+        mase, seasonal_naive = errors.mean() / scale, naive_errors.mean() / scale
     return Score(float(errors.mean()), float(mase), float(seasonal_naive), covered)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    return Score(*(float(np.mean(column)) for column in zip(*scores, strict=True)))
+    """The mean of each number, over the scores that have it."""
+    columns = np.array(scores)
+    return Score(*(float(np.mean(c[~np.isnan(c)])) if not np.isnan(c).all() else np.nan for c in columns.T))
 
 
 def stretches(values: np.ndarray, length: int) -> np.ndarray:

@@ -19,19 +19,30 @@ SEASONS = {"h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}
 
 @dataclass(frozen=True)
 class Series:
-    """One series: values (N,) float64 without gaps, features (N, F), and the index of its steps (N,)."""
+    """One series: values (N,) float64, gaps filled, features (N, F), the index of its steps (N,), which of them were
+    observed and not filled (N,), None: all, and how the others were filled."""
 
     name: Hashable
     values: np.ndarray
     features: np.ndarray
     index: pd.Index
+    observed: np.ndarray | None = None
+    fill: str | float | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def until(self, end: int) -> "Series":
-        """Its first so many steps (counted from the end where negative)."""
-        return Series(self.name, self.values[:end], self.features[:end], self.index[:end])
+        """Its first so many steps (counted from the end where negative), gaps filled from these alone."""
+        cut = Series(self.name, self.values[:end], self.features[:end], self.index[:end])
+        if self.observed is None or self.observed[:end].all():
+            return cut
+        return _filled(replace(cut, values=self.seen[:end]), self.fill)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The values that were observed, NaN in the others' place (N,)."""
+        return self.values if self.observed is None else np.where(self.observed, self.values, np.nan)
 
     def future(self, h: int) -> pd.Index:
         """The index of the h steps after its end."""
@@ -54,7 +65,7 @@ class Panel:
     feature_names: tuple[str, ...] | None = None  # where features came with names
 
     @classmethod
-    def read(cls, y: Any, X: Any = None, *, fill: str | float | None = None) -> "Panel":
+    def read(cls, y: Any, X: Any = None, *, fill: str | float | None = None, gaps: bool = False) -> "Panel":
         """Read one series or many.
 
         y     (N,) one series, as an array, list or pandas Series; (N, k) k series, as an array or DataFrame; a list of
@@ -62,10 +73,12 @@ class Panel:
         X     features of each step, (N, F) or (N,), of all series alike; in the long form they are further columns of y
         fill  None: missing values are an error; "linear" or "forward": filled in from their neighbours, those before a
               series' first value left out; a number: that
+        gaps  leave missing values NaN where ``fill`` would fill them
 
         Raises InputError for other shapes, gaps, infinities, and an index that is not sorted and regular.
         """
-        if fill is not None and fill not in FILLS and (isinstance(fill, str) or not np.isfinite(fill)):
+        number = isinstance(fill, int | float | np.number) and not isinstance(fill, bool) and np.isfinite(fill)
+        if not (fill is None or number or (isinstance(fill, str) and fill in FILLS)):
             raise InputError(f'fill must be None, "linear", "forward" or a number, got {fill!r}')
         form, parts, columns = _forms(y)
         if form == "long" and X is not None:
@@ -75,7 +88,16 @@ class Panel:
             where = "y" if name is None or form == "series" else f"series {name!r}"
             if features is None:
                 features = _features(X, len(values))
-            series.append(_checked(Series(name, values, features, index), fill, where))
+            if isinstance(X, pd.DataFrame | pd.Series) and form in ("series", "frame") and not X.index.equals(index):
+                raise InputError("X must have the index of y: X.reindex(y.index) brings its rows into place")
+            one = _checked(Series(name, values, features, index), where)
+            missing = np.isnan(values)
+            if missing.all() or (missing.any() and fill is None):
+                hint = "give at least one" if missing.all() else 'fill="linear" or "forward" (--fill) fills them in'
+                raise InputError(
+                    f"{where} has NaN at {index[missing.argmax()]} ({missing.sum()} missing in all): {hint}"
+                )
+            series.append(one if gaps or not missing.any() else _filled(one, fill))
         table, known = (y, LONG) if form == "long" else (X, ())
         names = tuple(c for c in table.columns if c not in known) if isinstance(table, pd.DataFrame) else None
         return cls(form, tuple(series), columns, names)
@@ -99,6 +121,9 @@ class Panel:
             if self.form == "long":
                 return [self._features_after(X, series, h) for series in self.series]
             X = X[list(self.feature_names)]
+            if self.form in ("series", "frame") and not X.index.equals(self.series[0].future(h)):
+                steps = self.series[0].future(h)
+                raise InputError(f"X must have the index of the steps to come, {steps[0]} to {steps[-1]}")
         elif self.form == "long":
             raise InputError("X must be a DataFrame with the columns unique_id, ds and the features, as y")
         features = _features(X, h)
@@ -109,10 +134,9 @@ class Panel:
     def _features_after(self, X: pd.DataFrame, series: Series, h: int) -> np.ndarray:
         rows = X[X["unique_id"] == series.name].set_index("ds")
         steps = series.future(h)
-        missing = ~steps.isin(rows.index)
-        if missing.any() or rows.index.has_duplicates:
-            raise InputError(f"X must have one row for each step to come of {series.name!r}, look at "
-                             f"{steps[missing.argmax()]}")  # fmt: skip
+        wrong = steps[[(rows.index == step).sum() != 1 for step in steps]]
+        if len(wrong):
+            raise InputError(f"X must have one row for each step to come of {series.name!r}, look at {wrong[0]}")
         features = _numbers(rows.loc[steps, list(self.feature_names or ())], "X")
         if not np.isfinite(features).all():
             raise InputError(f"X has NaN or infinity among the features of {series.name!r}: fill them in")
@@ -127,7 +151,8 @@ class Panel:
         frames = []
         for series, columns in zip(self.series, found, strict=True):
             h = len(next(iter(columns.values())))
-            frames.append(pd.DataFrame(dict(columns), index=series.future(h)))
+            index = pd.RangeIndex(1, h + 1, name="step") if self.form == "arrays" else series.future(h)
+            frames.append(pd.DataFrame(dict(columns), index=index))
         only = next(iter(found[0])) if len(found[0]) == 1 else None
         if self.form == "long":
             long = []
@@ -159,7 +184,7 @@ class Panel:
         arrays: dict[str, np.ndarray] = {}
         for number, series in enumerate(self.series):
             index, kind = series.index, "numbers"
-            fact: dict[str, Any] = {"name": _plain(series.name), "index_name": index.name}
+            fact: dict[str, Any] = {"name": _plain(series.name), "index_name": index.name, "fill": series.fill}
             if isinstance(index, pd.DatetimeIndex):
                 kind, fact["unit"], fact["zone"] = "dates", index.unit, None if index.tz is None else str(index.tz)
                 fact["frequency"] = frequency(index)
@@ -171,6 +196,8 @@ class Panel:
                 f"series.{number}.features": series.features,
                 f"series.{number}.index": steps,
             }
+            if series.observed is not None:
+                arrays[f"series.{number}.observed"] = series.observed
             facts["series"].append({**fact, "kind": kind})
         return facts, arrays
 
@@ -190,7 +217,8 @@ class Panel:
             else:
                 index = pd.Index(steps, name=fact["index_name"])
             values, features = (arrays[f"series.{number}.{part}"] for part in ("values", "features"))
-            series.append(Series(fact["name"], values, features, index))
+            observed = arrays.get(f"series.{number}.observed")
+            series.append(Series(fact["name"], values, features, index, observed, fact["fill"]))
         columns = None
         if facts["form"] == "frame":
             columns = pd.Index([s.name for s in series], name=facts["columns_name"])
@@ -273,8 +301,8 @@ def _features(X: Any, N: int) -> np.ndarray:
     return features
 
 
-def _checked(series: Series, fill: str | float | None, where: str) -> Series:
-    """The series filled, or an InputError that says what is wrong with it and where."""
+def _checked(series: Series, where: str) -> Series:
+    """The series, or an InputError that says what is wrong with it and where; missing values are not looked at."""
     values, index = series.values, series.index
     if not len(values):
         raise InputError(f"{where} has no steps: at least one is needed")
@@ -291,20 +319,21 @@ def _checked(series: Series, fill: str | float | None, where: str) -> Series:
     if np.isnan(series.features).any():
         at = int(np.isnan(series.features).any(1).argmax())
         raise InputError(f"the features of {where} have NaN at {index[at]}: fill them in")
-    missing = np.isnan(values)
-    if not missing.any():
-        return series
-    if fill is None or missing.all():
-        hint = 'fill="linear" or "forward" fills them in' if not missing.all() else "give at least one"
-        raise InputError(f"{where} has NaN at {index[missing.argmax()]} ({missing.sum()} missing in all): {hint}")
-    if fill not in FILLS:
-        return replace(series, values=np.where(missing, float(fill), values))
-    first, steps = int((~missing).argmax()), np.arange(len(values))
+    return series
+
+
+def _filled(series: Series, fill: str | float | None) -> Series:
+    """The series with values where it has NaN; what is before its first value is left out, where neighbours fill."""
+    values = series.values
+    missing, steps = np.isnan(values), np.arange(len(values))
     if fill == "linear":
         filled = np.interp(steps, steps[~missing], values[~missing])
-    else:
+    elif fill == "forward":
         filled = values[np.maximum.accumulate(np.where(missing, 0, steps))]
-    return Series(series.name, filled[first:], series.features[first:], index[first:])
+    else:
+        return replace(series, values=np.where(missing, float(fill or 0), values), observed=~missing, fill=fill)
+    first = int((~missing).argmax())
+    return Series(series.name, filled[first:], series.features[first:], series.index[first:], ~missing[first:], fill)
 
 
 def _check_regular(index: pd.Index, where: str) -> None:
