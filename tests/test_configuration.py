@@ -217,7 +217,8 @@ def test_replaced_changes_what_it_names_and_nothing_else():
 
 def test_replaced_refuses_what_cannot_be():
     with pytest.raises(
-        InputError, match=r"^unknown setting 'hiddn': did you mean hidden\?; unknown setting 'qqq': known: backend, "
+        InputError,
+        match=r"^unknown setting 'hiddn': did you mean hidden\?; unknown setting 'qqq': known: accumulate, backend, ",
     ):
         Settings().replaced(hiddn=3, qqq=4)
     with pytest.raises(InputError, match=r"^hidden must be at least 1 and finite, got 0; batch must be a whole number"):

@@ -51,6 +51,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "forecasting": (1, False),
     "forecaster": (7, True),
     "optimization": (2, True),
+    "processes": (2, True),
     "training": (5, True),
     "commands": (8, False),
     "commands.invocation": (7, False),

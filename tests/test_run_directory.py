@@ -161,7 +161,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "config.json").write_text("mine too")
     RunDirectory.create(tmp_path, SETTINGS.replaced(hidden=4), ByteTokenizer(), {"new": 1}, overwrite=True)
-    assert sorted(tree(tmp_path)) == ["config.json", "more/config.json", "notes.txt", "tokenizer.json"]
+    assert sorted(tree(tmp_path)) == ["config.json", "lock", "more/config.json", "notes.txt", "tokenizer.json"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     opened = RunDirectory.open(tmp_path)
     assert (opened.settings.model.hidden, opened.facts, opened.recover()) == (4, {"new": 1}, None)

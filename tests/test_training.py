@@ -277,7 +277,8 @@ def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("loss", "better"), [(0.999, True), (1.0, False), (1.001, False), (math.nan, False)])
 def test_any_lower_loss_is_the_best(loss: float, better: bool) -> None:
     settings = small()
-    state = training.Training(LanguageModel(settings.model, 7), None)
+    model = LanguageModel(settings.model, 7)
+    state = training.Training(model, None, model.loss)
     progress = training.Progress(epoch=4, best_loss=1.0, best_epoch=2, waited=2)
     training._compare_with_best(loss, progress, state, settings.training)
     assert (progress.best_loss, progress.best_epoch, progress.waited) == ((loss, 5, 0) if better else (1.0, 2, 3))

@@ -51,6 +51,11 @@ class Batches:
     def of(cls, ids: np.ndarray, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
         """The batches of a text as the settings of a run say."""
         s = settings
+        if s.batch % (world_size * s.accumulate):
+            raise InputError(
+                f"a batch of {s.batch} rows cannot be shared evenly by {world_size} processes in {s.accumulate} parts "
+                f"each: --batch must be a multiple of {world_size * s.accumulate}"
+            )
         return cls(ids, s.batch, s.steps, s.partition, s.random_offset, s.seed, rank, world_size)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,9 @@ class TrainingSettings:
     epochs: int = setting(40, "passes over the text", low=1)
     batch: int = setting(32, "sequences in a step", low=1)
     steps: int = setting(35, "time steps of a sequence", low=1)
+    accumulate: int = setting(
+        1, "compute each batch in so many parts, one after the other: the same steps with less memory", low=1
+    )
     partition: str = setting(
         "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
     )

@@ -8,15 +8,18 @@
     log.jsonl              one report a line
     samples.txt            what the model wrote along the way
     curve.png              perplexity over epochs
+    lock                   locked by the process that trains, which it names
 
 Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,11 @@ from headgate.configuration import SECTIONS, Settings, from_tables
 from headgate.download import file_sha256
 from headgate.errors import InputError, nearest
 from headgate.tokenizer import Tokenizer
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # no such locks there
+    fcntl = None  # type: ignore[assignment]
 
 Arrays = Mapping[str, np.ndarray]
 FORMAT = 1  # of config.json and the checkpoints; raised when an older headgate could not read them
@@ -65,13 +73,15 @@ class RunDirectory:
             if not overwrite:
                 raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
             _check_kind(path)
-            _remove_run(path)
+            with cls(path, settings, tokenizer, facts).locked():
+                _remove_run(path)
         elif path.is_dir() and {p.name for p in path.iterdir()} - {
             "checkpoints",
+            "lock",
             "tokenizer.json",
             ".tokenizer.json.tmp",
             ".config.json.tmp",
-        }:  # those four: what is left where creating a run was cut short
+        }:  # those five: what is left where creating a run was cut short
             raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = cls(path, settings, tokenizer, facts)
@@ -102,6 +112,27 @@ class RunDirectory:
         if unknown := sorted(tables.keys() - SECTIONS.keys()):
             raise InputError(f"{where}: unknown section {', '.join(unknown)}: {nearest(unknown[0], SECTIONS)}")
         return cls(path, from_tables(tables, where), tokenizers.from_json(described, f"{path}/tokenizer.json"), facts)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, nobody else can train in this directory; InputError that names the process which does.
+
+        The lock is the system's, on the file ``lock``: it goes with the process, however that ends.
+        """
+        with (self.path / "lock").open("a+") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise InputError(
+                        f"{self.path} is in use by {holder}: wait for it, stop it, or name another directory with --out"
+                    ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
 
     def write_settings(self) -> None:
         config = {"format": FORMAT, "settings": self.settings.to_dict(), "facts": self.facts}
@@ -189,18 +220,16 @@ class RunDirectory:
 
         What was written after it (reports, samples, an unfinished checkpoint) is removed: continuing writes it again.
         """
-        folder = self.path / "checkpoints"
-        candidates = [p for p in folder.glob("step-*") if p.is_dir()] if folder.is_dir() else []
-        candidates.sort(key=lambda p: (p.stem, p.suffix != ".old"), reverse=True)
+        candidates = self._candidates()
         for path in candidates:
             if _complete(path):
-                state = json.loads((path / "state.json").read_bytes())
-                for name, length in state.pop("lengths").items():
+                checkpoint, lengths = _read(path)
+                for name, length in lengths.items():
                     if self._length(name) > length:
                         os.truncate(self.path / name, length)
-                arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
                 self._publish(path)
-                return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state)
+                return checkpoint
+        folder = self.path / "checkpoints"
         if candidates:
             raise InputError(
                 f"no checkpoint in {folder} is complete (checked against its manifest.json): restore one, or start "
@@ -211,6 +240,15 @@ class RunDirectory:
         for unfinished in folder.glob(".step-*.tmp"):
             shutil.rmtree(unfinished)
         return None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint, or None; nothing is changed."""
+        return next((_read(path)[0] for path in self._candidates() if _complete(path)), None)
+
+    def _candidates(self) -> list[Path]:
+        folder = self.path / "checkpoints"
+        candidates = [p for p in folder.glob("step-*") if p.is_dir()] if folder.is_dir() else []
+        return sorted(candidates, key=lambda p: (p.stem, p.suffix != ".old"), reverse=True)
 
     def _publish(self, checkpoint: Path) -> None:
         """Copy the weights of a complete checkpoint to where they are used, then remove everything else beside it."""
@@ -244,6 +282,14 @@ def _remove_run(path: Path) -> None:
     for name in (*RunDirectory.FILES, "curve.png"):
         (path / name).unlink(missing_ok=True)
     shutil.rmtree(path / "checkpoints", ignore_errors=True)
+
+
+def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
+    """A complete checkpoint, and how long log.jsonl and samples.txt were."""
+    state = json.loads((path / "state.json").read_bytes())
+    lengths = state.pop("lengths")
+    arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
+    return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state), lengths
 
 
 def _complete(checkpoint: Path) -> bool:

@@ -3,6 +3,7 @@
 Letters: T time steps, B batch, L layers, H hidden size.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from headgate.errors import InputError
 from headgate.evaluation import bits_per_character, evaluate, perplexity
 from headgate.language_model import LanguageModel, losses_of
 from headgate.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.processes import Loss, Processes
 from headgate.report import Report
 from headgate.run_directory import Arrays, Checkpoint, RunDirectory
 from headgate.runtime import Runtime
@@ -83,7 +85,8 @@ class Training:
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
-    state: Tensor | None = None  # (L, B, H), carried from batch to batch
+    loss: Loss  # that of the model; its gradients are those of all processes
+    state: Tensor | None = None  # (L, B, H), this process' rows, carried from batch to batch
     best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
 
 
@@ -93,19 +96,19 @@ def train(
     report: Report,
     *,
     stop: Callable[[], bool] = lambda: False,
-    rank: int = 0,
-    world_size: int = 1,
+    processes: Processes = Processes(),
 ) -> Result:
     """Train the model of ``run`` on ``corpus`` from its newest checkpoint, or from the start where there is none.
 
-    Seeds torch's generator and sets its number of threads. ``stop`` is asked after every step; once it says True the
-    step's checkpoint is written and training ends, to be continued by the next call as if it had never stopped.
+    Seeds torch's generator and sets its number of threads (with several processes, torchrun has). ``stop`` is asked in
+    every step; once it says True the step's checkpoint is written and training ends, to be continued by the next call
+    as if it had never stopped. Several processes, each of which calls this, compute what one alone computes.
     Raises InputError where the text is too short for a batch, the loss stays infinite, or a checkpoint cannot be
     written; the newest checkpoint is then intact.
     """
     settings = run.settings.training
-    batches = Batches.of(corpus.training, settings, rank=rank, world_size=world_size)
-    training, progress = _start_or_continue(run, corpus)
+    batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.count)
+    training, progress = _start_or_continue(run, corpus, processes)
     total = settings.epochs * batches.per_epoch
     speed, saved_at, saved_step = Speed(), time.monotonic(), progress.step
     report.begin(progress.step, total)
@@ -116,7 +119,8 @@ def train(
         rate = learning_rate(settings, progress.step, total) * progress.rate_factor
         x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
         training.state = training.state.detach() if batch.carry and training.state is not None else None
-        loss, norm = _step(training, x, y, rate, settings.clip)
+        late = processes.first and time.monotonic() - saved_at > 60
+        loss, norm, stopping, late = _step(training, x, y, rate, settings, processes, stop(), late)
 
         _count(progress, loss, rate, batches.tokens)
         speed.add(time.perf_counter() - began, batches.tokens)
@@ -125,39 +129,68 @@ def train(
             speed.warmed_up()
         report.step(progress.step, loss, speed.tokens_per_second)
         if epoch_done or progress.position % settings.report_every == 0:
-            _report(report, progress, corpus, speed, norm, rate, training if epoch_done else None, settings)
+            _report(report, progress, corpus, speed, norm, rate, training if epoch_done else None, settings, processes)
         if epoch_done:
-            if _sample_due(settings, progress.epoch + 1):
+            if processes.first and _sample_due(settings, progress.epoch + 1):
                 report.samples(progress.epoch + 1, write_samples(training.model, run, corpus))
             progress.epoch, progress.position = progress.epoch + 1, 0
             progress.loss_sum, progress.tokens = 0.0, 0
 
-        ending = _ending(settings, progress) or ("interrupted" if stop() else "")
-        due = progress.step % settings.checkpoint_every == 0 if settings.checkpoint_every else None
-        if ending or due or (due is None and time.monotonic() - saved_at > 60):
-            _save(run, training, progress, saved_step)
+        ending = _ending(settings, progress) or ("interrupted" if stopping else "")
+        due = progress.step % settings.checkpoint_every == 0 if settings.checkpoint_every else late
+        if ending or due:
+            _save(run, training, progress, saved_step, processes)
             saved_at, saved_step = time.monotonic(), progress.step
-    if ending == "stopped early":
+    if ending == "stopped early" and processes.first:
         run.use_best()
     return Result(ending, progress, speed)
 
 
-def _step(training: Training, x: Tensor, y: Tensor, rate: float, clip: float) -> tuple[float, float]:
-    """One optimizer step: x, y (T, B). Returns the mean loss in nats and the gradient norm before clipping.
+def _step(
+    training: Training,
+    x: Tensor,
+    y: Tensor,
+    rate: float,
+    settings: TrainingSettings,
+    processes: Processes,
+    *wishes: bool,
+) -> tuple[float, float, bool, bool]:
+    """One optimizer step: x, y (T, B). Returns the mean loss in nats and the gradient norm before clipping, both of all
+    processes, and for each of two wishes whether any process has it.
 
     A loss or gradient that is not finite changes nothing but the carried state, which starts over.
     """
-    loss, training.state = training.model.loss(x, y, training.state)
     training.optimizer.zero_grad()
-    loss.backward()
-    norm = clip_gradients(list(training.model.parameters()), clip)
-    if not math.isfinite(loss.item() + norm):
+    own = _backward(training, x, y, settings.accumulate)
+    norm = clip_gradients(list(training.model.parameters()), settings.clip)
+    loss, *wanted = processes.agree(own, *wishes)
+    if not math.isfinite(loss + norm):
         training.state = None
-        return math.nan, norm
+        return math.nan, norm, bool(wanted[0]), bool(wanted[1])
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.optimizer.step()
-    return loss.item(), norm
+    return loss, norm, bool(wanted[0]), bool(wanted[1])
+
+
+def _backward(training: Training, x: Tensor, y: Tensor, parts: int) -> float:
+    """The gradients of the mean loss over x, y (T, B), and that loss; carries the state on. In several parts, each of
+    them some rows, one after the other: the same, but for rounding, with less memory."""
+    if parts == 1:
+        loss, training.state = training.loss(x, y, training.state)
+        loss.backward()
+        return loss.item()
+    total, states = 0.0, []
+    for part in range(parts):
+        before = None if training.state is None else training.state[:, part::parts].contiguous()
+        last = part == parts - 1  # only then are the gradients of all processes brought together
+        with contextlib.nullcontext() if last else getattr(training.loss, "no_sync", contextlib.nullcontext)():
+            loss, state = training.loss(x[:, part::parts], y[:, part::parts], before)
+            (loss / parts).backward()
+        total += loss.item() / parts
+        states.append(state.detach())
+    training.state = torch.stack(states, 2).flatten(1, 2)  # row b of part p is row b * parts + p
+    return total
 
 
 def _count(progress: Progress, loss: float, rate: float, tokens: int) -> None:
@@ -197,6 +230,7 @@ def _report(
     rate: float,
     training: Training | None,
     settings: TrainingSettings,
+    processes: Processes,
 ) -> None:
     """Report the epoch so far; at its end (``training`` given) look at the held-out part first."""
     loss = progress.loss_sum / progress.tokens if progress.tokens else math.nan
@@ -213,10 +247,12 @@ def _report(
         "tokens_per_second": speed.tokens_per_second,
     }
     if training and len(corpus.held_out):
-        held_out = evaluate(losses_of(training.model), corpus.held_out)
-        entry |= {"held_out_loss": held_out.loss, "held_out_perplexity": held_out.perplexity}
-        _compare_with_best(held_out.loss, progress, training, settings)
-    report.entry(entry, end_of_epoch=training is not None)
+        losses = losses_of(training.model)
+        held_out = processes.of_first(lambda: evaluate(losses, corpus.held_out).loss)
+        entry |= {"held_out_loss": held_out, "held_out_perplexity": perplexity(held_out)}
+        _compare_with_best(held_out, progress, training, settings)
+    if processes.first:
+        report.entry(entry, end_of_epoch=training is not None)
 
 
 def _compare_with_best(loss: float, progress: Progress, training: Training, settings: TrainingSettings) -> None:
@@ -255,18 +291,25 @@ def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
 
-def _start_or_continue(run: RunDirectory, corpus: Corpus) -> tuple[Training, Progress]:
+def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) -> tuple[Training, Progress]:
     settings = run.settings.training
-    if settings.threads:
+    if settings.threads and processes.count == 1:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     model = LanguageModel(run.settings.model, corpus.tokenizer.vocabulary_size, backend=settings.backend)
-    training = Training(model, make_optimizer(settings, model.parameters()))
-    checkpoint = run.recover()
+    loss = processes.share(model, model.loss)
+    training = Training(model, make_optimizer(settings, model.parameters()), loss)
+    if processes.rank:  # no two processes draw the same dropout
+        torch.set_rng_state(processes.generator_state({}, settings.seed, 0))
+    checkpoint = run.recover() if processes.first else None
+    processes.wait()
+    if not processes.first:
+        checkpoint = run.newest()
+    processes.wait()  # before anything is written again
     if checkpoint is None:
         return training, Progress()
     try:
-        return _restore(training, checkpoint)
+        return _restore(training, checkpoint, settings, processes)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({error}): "
@@ -274,7 +317,13 @@ def _start_or_continue(run: RunDirectory, corpus: Corpus) -> tuple[Training, Pro
         ) from None
 
 
-def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int) -> None:
+def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
+    """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
+    carried = None if training.state is None else processes.gather_rows(training.state.detach())
+    generators = processes.gather(torch.get_rng_state())
+    if not processes.first:
+        processes.wait()
+        return
     arrays: dict[str, Arrays] = {
         "weights": arrays_of(training.model),
         "optimizer": {
@@ -283,8 +332,8 @@ def _save(run: RunDirectory, training: Training, progress: Progress, saved_step:
             for name, value in values.items()
             if value is not None
         },
-        "random": {"torch": torch.get_rng_state().numpy()},
-        "carried": {} if training.state is None else {"state": training.state.detach().numpy()},
+        "random": {f"torch.{rank}" if rank else "torch": state.numpy() for rank, state in enumerate(generators)},
+        "carried": {} if carried is None else {"state": carried.numpy()},
     }
     if training.best:
         arrays["best"] = training.best
@@ -296,9 +345,12 @@ def _save(run: RunDirectory, training: Training, progress: Progress, saved_step:
             f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
             f"{before}: make room, then continue with --resume"
         ) from error
+    processes.wait()
 
 
-def _restore(training: Training, checkpoint: Checkpoint) -> tuple[Training, Progress]:
+def _restore(
+    training: Training, checkpoint: Checkpoint, settings: TrainingSettings, processes: Processes
+) -> tuple[Training, Progress]:
     def tensors(group: str) -> dict[str, Tensor]:
         return {name: torch.from_numpy(value.copy()) for name, value in checkpoint.arrays.get(group, {}).items()}
 
@@ -309,7 +361,8 @@ def _restore(training: Training, checkpoint: Checkpoint) -> tuple[Training, Prog
         states.setdefault(int(index), {})[name] = value
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": states, "param_groups": groups})
-    training.state = tensors("carried").get("state")
+    carried = tensors("carried").get("state")
+    training.state = None if carried is None else processes.rows(carried)
     training.best = checkpoint.arrays.get("best", {})
-    torch.set_rng_state(tensors("random")["torch"])
+    torch.set_rng_state(processes.generator_state(checkpoint.arrays["random"], settings.seed, checkpoint.step))
     return training, Progress(**checkpoint.state)

@@ -17,6 +17,7 @@ from headgate.errors import InputError
 
 if typing.TYPE_CHECKING:
     from headgate.corpus import Corpus
+    from headgate.processes import Processes
     from headgate.recipe import Published, Recipe
     from headgate.run_directory import RunDirectory
     from headgate.training import Result
@@ -62,10 +63,8 @@ def run(options: argparse.Namespace) -> int:
     """Start or continue a run, train it, draw its curve, and say what came of it."""
     import torch  # noqa: F401 - first, so that where it is missing the message names it
 
+    from headgate import processes
     from headgate import recipe as recipes
-    from headgate.curve import draw_curve
-    from headgate.report import Report
-    from headgate.training import train
 
     given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
              if hasattr(options, f.name)}  # fmt: skip
@@ -78,27 +77,59 @@ def run(options: argparse.Namespace) -> int:
         Path(options.out) if options.out else default_directory(_default_name(recipe, settings), newest=options.resume)
     )
     data_dir = Path(options.data_dir) if options.data_dir else None
-    if options.resume:
-        directory, corpus = _continue(out, given, data_dir)
-    else:
-        directory, corpus = _start(out, settings, recipe, data_dir, overwrite=options.overwrite)
+    resume = options.resume or _same_job(out)
+    with processes.Processes.joined() as together:
+        if together.first:
+            if resume:
+                directory, corpus = _continue(out, given, data_dir)
+            else:
+                directory, corpus = _start(
+                    out, settings, recipe, data_dir, overwrite=options.overwrite, count=together.count
+                )
+            with directory.locked():
+                return _train(directory, corpus, options, together)
+        together.wait()  # until the first has made the directory
+        directory, corpus = _continue(out, {}, data_dir, write=False)
+        return _train(directory, corpus, options, together)
+
+
+def _same_job(out: Path) -> bool:
+    """Whether torchrun has started again what it had begun: the run in ``out`` is of the same job."""
+    from headgate import processes
+    from headgate.run_directory import RunDirectory, is_run
+
+    return bool(processes.job()) and is_run(out) and RunDirectory.open(out).facts.get("job") == processes.job()
+
+
+def _train(directory: "RunDirectory", corpus: "Corpus", options: argparse.Namespace, processes: "Processes") -> int:
+    from headgate import recipe as recipes
+    from headgate.curve import draw_curve
+    from headgate.report import Report
+    from headgate.training import train
+
+    if processes.first:
+        processes.wait()  # the others wait for the directory
+    out = directory.path
     published = [recipes.Published(**row) for row in directory.facts.get("published", ())]
 
-    report = Report(directory, quiet=options.quiet)
-    for line in _introduction(directory, corpus):
+    report = Report(directory, quiet=options.quiet or not processes.first)
+    for line in _introduction(directory, corpus, processes):
         report.line(line)
     with _Signals() as signals:
         try:
-            result = train(directory, corpus, report, stop=signals.received)
+            result = train(directory, corpus, report, stop=signals.received, processes=processes)
         finally:
             report.close()
+    interrupted = 128 + signals.number if signals.number else 128 + signal.SIGINT
+    if not processes.first:
+        return interrupted if result.ending == "interrupted" else 0
     title = _model(directory.settings)
     draw_curve(directory.log(), directory.path / "curve.png", title=title, published=published)
 
     go_on = f"{command()} train --resume --out {shlex.quote(str(out))}"
-    if signals.number:
+    if result.ending == "interrupted":
         print(f"interrupted at step {result.progress.step}, saved; continue with:\n  {go_on}", file=sys.stderr)
-        return 128 + signals.number
+        return interrupted
     for line in _summary(directory, corpus, result, published):
         report.line(line)
     if result.ending == "paused":
@@ -107,11 +138,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _start(
-    out: Path, settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, overwrite: bool
+    out: Path, settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, overwrite: bool, count: int
 ) -> "tuple[RunDirectory, Corpus]":
     import torch
 
     from headgate import corpus as corpora
+    from headgate import processes
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
 
@@ -119,7 +151,9 @@ def _start(
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
     corpus = corpora.load(settings.text, data_dir=data_dir)
     settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
-    Batches.of(corpus.training, settings.training)  # raises where the text is too short, before anything is written
+    Batches.of(
+        corpus.training, settings.training, world_size=count
+    )  # raises where the text is too short, before anything is written
     comparable = recipe is not None and recipe.settings.text == settings.text
     facts = {
         "recipe": recipe.name if recipe else None,
@@ -129,11 +163,14 @@ def _start(
         "headgate": headgate.__version__,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
+        "job": processes.job(),
     }
     return RunDirectory.create(out, settings, corpus.tokenizer, facts, overwrite=overwrite), corpus
 
 
-def _continue(out: Path, given: dict[str, Any], data_dir: Path | None) -> "tuple[RunDirectory, Corpus]":
+def _continue(
+    out: Path, given: dict[str, Any], data_dir: Path | None, *, write: bool = True
+) -> "tuple[RunDirectory, Corpus]":
     """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others."""
     from headgate import corpus as corpora
     from headgate.run_directory import RunDirectory
@@ -149,7 +186,9 @@ def _continue(out: Path, given: dict[str, Any], data_dir: Path | None) -> "tuple
     if "corpus" in given:
         known = given["corpus"] == "-" or given["corpus"] in corpora.NAMED
         changed["corpus"] = given["corpus"] if known else os.path.abspath(given["corpus"])
-    directory.settings = directory.settings.replaced(**{"max_steps": 0, **changed})
+    if write:
+        changed = {"max_steps": 0, **changed}
+    directory.settings = directory.settings.replaced(**changed)
     corpus = corpora.load(directory.settings.text, data_dir=data_dir)
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
@@ -157,7 +196,8 @@ def _continue(out: Path, given: dict[str, Any], data_dir: Path | None) -> "tuple
             f"{directory.settings.text.corpus} is not the text, or gives not the vocabulary, that {out} was trained "
             "on: continue with that text, or start another run with --out"
         )
-    directory.write_settings()
+    if write:
+        directory.write_settings()
     return directory, corpus
 
 
@@ -171,13 +211,17 @@ def _model(settings: Settings) -> str:
     return f"GRU of {m.hidden} units, {m.layers} layer{'s' * (m.layers > 1)}, reset {m.reset}"
 
 
-def _introduction(directory: "RunDirectory", corpus: "Corpus") -> list[str]:
+def _introduction(directory: "RunDirectory", corpus: "Corpus", processes: "Processes") -> list[str]:
+    import torch
+
     settings, threads = directory.settings, directory.settings.training.threads
+    shared = f"{processes.count} processes of " if processes.count > 1 else ""
+    threads = torch.get_num_threads() if processes.count > 1 else threads
     return [
         f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary "
         f"{corpus.tokenizer.vocabulary_size:,}; {len(corpus.training):,} tokens to train on, "
         f"{len(corpus.held_out):,} held out",
-        f"{_model(settings)}; {threads} thread{'s' * (threads > 1)}; run {directory.path}",
+        f"{_model(settings)}; {shared}{threads} thread{'s' * (threads > 1)}; run {directory.path}",
     ]
 
 

@@ -1,0 +1,118 @@
+"""The processes that train one model together: those that torchrun started, or this one alone.
+
+Letters: L layers, B batch, H hidden size.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # x, y, state -> mean loss, new state
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Process ``rank`` of ``count``. Process r has the rows r, r + count, ... of every batch and of the state."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    @contextlib.contextmanager
+    def joined(cls) -> Iterator["Processes"]:
+        """Within it, the processes that torchrun started can talk to each other; without torchrun it is one alone."""
+        if not launched():
+            yield cls()
+            return
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            yield cls(distributed.get_rank(), distributed.get_world_size())
+        finally:
+            distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def share(self, model: nn.Module, loss: Loss) -> Loss:
+        """``loss`` of a model whose gradients become, in backward, the means of those of all processes."""
+        if self.count == 1:
+            return loss
+        return nn.parallel.DistributedDataParallel(_Module(model, loss))
+
+    def agree(self, loss: float, *wishes: bool) -> tuple[float, ...]:
+        """The mean loss of all, and for each wish whether any has it."""
+        if self.count == 1:
+            return (loss, *wishes)
+        told = torch.tensor([loss, *map(float, wishes)], dtype=torch.float64)
+        distributed.all_reduce(told)
+        mean, *found = told.tolist()
+        return (mean / self.count, *(wish > 0 for wish in found))
+
+    def of_first(self, value: Callable[[], float]) -> float:
+        """What the first process computes."""
+        told = torch.tensor(value() if self.first else 0.0, dtype=torch.float64)
+        if self.count > 1:
+            distributed.broadcast(told, 0)
+        return told.item()
+
+    def rows(self, state: Tensor) -> Tensor:
+        """This process' rows of the state of all (L, B, H): (L, B / count, H)."""
+        return state[:, self.rank :: self.count].contiguous()
+
+    def gather_rows(self, state: Tensor) -> Tensor:
+        """The state of all, from each one's rows (L, B / count, H): (L, B, H)."""
+        if self.count == 1:
+            return state
+        parts = self.gather(state.contiguous())
+        return torch.stack(parts, 2).flatten(1, 2)  # row b of part r is row b * count + r of all
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """The tensors, of one shape, of all processes."""
+        if self.count == 1:
+            return [value]
+        parts = [torch.empty_like(value) for _ in range(self.count)]
+        distributed.all_gather(parts, value)
+        return parts
+
+    def generator_state(self, states: dict[str, np.ndarray], seed: int, step: int) -> Tensor:
+        """The state of this process' random generator among those saved; a new one where there were fewer processes."""
+        saved = states.get(f"torch.{self.rank}" if self.rank else "torch")
+        if saved is not None:
+            return torch.from_numpy(saved.copy())
+        words = np.random.SeedSequence((seed, step, self.rank)).generate_state(2)
+        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1).get_state()
+
+
+class _Module(nn.Module):
+    """A loss as the forward of a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, x: Tensor, y: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._loss(x, y, state)
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def job() -> str:
+    """What names the torchrun job that this process belongs to, also after it was started again; empty for none."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "") if launched() else ""
+    return "" if name == "none" else name  # what torchrun says where nobody gave --rdzv-id
