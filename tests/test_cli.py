@@ -54,8 +54,8 @@ def test_train_leaves_a_run(
     assert "finished: 48 steps, 3 epochs" in output
     assert "generate runs/canal --prefix 'the water'" in output
     assert sorted(p.name for p in (tmp_path / "runs" / "canal").iterdir()) == [
-        "best.safetensors", "checkpoints", "config.json", "curve.png", "lock", "log.jsonl", "model.safetensors", "samples.txt",
-        "tokenizer.json",
+        "best.safetensors", "checkpoints", "config.json", "curve.png", "lock", "log.jsonl", "model.safetensors",
+        "samples.txt", "tokenizer.json",
     ]  # fmt: skip
     assert (tmp_path / "runs" / "canal" / "curve.png").read_bytes().startswith(b"\x89PNG")
 

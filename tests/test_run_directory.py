@@ -4,8 +4,11 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -767,3 +770,27 @@ def test_damage_is_described(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}{message}"):
         RunDirectory.open(tmp_path).weights()
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    """The second is told who has it; when the first is done, or was killed, it may."""
+    run = make(tmp_path)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom headgate.run_directory import RunDirectory\n"
+        f"with RunDirectory.open(Path({str(tmp_path)!r})).locked():\n"
+        "    print('have it', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "have it\n"
+        holder = f"process {other.pid} on {platform.node()}"
+        message = f"^{re.escape(str(tmp_path))} is in use by {re.escape(holder)}: wait for it, stop it, or name another"
+        with pytest.raises(InputError, match=message), run.locked():
+            pass
+        with pytest.raises(InputError, match=message):
+            RunDirectory.create(tmp_path, SETTINGS, TOKENIZER, FACTS, overwrite=True)
+        assert is_run(tmp_path)
+        other.kill()
+    with run.locked(), pytest.raises(InputError, match=f"in use by process {os.getpid()} on "), run.locked():
+        pass
+    with run.locked():
+        pass

@@ -30,8 +30,10 @@ class Processes:
             yield cls()
             return
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        together = cls(distributed.get_rank(), distributed.get_world_size())
         try:
-            yield cls(distributed.get_rank(), distributed.get_world_size())
+            yield together
+            together.wait()  # nobody leaves while another still talks
         finally:
             distributed.destroy_process_group()
 

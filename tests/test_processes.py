@@ -1,0 +1,220 @@
+"""Several processes train as one: the same losses, the same continuation, by any number of them, also after a kill."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+
+from headgate import corpus as corpora
+from headgate.batches import Batches
+from headgate.configuration import Settings
+from headgate.errors import InputError
+from headgate.processes import Processes
+from headgate.report import Report
+from headgate.run_directory import RunDirectory
+from headgate.training import train
+
+SMALL = Settings().replaced(
+    corpus="verses", limit=3000, hidden=24, batch=8, steps=7, epochs=2, report_every=1, sample_every=0, threads=1,
+    dropout=0.0,
+)  # fmt: skip
+
+
+def start(path: Path, **changes) -> RunDirectory:
+    settings = SMALL.replaced(**changes)
+    return RunDirectory.create(path, settings, corpora.load(settings.text).tokenizer, {})
+
+
+def one(path: Path, rank: int, count: int, store: str, changes: dict) -> None:
+    """One process of ``count``, until training ends."""
+    torch.set_num_threads(1)
+    if count > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
+    run = RunDirectory.open(path)
+    run.settings = run.settings.replaced(**changes)
+    processes = Processes(rank, count)
+    train(run, corpora.load(run.settings.text), Report(run, quiet=True), processes=processes)
+    processes.wait()
+    if count > 1:
+        distributed.destroy_process_group()
+
+
+def begin(path: Path, count: int, **changes) -> list[multiprocessing.Process]:
+    spawn = multiprocessing.get_context("spawn")
+    store = str(path.with_name(f"{path.name}-{time.monotonic_ns()}"))
+    started = [spawn.Process(target=one, args=(path, rank, count, store, changes)) for rank in range(count)]
+    for process in started:
+        process.start()
+    return started
+
+
+def go(path: Path, count: int, **changes) -> RunDirectory:
+    """Train the run in ``path`` by so many processes."""
+    started = begin(path, count, **changes)
+    for process in started:
+        process.join(120)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0] * count
+    return RunDirectory.open(path)
+
+
+def losses(run: RunDirectory) -> list[float]:
+    return [entry["loss"] for entry in run.log()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("partition", "other", "parts"), [("sequential", 2, 2), ("random", 1, 4)])
+def test_two_processes_compute_what_one_does(tmp_path: Path, partition: str, other: int, parts: int) -> None:
+    """50 steps to 1e-5; so does one process, or two, that compute each batch in parts."""
+    settings = {"partition": partition, "max_steps": 50}
+    found = {}
+    for name, count, accumulate in (("one", 1, 1), ("two", 2, 1), ("parts", other, parts)):
+        start(tmp_path / name, accumulate=accumulate, **settings)
+        found[name] = losses(go(tmp_path / name, count))
+        assert len(found[name]) == 50
+    assert found["one"][-1] < found["one"][0]
+    for name in ("two", "parts"):
+        np.testing.assert_allclose(found[name], found["one"], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_bit(tmp_path: Path) -> None:
+    """N steps = k + resume + (N - k), with dropout: each process has a generator of its own."""
+    for name in ("whole", "cut"):
+        start(tmp_path / name, dropout=0.4)
+    whole = go(tmp_path / "whole", 2)
+    cut = go(tmp_path / "cut", 2, max_steps=17)
+    assert len(losses(cut)) == 17
+    cut = go(tmp_path / "cut", 2)
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (cut.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert losses(cut) == losses(whole)
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on(tmp_path: Path) -> None:
+    start(tmp_path / "whole")
+    whole = losses(go(tmp_path / "whole", 1))
+    for first, then in ((1, 2), (2, 1)):
+        path = tmp_path / f"from{first}to{then}"
+        start(path)
+        go(path, first, max_steps=19)
+        np.testing.assert_allclose(losses(go(path, then)), whole, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_kill_loses_nothing(tmp_path: Path) -> None:
+    """kill -9 of one of two processes: started again, they go on from the newest checkpoint, and end the same."""
+    settings = {"dropout": 0.4, "epochs": 10, "checkpoint_every": 10, "report_every": 1000}
+    for name in ("whole", "killed"):
+        start(tmp_path / name, **settings)
+    whole, folder = go(tmp_path / "whole", 2), tmp_path / "killed" / "checkpoints"
+    started = begin(tmp_path / "killed", 2)
+    until = time.monotonic() + 60
+    while not list(folder.glob("step-*/manifest.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(started[1].pid, signal.SIGKILL)
+    started[0].join(5)
+    started[0].kill()  # as torchrun does
+    for process in started:
+        process.join()
+    step = RunDirectory.open(tmp_path / "killed").newest().step
+    assert 0 < step < 10 * 45
+    killed = go(tmp_path / "killed", 2)
+    assert (killed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (whole.path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    """The command: what two processes leave, and that a mistake is one sentence."""
+    flags = [
+        "verses", "--limit", "3000", "--hidden", "24", "--batch", "8", "--steps", "7", "--epochs", "1",
+        "--sample-every", "0", "--out",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "headgate", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run([*command, *flags, "run"], **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 processes of 1 thread; run run" in done.stdout
+    assert done.stdout.count("finished: ") == 1  # one of them talks
+    assert RunDirectory.open(tmp_path / "run").newest().step == 48
+    done = subprocess.run([*command, *flags, "seven", "--batch", "7"], **options)
+    assert done.returncode == 1  # torchrun's own
+    assert "headgate: a batch of 7 rows cannot be shared evenly by 2 processes in 1 parts each" in done.stderr
+    assert not (tmp_path / "seven").exists()
+
+
+def test_one_process_alone() -> None:
+    with Processes.joined() as alone:
+        assert (alone.rank, alone.count, alone.first) == (0, 1, True)
+    state = torch.randn(2, 6, 5)
+    assert alone.agree(1.5, True, False) == (1.5, True, False)
+    assert alone.of_first(lambda: 2.5) == 2.5
+    assert torch.equal(alone.gather_rows(state), state)
+    assert torch.equal(alone.rows(state), state)
+
+
+def test_rows_are_every_so_manyth(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torch.randn(2, 6, 5)
+    parts = [Processes(rank, 3).rows(state) for rank in range(3)]
+    assert torch.equal(parts[1], state[:, [1, 4]])
+    monkeypatch.setattr(Processes, "gather", lambda self, value: parts)
+    assert torch.equal(Processes(1, 3).gather_rows(parts[1]), state)
+
+
+def test_generators_of_processes_that_were_not_there_differ() -> None:
+    torch.manual_seed(5)
+    saved = {"torch": torch.get_rng_state().numpy()}
+    drawn = []
+    for rank in range(3):
+        generator = torch.Generator()
+        generator.set_state(Processes(rank, 3).generator_state(saved, seed=5, step=7))
+        drawn.append(torch.rand(4, generator=generator).tolist())
+    assert drawn[0] == torch.rand(4).tolist()  # the first goes on
+    assert len({tuple(d) for d in drawn}) == 3
+    again = Processes(2, 3).generator_state(saved, seed=5, step=8)
+    assert not torch.equal(again, Processes(2, 3).generator_state(saved, seed=5, step=7))
+
+
+@pytest.mark.parametrize(("batch", "count", "parts", "needed"), [(7, 2, 1, 2), (8, 3, 1, 3), (12, 2, 4, 8)])
+def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, needed: int) -> None:
+    settings = SMALL.replaced(batch=batch, accumulate=parts).training
+    message = (
+        f"^a batch of {batch} rows cannot be shared evenly by {count} processes in {parts} parts each: "
+        f"--batch must be a multiple of {needed}$"
+    )
+    with pytest.raises(InputError, match=message):
+        Batches.of(np.arange(1000), settings, world_size=count)
+
+
+def test_a_restarted_job_knows_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Under torchrun, the run of the same job goes on; any other is refused as ever."""
+    from headgate.commands.train import _same_job
+
+    run = start(tmp_path / "run")
+    assert not _same_job(run.path)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", "canal")):
+        monkeypatch.setenv(name, value)
+    assert not _same_job(run.path)
+    run.facts["job"] = "canal"
+    run.write_settings()
+    assert _same_job(run.path)
+    assert not _same_job(tmp_path / "none")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
+    assert not _same_job(run.path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # what torchrun says where nobody named the job
+    assert not _same_job(run.path)
+    assert json.loads((run.path / "config.json").read_text())["facts"]["job"] == "canal"
