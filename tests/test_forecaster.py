@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from statsmodels.datasets import co2, sunspots
 
-from headgate import GRUForecaster, GRURegressor, InputError, forecaster
+from headgate import GRUForecaster, GRURegressor, InputError, forecaster, saved
 from headgate.forecasting import Score
 
 nan = np.nan
@@ -102,9 +102,15 @@ def assert_equal(found, expected) -> None:
 # By hand
 
 
-def seen(X: np.ndarray) -> np.ndarray:
-    """Features as the regressor is given them."""
-    return X
+def standardized(X: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
+    """Features as the regressor is given them: in standard deviations of the parts that were learned from, together."""
+    columns = []
+    for feature, column in enumerate(np.asarray(X).T):
+        known = [float(value) for part in parts for value in np.asarray(part)[:, feature]]
+        mean = sum(known) / len(known)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
+        columns.append((column - mean) / deviation)
+    return np.stack(columns, 1) if columns else X
 
 
 def differences_by_hand(y, lags) -> list[float]:
@@ -122,18 +128,18 @@ def scale_by_hand(y, lags) -> tuple[float, float]:
 
 def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: int) -> list[list[float]]:
     """The window whose last difference is z[end - 1]; z[t] is of the step t + S. Beside each: what is known of the
-    k steps after it."""
+    k steps after it, X standardized."""
     rows = []
     for t in range(end - w, end):
         row = [z[t]]
         for ahead in range(1, k + 1):
-            row += list(seen(X)[t + S + ahead])
+            row += list(X[t + S + ahead])
         rows.append(row)
     return rows
 
 
 def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tuple[float, float]) -> list[float]:
-    """h steps after the history y, with the features X (len(y) + h, F), window by window."""
+    """h steps after the history y, with the features X (len(y) + h, F), standardized, window by window."""
     lags, w, S = fitted.lags_, fitted.window_, sum(fitted.lags_)
     k = fitted.horizon if fitted.strategy == "direct" else 1
     mean, deviation = scale
@@ -152,10 +158,12 @@ def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tup
 
 
 def score_by_hand(history, forecast, actual, season: int, half=None) -> Score:
+    """Over the steps that came; those that nobody observed are NaN."""
     scale = np.mean([abs(history[t] - history[t - season]) for t in range(season, len(history))])
-    errors = [abs(f - a) for f, a in zip(forecast, actual, strict=True)]
-    naive = [abs(history[len(history) - season + t % season] - a) for t, a in enumerate(actual)]
-    inside = nan if half is None else np.mean([e <= width for e, width in zip(errors, half, strict=True)])
+    came = [t for t in range(len(actual)) if not math.isnan(actual[t])]
+    errors = [abs(forecast[t] - actual[t]) for t in came]
+    naive = [abs(history[len(history) - season + t % season] - actual[t]) for t in came]
+    inside = nan if half is None else np.mean([e <= half[t] for e, t in zip(errors, came, strict=True)])
     return Score(np.mean(errors), np.mean(errors) / scale, np.mean(naive) / scale, inside)
 
 
@@ -176,13 +184,15 @@ def test_a_forecast_is_the_regressor_on_windows(difference, strategy, F):
     scale = scale_by_hand(y[: N - 14], fitted.lags_)  # a fifth of 70 is held out
     for h in (1, 2, H):
         found = fitted.predict(h, X[N : N + h] if F else None)
-        np.testing.assert_allclose(found, forecast_by_hand(fitted, y, X[: N + h], h, scale), rtol=1e-5)
+        scaled = standardized(X[: N + h], [X[: N - 14]])
+        np.testing.assert_allclose(found, forecast_by_hand(fitted, y, scaled, h, scale), rtol=1e-5)
 
 
 def test_a_recursive_forecast_may_be_longer_than_the_horizon():
     y, X = values(), features(N + 8)
     fitted = small(epochs=4, difference=(1, 4)).fit(y, X[:N])
-    expected = forecast_by_hand(fitted, y, X, 8, scale_by_hand(y[: N - 14], (1, 4)))
+    scaled = standardized(X, [X[: N - 14]])
+    expected = forecast_by_hand(fitted, y, scaled, 8, scale_by_hand(y[: N - 14], (1, 4)))
     np.testing.assert_allclose(fitted.predict(8, X[N:]), expected, rtol=1e-5)
     np.testing.assert_array_equal(fitted.predict(8, X[N:])[:H], fitted.predict(X=X[N : N + H]))
 
@@ -202,13 +212,15 @@ def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
     fitted = small(difference=difference, strategy=strategy, calibration=0.3).fit(long_form(lengths, F))
     [(inputs, targets)] = given
     expected_inputs, expected_targets, S = [], [], sum(difference)
+    parts = [features(n, F, number)[: n - math.ceil(0.3 * n)] for number, n in enumerate(lengths.values())]
     for number, (name, n) in enumerate(lengths.items()):
         known = n - math.ceil(0.3 * n)
+        X = standardized(features(n, F, number), parts)
         mean, deviation = scale_by_hand(values(n, number)[:known], difference)
         assert (fitted.scales_[name].mean, fitted.scales_[name].deviation) == pytest.approx((mean, deviation))
         z = [(value - mean) / deviation for value in differences_by_hand(values(n, number)[:known], difference)]
         for end in range(5, len(z) - k + 1):
-            expected_inputs.append(window_by_hand(z, features(n, F, number), end, 5, k, S))
+            expected_inputs.append(window_by_hand(z, X, end, 5, k, S))
             expected_targets.append(z[end : end + k])
     np.testing.assert_allclose(inputs, expected_inputs, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(targets, expected_targets, rtol=1e-9, atol=1e-9)
@@ -229,12 +241,14 @@ def test_many_series_each_with_its_own_scale_and_features(strategy):
     known = all_rows.drop(index=ahead.index)
     fitted = small(strategy=strategy, difference=(1, 4), epochs=4).fit(known)
     found = fitted.predict(X=ahead.sample(frac=1, random_state=1))
+    parts = [features(n + H, 2, s)[: n - math.ceil(0.2 * n)] for s, n in enumerate(lengths.values())]
     for name, n in lengths.items():
         rows = all_rows[all_rows["unique_id"] == name]
         y, X = rows["y"].to_numpy()[:n], rows[["p", "q"]].to_numpy()
         scale = scale_by_hand(y[: n - math.ceil(0.2 * n)], (1, 4))
         answer = found[found["unique_id"] == name]
-        np.testing.assert_allclose(answer["y"], forecast_by_hand(fitted, y, X, H, scale), rtol=1e-5)
+        expected = forecast_by_hand(fitted, y, standardized(X, parts), H, scale)
+        np.testing.assert_allclose(answer["y"], expected, rtol=1e-5)
         assert answer["ds"].tolist() == months(n + H)[n:].tolist()
 
 
@@ -300,6 +314,11 @@ def test_the_forms_of_intervals():
     columns = ["lower", "forecast", "upper"]
     found = small().fit(values()).predict_interval()
     assert (found.columns.tolist(), found.index.tolist()) == (columns, [70, 71, 72])
+    for form in ("arrays", "list"):  # which may end at different steps
+        found = small().fit(MANY[form]).predict_interval()
+        assert found.columns.tolist() == [(name, column) for name in range(3) for column in columns]
+        assert (found.index.tolist(), found.index.name) == ([1, 2, 3], "step")
+        assert not found.isna().any(axis=None)
     found = small().fit(ONE["series"]).predict_interval()
     assert (found.columns.tolist(), found.index.tolist()) == (columns, months(N + H)[N:].tolist())
     found = small().fit(MANY["frame"]).predict_interval()
@@ -346,8 +365,9 @@ def test_a_history_of_another_name_is_standardized_by_itself():
 def test_another_history_with_features():
     X = features(N + H)
     fitted = small(epochs=4, difference=1).fit(values(), X[:N])
-    expected = forecast_by_hand(fitted, values(31), X[5 : 36 + H], H, scale_by_hand(values()[: N - 14], (1,)))
-    np.testing.assert_allclose(fitted.predict(y=(values(31), X[5:36]), X=X[36 : 36 + H]), expected, rtol=1e-5)
+    scaled = standardized(X[5 : 36 + H], [X[: N - 14]])
+    expected = forecast_by_hand(fitted, values(31), scaled, H, scale_by_hand(values()[: N - 14], (1,)))
+    np.testing.assert_allclose(fitted.predict(y=values(31), past_X=X[5:36], X=X[36 : 36 + H]), expected, rtol=1e-5)
 
 
 def test_features_with_names_are_in_the_order_of_fit():
@@ -355,9 +375,9 @@ def test_features_with_names_are_in_the_order_of_fit():
     fitted = small().fit(values(), X[:N])
     found = fitted.predict(X=X[N:])
     assert_equal(fitted.predict(X=X[N:][["q", "p"]]), found)
-    assert_equal(fitted.predict(y=(values(), X[:N]), X=X[N:][["q", "p"]]), found)
+    assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), found)
     with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': order them"):
-        fitted.predict(y=(values(), X[:N][["q", "p"]]), X=X[N:])
+        fitted.predict(y=values(), past_X=X[:N][["q", "p"]], X=X[N:])
 
 
 def test_gaps_of_another_history_are_filled():
@@ -365,6 +385,280 @@ def test_gaps_of_another_history_are_filled():
     gap, whole = values(31), values(31)
     gap[20], whole[20] = nan, (whole[19] + whole[21]) / 2
     np.testing.assert_allclose(fitted.predict(y=gap), fitted.predict(y=whole), rtol=1e-9)
+
+
+def assert_other_histories(fitted: GRUForecaster, name, scale) -> None:
+    """A history of this name is standardized by this scale; intervals are in its standard deviations."""
+    other = values(31, 1)
+    y = other if name is None else pd.Series(other, name=name)
+    expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale)
+    np.testing.assert_allclose(fitted.predict(y=y), expected, rtol=1e-5)
+    interval = fitted.predict_interval(y=y)
+    half = fitted.errors_[math.ceil((len(fitted.errors_) + 1) * 0.8) - 1] * scale[1]
+    np.testing.assert_allclose(interval["upper"] - interval["forecast"], half, rtol=1e-6)
+
+
+def test_one_series_without_a_name_is_that_of_fit():
+    known, own = scale_by_hand(values()[: N - 14], (1,)), scale_by_hand(values(31, 1), (1,))
+    named, bare = (small(difference=1).fit(ONE[form]) for form in ("series", "array"))
+    assert_other_histories(named, None, known)
+    assert_other_histories(named, "sales", known)
+    assert_other_histories(named, "costs", own)
+    assert_other_histories(bare, None, known)
+    assert_other_histories(bare, "costs", known)
+    many = small(difference=1).fit(MANY["frame"])
+    assert_other_histories(many, None, own)  # which of them it is, nobody can tell
+
+
+def test_features_of_another_history_without_names_are_in_the_order_of_fit():
+    X = pd.DataFrame(features(N + H), columns=["p", "q"])
+    fitted = small().fit(values(), X[:N])
+    expected = fitted.predict(X=X[N:])
+    for ahead in (X[N:], X[N:][["q", "p"]], X[N:].to_numpy()):
+        assert_equal(fitted.predict(y=values(), past_X=X[:N].to_numpy(), X=ahead), expected)
+
+
+def test_features_of_another_history_everywhere():
+    X, other = features(N + H), values(31, 1)
+    fitted = small().fit(values(), X[:N])
+    past_X, ahead = X[4:35], X[35 : 35 + H]
+    found = fitted.predict(X=ahead, y=other, past_X=past_X)
+    interval = fitted.predict_interval(X=ahead, y=other, past_X=past_X)
+    np.testing.assert_array_equal(interval["forecast"], found)
+    [axes] = fitted.plot(X=ahead, y=other, past_X=past_X).axes
+    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], found)
+    assert (found != fitted.predict(X=ahead, y=other, past_X=past_X + 1)).all()
+    for use in (fitted.predict, fitted.predict_interval, fitted.plot):
+        with refused("past_X goes with y: give both, or neither to continue the series of fit"):
+            use(X=ahead, past_X=past_X)
+        with refused("X must have the shape (31, features), a row for each step, got (30, 2)"):
+            use(X=ahead, y=other, past_X=past_X[1:])
+        with refused(
+            "y has 0 features, the model was fitted with 2: give them as past_X, or as columns of the long form"
+        ):
+            use(X=ahead, y=other)
+
+
+def test_features_have_the_index_of_their_steps():
+    y, X = ONE["series"], pd.DataFrame(features(N + H), months(N + H), ["p", "q"])
+    past = "X must have the index of y: X.reindex(y.index) brings its rows into place"
+    shifted = X[:N].set_axis(months(N + 1)[1:])
+    for wrong in (X[:N].reset_index(drop=True), X[:N][::-1], shifted):
+        for use in (small().fit, lambda y, X: small().backtest(2, y, X)):
+            with refused(past):
+                use(y, wrong)
+    fitted = small().fit(y, X[:N])
+    ahead = "X must have the index of the steps to come, 2021-01-01 00:00:00 to 2021-03-01 00:00:00"
+    for wrong in (X[N:].reset_index(drop=True), X[N - 1 : -1], X[N:][::-1]):
+        for use in (fitted.predict, fitted.predict_interval, fitted.plot):
+            with refused(ahead):
+                use(X=wrong)
+        with refused(ahead):
+            fitted.score(pd.Series(values(N + H)[N:], months(N + H)[N:]), wrong)
+    with refused(past):
+        fitted.predict(y=y[:31], past_X=X[1:32], X=X[31 : 31 + H])
+    with refused("X must have the index of the steps to come, 2017-10-01 00:00:00 to 2017-12-01 00:00:00"):
+        fitted.predict(y=y[:31], past_X=X[:31], X=X[N:])
+    expected = fitted.predict(y=y[:31], past_X=X[:31].to_numpy(), X=X[31 : 31 + H])
+    assert_equal(fitted.predict(y=y[:31], past_X=X[:31], X=X[31 : 31 + H]), expected)
+
+
+# Gaps
+
+
+GAPS = [20, 55, 57, 60, 66]  # one in a series' middle, one at the end of what is learned from, some held out
+
+
+def with_gaps(gaps, n: int = N, series: int = 0) -> np.ndarray:
+    y = values(n, series)
+    y[list(gaps)] = nan
+    return y
+
+
+def filled(y: np.ndarray, fill) -> np.ndarray:
+    y = pd.Series(y)
+    if fill == "linear":
+        return y.interpolate("linear").to_numpy()
+    return (y.ffill() if fill == "forward" else y.fillna(fill)).to_numpy()
+
+
+def watch_scores(monkeypatch) -> list[tuple]:
+    """The history, the forecast and what came, of every score that is computed from now on."""
+    found, score = [], forecaster.score_forecast
+
+    def watched(history, forecast, actual, *rest):
+        found.append((history.copy(), forecast.copy(), actual.copy()))
+        return score(history, forecast, actual, *rest)
+
+    monkeypatch.setattr(forecaster, "score_forecast", watched)
+    return found
+
+
+@pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+def test_what_is_learned_is_filled_from_itself_alone(fill, difference):
+    y = with_gaps([20, 54, 55])  # 56 steps are learned from
+    other = y.copy()
+    other[56:] = 1e3
+    one, two = (small(fill=fill, difference=difference).fit(series) for series in (y, other))
+    assert weights(one) == weights(two)
+    assert one.scales_ == two.scales_
+    scale = scale_by_hand(filled(y[:56], fill), one.lags_)
+    assert (one.scales_[None].mean, one.scales_[None].deviation) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+def test_a_fold_is_filled_from_what_is_before_it_alone(monkeypatch, fill):
+    y = np.sin(np.arange(90.0))
+    y[86] = nan  # the last step before the fold
+    other = y.copy()
+    other[87:] += 50
+    seen_by_score = watch_scores(monkeypatch)
+    rows, scores = [], []
+    for series in (y, other):
+        seen_by_score.clear()
+        rows.append(small(fill=fill).backtest(1, series).iloc[0])
+        scores.append(seen_by_score[-1])
+    for row, (history, forecast, actual), series in zip(rows, scores, (y, other), strict=True):
+        np.testing.assert_array_equal(history, filled(y[:87], fill))
+        np.testing.assert_array_equal(forecast, scores[0][1])
+        np.testing.assert_array_equal(actual, series[87:])
+        assert row["origin"] == 86
+        assert tuple(row[["mae", "mase", "seasonal_naive"]]) == pytest.approx(
+            score_by_hand(filled(y[:87], fill), scores[0][1], series[87:], 4)[:3]
+        )
+    assert rows[1]["mae"] > rows[0]["mae"] + 40
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+def test_calibration_fills_from_what_is_before_each_origin_alone(monkeypatch, fill):
+    y = with_gaps(GAPS)
+    other = y.copy()
+    other[61:] += 50  # after a gap
+    seen_by_score = watch_scores(monkeypatch)
+    scores = []
+    for series in (y, other):
+        seen_by_score.clear()
+        fitted = small(fill=fill).fit(series)
+        scores.append(list(seen_by_score))
+    assert len(scores[0]) == len(scores[1]) == 14 - H + 1
+    for origin, (one, two) in enumerate(zip(*scores, strict=True), N - 14):
+        for series, (history, forecast, actual) in ((y, one), (other, two)):
+            np.testing.assert_array_equal(history, filled(series[:origin], fill))
+            np.testing.assert_array_equal(actual, series[origin : origin + H])
+            np.testing.assert_array_equal(np.isnan(actual), [t in GAPS for t in range(origin, origin + H)])
+            if series is other:
+                np.testing.assert_allclose(forecast, fitted.predict(y=series[:origin]), rtol=1e-5)
+        if origin <= 61:
+            np.testing.assert_array_equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
+    y = with_gaps(GAPS)
+    fitted = small(fill=fill, strategy=strategy, difference=1).fit(y)
+    scale = scale_by_hand(filled(y[:56], fill), (1,))
+    errors, scores = [], []
+    for origin in range(56, N - H + 1):
+        history = filled(y[:origin], fill)
+        found = forecast_by_hand(fitted, history, np.empty((origin + H, 0)), H, scale)
+        errors.append([abs(found[step] - y[origin + step]) / scale[1] for step in range(H)])
+        scores.append(score_by_hand(history, found, y[origin : origin + H], 4))
+    expected = [sorted(e[step] for e in errors if not math.isnan(e[step])) for step in range(H)]
+    assert [len(column) for column in expected] == [9, 9, 10]
+    assert fitted.errors_.shape == (12, H)
+    for step, column in enumerate(expected):
+        np.testing.assert_allclose(fitted.errors_[: len(column), step], column, rtol=1e-4, atol=1e-6)
+        assert np.isnan(fitted.errors_[len(column) :, step]).all()
+    assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(scores, 0)[:3]), rel=1e-5)
+
+
+def test_quantiles_are_of_the_errors_that_there_are():
+    """By hand: 9, 10 and 11 of 12 forecasts can be compared with what came."""
+    fitted = small(fill="linear").fit(with_gaps([56, 57, 66]))
+    deviation = fitted.scales_[None].deviation
+    assert (~np.isnan(fitted.errors_)).sum(0).tolist() == [9, 10, 11]
+    fitted.errors_ = np.stack([
+        [*range(1, 10), nan, nan, nan], [*range(101, 111), nan, nan], [*range(201, 212), nan],
+    ], 1).astype(float)  # fmt: skip
+    for coverage, expected in {0.5: [5, 106, 206], 0.8: [8, 109, 210], 0.89: [9, 110, 211], 0.1: [1, 102, 202]}.items():
+        found = fitted.predict_interval(coverage=coverage)
+        np.testing.assert_allclose(found["upper"] - found["forecast"], np.multiply(expected, deviation), rtol=1e-9)
+        np.testing.assert_allclose(found["forecast"] - found["lower"], np.multiply(expected, deviation), rtol=1e-9)
+        shorter = fitted.predict_interval(2, coverage=coverage)
+        assert_equal(shorter, found[:2])
+    with refused(
+        "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: give a longer series, or "
+        "a larger calibration"
+    ):
+        fitted.predict_interval(coverage=0.905)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_where_nothing_was_observed_there_is_nothing_to_say():
+    fitted = small(fill="forward").fit(with_gaps(range(56, N)))
+    assert np.isnan(fitted.errors_).all()
+    assert all(math.isnan(number) for number in fitted.tail_score_)
+    assert np.isfinite(fitted.predict()).all()
+    with pytest.raises(InputError, match=r"^an interval of coverage 0\.8 needs 4 forecasts .* there are 0:"):
+        fitted.predict_interval()
+
+
+@pytest.mark.parametrize("fill", ["linear", 2.5])
+def test_what_was_filled_is_not_scored_in_a_backtest(fill):
+    frame = pd.DataFrame({"a": with_gaps([20, 62, 65, 66, 68]), "b": with_gaps([30, 64, 65, 66], series=1)}, months(N))
+    base = small(fill=fill)
+    found = base.backtest(2, frame, coverage=0.6)
+    for fold, end in enumerate((N - 2 * H, N - H)):
+        fitted = clone(base).fit(frame[:end])
+        interval = fitted.predict_interval(coverage=0.6)
+        for name in "ab":
+            [row] = found[(found["fold"] == fold) & (found["series"] == name)].itertuples(index=False)
+            came = frame[name].to_numpy()[end : end + H]
+            half = (interval[name]["upper"] - interval[name]["forecast"]).to_numpy()
+            assert row.origin == months(N)[end - 1]
+            if np.isnan(came).all():
+                assert all(math.isnan(number) for number in row[3:])
+                assert (fold, name) == (0, "b")
+                continue
+            history = filled(frame[name].to_numpy()[:end], fill)
+            expected = score_by_hand(history, interval[name]["forecast"].to_numpy(), came, 4, half)
+            assert row[3:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+@pytest.mark.parametrize("gaps", [[0], [1], [0, 2]])
+def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
+    fitted = small(fill=fill).fit(ONE["series"])
+    after = pd.Series(values(N + H)[N:], months(N + H)[N:])
+    after.iloc[gaps] = nan
+    forecast, upper = fitted.predict_interval()[["forecast", "upper"]].to_numpy().T
+    expected = score_by_hand(values(), forecast, after.to_numpy(), 4, upper - forecast)
+    assert fitted.score(after) == pytest.approx(expected)
+    [axes] = fitted.plot(actual=after).axes
+    came = line(axes, "what came")
+    assert list(came.get_xdata()) == list(months(N + H)[N:].to_pydatetime())
+    np.testing.assert_array_equal(came.get_ydata(), after)
+    unfilled = small().fit(ONE["series"])
+    for use in (unfilled.score, lambda actual: unfilled.plot(actual=actual)):
+        with pytest.raises(InputError, match=r'"forward" \(--fill\) fills them in$'):
+            use(after)
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
+def test_gaps_come_back(tmp_path, fill):
+    frame = pd.DataFrame({"a": with_gaps(GAPS), "b": with_gaps([0, 1, 69], series=1), "c": values(N, 2)}, months(N))
+    fitted = small(fill=fill).fit(frame)
+    fitted.save(tmp_path / "a")
+    found = GRUForecaster.load(tmp_path / "a")
+    np.testing.assert_array_equal(found.errors_, fitted.errors_)
+    assert np.isnan(found.errors_).any()
+    assert_equal(found.predict_interval(), fitted.predict_interval())
+    assert_equal(found.backtest(1), fitted.backtest(1))
+    assert_equal(found.backtest(1), clone(fitted).backtest(1, frame))
+    for mine, theirs in zip(found.panel_.series, fitted.panel_.series, strict=True):
+        np.testing.assert_array_equal(mine.seen, theirs.seen)
 
 
 # Nothing looks at what comes later
@@ -375,10 +669,12 @@ def test_the_held_out_part_is_not_learned_from(difference):
     y, X = np.stack([values(), values(N, 1)], 1), features()
     other, other_X = y.copy(), X.copy()
     other[N - 14 :] = 1000.0 * np.arange(28).reshape(14, 2) ** 2 * (-1) ** np.arange(14)[:, None]
-    other_X[N - 14 :] += 5
+    other_X[N - 14 :] = 50 + 9 * other_X[N - 14 :]
     fitted, again = (small(difference=difference).fit(*both) for both in ((y, X), (other, other_X)))
     assert weights(again) == weights(fitted)
     assert again.scales_ == fitted.scales_
+    np.testing.assert_array_equal(again.features_scale_.mean, fitted.features_scale_.mean)
+    np.testing.assert_array_equal(again.features_scale_.deviation, fitted.features_scale_.deviation)
     assert again.lags_ == fitted.lags_
     assert not (again.errors_ == fitted.errors_).any()
     other = y.copy()
@@ -452,6 +748,41 @@ def test_features_are_used():
     assert known.seasonal_naive == unknown.seasonal_naive
 
 
+@pytest.mark.parametrize(("strategy", "difference"), [("recursive", ()), ("direct", (1, 4))])
+def test_the_units_of_features_do_not_matter(tmp_path, strategy, difference):
+    y, X = values(), features(N + H)
+    base = small(strategy=strategy, difference=difference, epochs=4)
+    fitted = base.fit(y, X[:N])
+    expected, interval = fitted.predict(X=X[N:]), fitted.predict_interval(X=X[N:])
+    for other in (1000 * X, X + 300, X * [1e-6, 1e6] + [1e-3, 1e7]):
+        again = clone(base).fit(y, other[:N])
+        found, intervals = again.predict(X=other[N:]), again.predict_interval(X=other[N:])
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        np.testing.assert_allclose(intervals, interval, rtol=1e-3)
+        again.save(tmp_path / "a", overwrite=True)
+        loaded = GRUForecaster.load(tmp_path / "a")
+        np.testing.assert_array_equal(loaded.predict(X=other[N:]), found)
+        np.testing.assert_array_equal(loaded.features_scale_.mean, again.features_scale_.mean)
+        np.testing.assert_array_equal(loaded.features_scale_.deviation, again.features_scale_.deviation)
+
+
+def test_features_are_standardized_over_all_series_together():
+    """By hand: what is learned from are 8 steps of a and 4 of b; p 1 ... 8 and 11 ... 14, q always 5."""
+    lengths = {"a": 11, "b": 7}
+    rows = long_form(lengths).assign(p=[*range(1, 12), *range(11, 18)], q=5.0)
+    rows.loc[rows.groupby("unique_id").tail(3).index, ["p", "q"]] = 1e5
+    fitted = small(window=1, season_length=1, difference=(), epochs=1).fit(rows)
+    known = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14]
+    assert fitted.features_scale_.mean.tolist() == pytest.approx([86 / 12, 5])
+    deviation = math.sqrt(sum((p - 86 / 12) ** 2 for p in known) / 12)
+    assert fitted.features_scale_.deviation.tolist() == pytest.approx([deviation, 1])  # one that never changes
+
+
+def test_without_features_there_is_nothing_to_standardize():
+    scale = small().fit(values()).features_scale_
+    assert (scale.mean.shape, scale.deviation.shape) == ((0,), (0,))
+
+
 # Intervals
 
 
@@ -466,7 +797,7 @@ def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=No
             if X is None:
                 found = fitted.predict(y=history)
             else:
-                found = fitted.predict(y=(history, X[:origin]), X=X[origin : origin + H])
+                found = fitted.predict(y=history, past_X=X[:origin], X=X[origin : origin + H])
             errors.append(np.abs(found[name].to_numpy() - y[origin : origin + H]) / deviation)
     return np.array(errors)
 
@@ -839,7 +1170,7 @@ def test_features_and_differences_come_back(tmp_path, form):
         ahead = rows.groupby("unique_id").tail(H).drop(columns="y")
         fitted = small(difference=(1, 4), calibration=0).fit(rows.drop(index=ahead.index))
     else:
-        X = pd.DataFrame(features(N + H), columns=["q", "p"]) if form == "frame" else features(N + H)
+        X = pd.DataFrame(features(N + H), months(N + H), ["q", "p"]) if form == "frame" else features(N + H)
         ahead = X[N:]
         fitted = small(difference=(1, 4), calibration=0).fit(MANY["frame"] if form == "frame" else values(), X[:N])
     fitted.save(tmp_path)
@@ -854,7 +1185,7 @@ def test_features_and_differences_come_back(tmp_path, form):
 def test_a_directory_is_only_replaced_on_request(tmp_path):
     fitted, other = small().fit(values()), small().fit(values(50, 1))
     fitted.save(tmp_path / "a")
-    with refused(f"{tmp_path / 'a'} already holds a fitted estimator: replace it with overwrite=True"):
+    with refused(f"{tmp_path / 'a'} already holds a fitted estimator: replace it with overwrite=True (--overwrite)"):
         other.save(tmp_path / "a")
     assert_equal(GRUForecaster.load(tmp_path / "a").predict(), fitted.predict())
     other.save(tmp_path / "a", overwrite=True)
@@ -885,8 +1216,15 @@ def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "saved"
     index = pd.date_range("2024-03-25", periods=N, freq="D", tz="Europe/Berlin")
     y = pd.DataFrame({"a": values(), "b": values(N, 1)}, index)
-    small(difference=(1, 4)).fit(y, pd.DataFrame(features(), columns=["p", "q"])).save(path)
+    small(difference=(1, 4)).fit(y, pd.DataFrame(features(), index, ["p", "q"])).save(path)
     return path
+
+
+def signed(config: dict, folder) -> bytes:
+    """An edited config.json with the checksum that goes with it, as another program could have written it."""
+    learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
+    checksum = saved._checksum(learned, (folder / "model.safetensors").read_bytes())
+    return json.dumps({**config, "sha256": checksum}).encode()
 
 
 def load_or_refuse(path, content: bytes, name: str, written) -> bool:
@@ -936,11 +1274,14 @@ def test_damaged_settings(data, other, written, tmp_path_factory):
     inner = config
     for part in way:
         inner = inner[part]
+    same = inner[key] == other and (key == "format" or type(inner[key]) is type(other))
     if other == "gone":
         del inner[key]
     else:
         inner[key] = other
-    load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", json.dumps(config).encode(), "config.json", written)
+    content = json.dumps(config).encode()
+    read = load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", content, "config.json", written)
+    assert read == (same or (way, key) == ([], "headgate"))  # which version wrote it does not matter
 
 
 @pytest.mark.parametrize("layers", [2, 10**30])
@@ -950,9 +1291,13 @@ def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
     config["parameters"]["num_layers"] = layers
     shutil.copytree(written, tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    damaged = f"{tmp_path}/saved/config.json or model.safetensors is damaged, or not of the same save: restore both, "
+    with refused(damaged + "or fit again"):
+        GRUForecaster.load(tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_bytes(signed(config, written))
     with refused(
-        f"config.json and model.safetensors in {tmp_path}/saved do not fit each other (num_layers is {layers}, the "
-        "weights have 1): restore both"
+        f"config.json and model.safetensors in {tmp_path}/saved do not fit each other (weights of the sizes "
+        "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} are not those of hidden_size=6): restore both"
     ):
         GRUForecaster.load(tmp_path / "saved")
 
@@ -1032,16 +1377,16 @@ def test_pictures_of_several_series():
 def test_a_picture_of_another_history_and_features():
     X = features(N + H)
     fitted = small().fit(values(), X[:N])
-    [axes] = fitted.plot(2, X[31:33], y=(values(31), X[:31])).axes
+    [axes] = fitted.plot(2, X[31:33], y=values(31), past_X=X[:31]).axes
     np.testing.assert_array_equal(line(axes, "history").get_ydata(), values(31))
-    expected = fitted.predict(2, X[31:33], y=(values(31), X[:31]))
+    expected = fitted.predict(2, X[31:33], y=values(31), past_X=X[:31])
     np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], expected)
 
 
 # What cannot be
 
 
-WHOLE = "a whole number, at least 1, got "
+WHOLE = 'must be "auto" or a whole number of steps, at least 1, got '
 HORIZON = "horizon must be a whole number of steps, at least 1, got "
 DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
 
@@ -1049,37 +1394,69 @@ DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"horizon": 0}, HORIZON + "0"),
-        ({"horizon": -3}, HORIZON + "-3"),
-        ({"horizon": True}, HORIZON + "True"),
-        ({"horizon": 2.0}, HORIZON + "2.0"),
-        ({"horizon": "3"}, HORIZON + "'3'"),
-        ({"window": 0}, f'window must be "auto" or {WHOLE}0'),
-        ({"window": 5.5}, f'window must be "auto" or {WHOLE}5.5'),
-        ({"window": True}, f'window must be "auto" or {WHOLE}True'),
-        ({"window": "all"}, f"window must be \"auto\" or {WHOLE}'all'"),
-        ({"window": None}, f'window must be "auto" or {WHOLE}None'),
-        ({"season_length": 0}, f'season_length must be "auto" or {WHOLE}0'),
-        ({"season_length": 2.5}, f'season_length must be "auto" or {WHOLE}2.5'),
-        ({"season_length": None}, f'season_length must be "auto" or {WHOLE}None'),
-        ({"season_length": "year"}, f"season_length must be \"auto\" or {WHOLE}'year'"),
+        ({"horizon": 0}, "horizon must be at least 1 and finite, got 0"),
+        ({"horizon": -3}, "horizon must be at least 1 and finite, got -3"),
+        ({"horizon": 2**31}, "horizon must be at most 2147483647"),
+        ({"horizon": True}, "horizon must be a whole number, got True"),
+        ({"horizon": 2.0}, "horizon must be a whole number, got 2.0"),
+        ({"horizon": np.float64(2)}, "horizon must be a whole number, got 2.0"),
+        ({"horizon": "3"}, "horizon must be a whole number, got '3'"),
+        ({"horizon": None}, "horizon must be a whole number, got None"),
+        ({"window": 0}, f"window {WHOLE}0"),
+        ({"window": 5.5}, f"window {WHOLE}5.5"),
+        ({"window": True}, f"window {WHOLE}True"),
+        ({"window": "all"}, f"window {WHOLE}'all'"),
+        ({"window": None}, f"window {WHOLE}None"),
+        ({"season_length": 0}, f"season_length {WHOLE}0"),
+        ({"season_length": 2.5}, f"season_length {WHOLE}2.5"),
+        ({"season_length": None}, f"season_length {WHOLE}None"),
+        ({"season_length": "year"}, f"season_length {WHOLE}'year'"),
         ({"strategy": "both"}, "strategy must be one of recursive, direct, got 'both'"),
+        ({"strategy": None}, "strategy must be a string, got None"),
         ({"difference": "yes"}, "difference must be \"auto\", a lag, or several, got 'yes'"),
         ({"difference": 0}, DIFFERENCE + "0"),
         ({"difference": True}, DIFFERENCE + "True"),
         ({"difference": 1.5}, DIFFERENCE + "1.5"),
         ({"difference": (1, -4)}, DIFFERENCE + "(1, -4)"),
-        ({"calibration": 1}, "calibration must be at least 0 and below 1, got 1"),
-        ({"calibration": -0.1}, "calibration must be at least 0 and below 1, got -0.1"),
-        ({"calibration": nan}, "calibration must be at least 0 and below 1, got nan"),
+        ({"calibration": 1}, "calibration must be below 1, got 1.0"),
+        ({"calibration": 1.5}, "calibration must be below 1, got 1.5"),
+        ({"calibration": -0.1}, "calibration must be at least 0 and finite, got -0.1"),
+        ({"calibration": nan}, "calibration must be at least 0 and finite, got nan"),
+        ({"calibration": "0.2"}, "calibration must be a number, got '0.2'"),
         ({"fill": "zero"}, 'fill must be None, "linear", "forward" or a number, got \'zero\''),
-        ({"hidden_size": 0}, "hidden_size must be a whole number, at least 1 and finite, got 0"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1 and finite, got 0"),
+        ({"dropout": 1.0}, "dropout must be below 1, got 1.0"),
+        ({"learning_rate": 0}, "learning_rate must be above 0 and finite, got 0.0"),
+        ({"reset": "never"}, "reset must be one of after, before, got 'never'"),
+        ({"device": 3}, "device must be a string, got 3"),
+        ({"backend": "gpu"}, "backend must be one of auto, equations, torch, cpu, got 'gpu'"),
+        (
+            {"epochs": 0, "batch_size": 1.5},
+            "epochs must be at least 1 and finite, got 0; batch_size must be a whole number, got 1.5",
+        ),
     ],
 )  # fmt: skip
 def test_parameters_that_cannot_be(parameters, message):
-    for use in (small(**parameters).fit, lambda y: small(**parameters).backtest(2, y)):
-        with refused(message):
-            use(values())
+    with refused(message):
+        small(**parameters).fit(values())
+    with refused(message):  # the horizon of its forecasts is another
+        small(**parameters).backtest(2, values(), horizon=2)
+
+
+def test_more_parameters_that_cannot_be():
+    with refused("verbose must be a whole number, got False"):
+        small(verbose=False).fit(values())
+    for horizon in (0, True, 2.0):
+        with refused(HORIZON + repr(horizon)):
+            small(horizon=horizon).backtest(2, values())
+
+
+def test_numbers_of_numpy_are_numbers_too():
+    settings = {"horizon": np.int32(H), "window": np.int64(5), "season_length": np.uint8(4), "hidden_size": np.int16(6),
+                "epochs": np.int64(2), "calibration": np.float32(0.25), "learning_rate": np.float64(0.01)}  # fmt: skip
+    plain = {name: value.item() for name, value in settings.items()}
+    np.testing.assert_array_equal(small(**settings).fit(values()).predict(), small(**plain).fit(values()).predict())
+    small(calibration=0, dropout=0, weight_decay=0).fit(values())  # whole numbers where others may be
 
 
 @pytest.mark.parametrize(
@@ -1138,12 +1515,24 @@ def test_a_horizon_that_is_too_long():
         fitted.score(values(4))
 
 
-@pytest.mark.parametrize("coverage", [0, 1, -0.5, 1.5, nan])
+@pytest.mark.parametrize(
+    "coverage",
+    [0, 1, 0.0, 1.0, -0.5, 1.5, nan, True, None, "0.8", [0.8], np.array([0.5, 0.8]), 80, np.int64(1)],
+    ids=repr,
+)
 def test_coverages_that_cannot_be(coverage):
     fitted = small().fit(values())
     for use in (fitted.predict_interval, fitted.plot, fitted.backtest):
         with refused(f"coverage must be above 0 and below 1, got {coverage!r}"):
             use(coverage=coverage)
+    with refused(f"coverage must be above 0 and below 1, got {coverage!r}"):
+        fitted.score(values(N + H)[N:], coverage=coverage)
+
+
+def test_a_coverage_of_numpy():
+    fitted = small().fit(values())
+    assert_equal(fitted.predict_interval(coverage=np.float64(0.8)), fitted.predict_interval())
+    assert_equal(fitted.predict_interval(coverage=np.float32(0.5)), fitted.predict_interval(coverage=0.5))
 
 
 @pytest.mark.parametrize(("coverage", "need"), [(0.8, 4), (0.9, 9), (0.95, 19), (0.5, 1), (0.66, 2)])
@@ -1188,11 +1577,11 @@ def test_features_that_do_not_fit():
         fitted.predict(X=X[:2])
     with refused("X must have the shape (3, 2), finite numbers, got (3, 1)"):
         fitted.predict(X=X[:3, :1])
-    message = "the model was fitted with 2: give them as (y, X), or as columns of the long form"
+    message = "the model was fitted with 2: give them as past_X, or as columns of the long form"
     with refused(f"y has 0 features, {message}"):
         fitted.predict(y=values(30), X=X[N:])
     with refused(f"y has 1 features, {message}"):
-        fitted.predict(y=(values(30), X[:30, 0]), X=X[N:])
+        fitted.predict(y=values(30), past_X=X[:30, 0], X=X[N:])
     with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
         small().fit(values()).predict(X=X[N:])
 
@@ -1233,6 +1622,24 @@ def test_too_many_folds():
 def test_a_series_that_cannot_be_drawn():
     with refused("there is no series 'z' to draw, only 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=["a", "z"])
+    with refused("series names none to draw: leave it away, or name some of 'a', 'b', 'c'"):
+        small().fit(MANY["frame"]).plot(series=[])
+
+
+def test_features_to_test_with_go_with_a_series():
+    fitted = small().fit(values(), features())
+    for use in (fitted, small()):
+        with refused("X goes with y: give both, or neither to test with the series of fit"):
+            use.backtest(1, X=features())
+    assert_equal(fitted.backtest(1, values(), features()), fitted.backtest(1))
+
+
+@pytest.mark.parametrize("fill", [True, ["linear"], {}, nan, 10**400, b"linear"], ids=lambda fill: repr(fill)[:20])
+def test_fillings_that_cannot_be(fill):
+    fitted = small().fit(values()).set_params(fill=fill)
+    for use in (fitted.fit, fitted.score, lambda y: fitted.backtest(1, y), lambda y: fitted.predict(y=y)):
+        with refused(f'fill must be None, "linear", "forward" or a number, got {fill!r}'):
+            use(values()[:H])
 
 
 # Real data

@@ -129,6 +129,32 @@ def test_the_edge_of_an_interval_belongs_to_it():
     assert score_forecast(history, np.zeros(5), actual, 1, half).coverage == 4 / 5
 
 
+def test_what_is_not_known_to_have_come_is_not_scored():
+    """By hand: the history repeats with a mean error of 2; the naive forecast is 5, 9, 5, 9, 5."""
+    history, forecast, half = np.array([2.0, 8.0, 5.0, 9.0]), np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.full(5, 1.5)
+    actual = np.array([math.nan, 3.0, 7.0, math.nan, 6.0])
+    found = score_forecast(history, forecast, actual, 2, half)  # errors 1, 4, 1, of the naive 6, 2, 1
+    assert found == Score(2.0, 2.0 / 2, 9 / 3 / 2, pytest.approx(2 / 3))
+    assert all(type(number) is float for number in found)
+    assert math.isnan(score_forecast(history, forecast, actual, 2).coverage)
+
+
+@pytest.mark.parametrize("half", [None, np.ones(3)])
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_is_known_to_have_come_there_is_no_score(half):
+    found = score_forecast(np.array([2.0, 8.0, 5.0]), np.ones(3), np.full(3, math.nan), 1, half)
+    assert len(found) == 4
+    assert all(type(number) is float and math.isnan(number) for number in found)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_mean_is_over_the_scores_that_there_are():
+    none = Score(math.nan, math.nan, math.nan, math.nan)
+    assert mean_score([Score(1.0, 2.0, 5.0, 0.5), none, Score(2.0, 4.0, 7.0, 1.0)]) == Score(1.5, 3.0, 6.0, 0.75)
+    assert mean_score([none, Score(1.0, 2.0, 5.0, math.nan)])[:3] == (1.0, 2.0, 5.0)
+    assert all(type(number) is float and math.isnan(number) for number in mean_score([none, none]))
+
+
 def test_a_history_as_short_as_can_be():
     found = score_forecast(np.array([2.0, 9.0, 5.0]), np.array([1.0, 1.0, 1.0]), np.array([3.0, 7.0, 5.0]), 2)
     assert found[:3] == pytest.approx((4.0, 4.0 / 3, ((9 - 3) + (7 - 5) + (9 - 5)) / 3 / 3))

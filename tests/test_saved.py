@@ -60,7 +60,9 @@ def check_round_trip(estimator: Any, path: Path) -> Any:
     expected = {name: value for name, value in vars(estimator).items() if name not in ("_fit", "model_")}
     found = {name: value for name, value in vars(loaded).items() if name not in ("_fit", "model_")}
     for name, value in expected.items():
-        if not isinstance(value, np.random.RandomState):
+        if name == "_model_parameters":  # as they were given, and NumPy's numbers come back as Python's
+            assert value == found[name]
+        elif not isinstance(value, np.random.RandomState):
             assert same(value, found[name]), name
     assert set(found) == set(expected)
     return loaded
@@ -319,8 +321,11 @@ def test_parts_that_do_not_fit(change: Any, tmp_path: Path) -> None:
     path = tmp_path / "model"
     classifier().save(path)
     edit(path, change)
-    with pytest.raises(InputError, match=re_of(path)):
+    with pytest.raises(InputError, match=re_of(path) + DAMAGED):
         GRUClassifier.load(path)
+
+
+DAMAGED = r"/config\.json or model\.safetensors is damaged, or not of the same save: restore both, or fit again$"
 
 
 def re_of(path: Path) -> str:
@@ -351,7 +356,7 @@ def test_arrays_that_do_not_fit(name: str, value: np.ndarray | None, tmp_path: P
     else:
         arrays[name] = value
     save_file(arrays, path / "model.safetensors")
-    with pytest.raises(InputError, match=re_of(path)):
+    with pytest.raises(InputError, match=re_of(path) + DAMAGED):
         GRURegressor.load(path)
 
 

@@ -302,6 +302,89 @@ def test_missing_values_of_the_long_form_are_filled_series_by_series():
     assert a.index.tolist() == frame["ds"][5:].tolist()
 
 
+@pytest.mark.parametrize(
+    ("y", "fill", "end", "expected"),
+    [
+        ([1, nan, 3, nan, nan, 9], "linear", 6, [1, 2, 3, 5, 7, 9]),
+        ([1, nan, 3, nan, nan, 9], "linear", 5, [1, 2, 3, 3, 3]),  # not 5 and 7, which the 9 tells
+        ([1, nan, 3, nan, nan, 9], "linear", -1, [1, 2, 3, 3, 3]),
+        ([1, nan, 3, nan, nan, 9], "linear", 4, [1, 2, 3, 3]),
+        ([1, nan, 3, nan, nan, 9], "linear", -4, [1, 1]),
+        ([1, nan, 3, nan, nan, 9], "linear", 1, [1]),
+        ([1, nan, 3, nan, nan, 9], "forward", 5, [1, 1, 3, 3, 3]),
+        ([1, nan, 3, nan, nan, 9], "forward", 2, [1, 1]),
+        ([1, nan, 3, nan, nan, 9], 7, 5, [1, 7, 3, 7, 7]),
+        ([nan, nan, 4, 5], -2, 2, [-2, -2]),
+        ([nan, 2, nan, 6], "linear", 2, [2, 2]),  # what is before the first value has been left out
+        ([nan, 2, nan, 6], "forward", 3, [2, 2, 6]),
+    ],
+)
+def test_gaps_are_filled_from_what_is_before_an_end_alone(y, fill, end, expected):
+    X = np.arange(2.0 * len(y)).reshape(len(y), 2)
+    panel = Panel.read(y, X, fill=fill)
+    [series] = panel.until(end).series
+    left_out = len(y) - len(panel.series[0])
+    assert_series(
+        series, None, expected, pd.RangeIndex(left_out, left_out + len(expected)), X[left_out:][: len(series)]
+    )
+    known = np.array(y)[left_out:][: len(expected)]
+    np.testing.assert_array_equal(series.seen, known)
+    if np.isnan(known).any():
+        np.testing.assert_array_equal(series.observed, ~np.isnan(known))
+        assert series.fill == fill
+        assert_series(series.until(len(series)), None, expected, series.index, series.features)
+    else:
+        assert series.observed is None
+
+
+@quick
+@given(
+    y=st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=20),
+    fill=st.sampled_from(["linear", "forward", 3]),
+    ends=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+)
+def test_what_comes_after_an_end_does_not_matter(y, fill, ends):
+    """A series until an end is the series that reads what is before the end, also where it was cut before."""
+    array = np.array([0.0, *y], float)  # so that there is a value before each end
+    [series] = Panel.read(array, fill=fill).series
+    for end in sorted(ends, reverse=True):
+        series = series.until(end)
+        [expected] = Panel.read(array[:end], fill=fill).series
+        np.testing.assert_array_equal(series.values, expected.values)
+        np.testing.assert_array_equal(series.seen, expected.seen)
+        assert_index(series.index, expected.index)
+
+
+def test_which_values_were_observed():
+    y = np.array([[nan, 1.0, 1.0], [5.0, nan, 2.0], [nan, 2.0, 3.0], [6.0, nan, 4.0]])
+    a, b, c = Panel.read(y, fill="linear").series
+    assert (a.observed.tolist(), a.fill) == ([True, False, True], "linear")
+    assert (b.observed.tolist(), b.fill) == ([True, False, True, False], "linear")
+    assert (c.observed, c.fill) == (None, None)
+    for series, column, first in ((a, 0, 1), (b, 1, 0), (c, 2, 0)):
+        np.testing.assert_array_equal(series.seen, y[first:, column])
+    [whole, *_] = Panel.read(y, fill=0.5).series
+    assert (whole.values.tolist(), whole.observed.tolist()) == ([0.5, 5, 0.5, 6], [False, True, False, True])
+
+
+@pytest.mark.parametrize("fill", ["linear", "forward", 0])
+def test_gaps_can_be_left(fill):
+    y = pd.Series([nan, 2.0, nan, 5.0], MONTHS[:4])
+    [series] = Panel.read(y, fill=fill, gaps=True).series
+    assert_series(series, None, y, MONTHS[:4])  # also what is before the first value
+    np.testing.assert_array_equal(series.seen, y)
+    np.testing.assert_array_equal(series.until(3).values, y[:3])
+
+
+def test_gaps_are_left_only_where_they_may_be():
+    with refused(f"y has NaN at 1 (1 missing in all): {HINT}"):
+        Panel.read([1.0, nan], gaps=True)
+    with refused("y has NaN at 0 (2 missing in all): give at least one"):
+        Panel.read([nan, nan], fill="linear", gaps=True)
+    with refused("y or its features have infinity at 1: give a number, or NaN and fill="):
+        Panel.read([nan, inf], fill="linear", gaps=True)
+
+
 # Answers
 
 
@@ -328,7 +411,7 @@ def test_the_answer_to_several_arrays():
     several = answer(panel, "lower", "upper")
     assert several.columns.tolist() == [(s, c) for s in range(3) for c in ("lower", "upper")]
     np.testing.assert_array_equal(several, np.add.outer(np.arange(5.0), [0, 10, 100, 110, 200, 210]))
-    assert several.index.tolist() == list(range(N, N + H))
+    assert_index(several.index, pd.RangeIndex(1, H + 1, name="step"))
 
 
 @pytest.mark.parametrize("kind", INDICES)
@@ -411,6 +494,63 @@ def test_features_ahead_of_the_long_form(dates):
         np.testing.assert_array_equal(features, expected[["price", "day"]])
 
 
+X_INDEX = "X must have the index of y: X.reindex(y.index) brings its rows into place"
+
+
+@pytest.mark.parametrize("frame", [True, False])
+@pytest.mark.parametrize("column", [True, False])
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(6),
+        pd.date_range("2020-01-01", periods=6, freq="MS")[::-1],
+        pd.date_range("2020-02-01", periods=6, freq="MS"),
+        pd.period_range("2020-01", periods=6, freq="M"),
+    ],
+    ids=["numbers", "another order", "a month later", "periods"],
+)
+def test_features_must_have_the_index_of_the_series(index, column, frame):
+    y = pd.Series(values(6), MONTHS, name="a")
+    y = y.to_frame() if frame else y
+    X = pd.DataFrame({"p": np.arange(6.0)}, index)
+    right = X.set_axis(bare(MONTHS))
+    X, right = (X["p"], right["p"]) if column else (X, right)
+    with refused(X_INDEX):
+        Panel.read(y, X)
+    for given_as in (right, X.to_numpy()):  # an array has no index
+        np.testing.assert_array_equal(Panel.read(y, given_as).series[0].features[:, 0], np.arange(6))
+    assert len(Panel.read(values(6), X).series) == 1  # nor has y
+
+
+def test_features_that_are_too_few_are_that_first():
+    with refused("X must have the shape (6, features), a row for each step, got (5, 1)"):
+        Panel.read(pd.Series(values(6), MONTHS), pd.Series(np.ones(5), MONTHS[:5]))
+
+
+@pytest.mark.parametrize("frame", [True, False])
+def test_features_ahead_must_have_the_index_of_the_steps_to_come(frame):
+    y = pd.Series(values(4), MONTHS[:4], name="a")
+    panel = Panel.read(y.to_frame() if frame else y, pd.DataFrame({"p": np.arange(4.0), "q": 1}, MONTHS[:4]))
+    X = pd.DataFrame({"q": [3.0, 4], "p": [5.0, 6]}, bare(MONTHS[4:]))
+    for given_as in (X, [[5, 3], [6, 4]]):
+        np.testing.assert_array_equal(panel.ahead(given_as, 2), [[[5, 3], [6, 4]]])
+    for index in (pd.RangeIndex(2), MONTHS[3:5], MONTHS[4:][::-1], MONTHS[4:].to_period("M")):
+        with refused("X must have the index of the steps to come, 2020-05-01 00:00:00 to 2020-06-01 00:00:00"):
+            panel.ahead(X.set_axis(index), 2)
+    with refused("X must have the index of the steps to come, 2020-05-01 00:00:00 to 2020-05-01 00:00:00"):
+        panel.ahead(X, 1)
+    np.testing.assert_array_equal(panel.ahead(X[:1], 1), [[[5, 3]]])
+    for past in (pd.Series(np.ones(4), MONTHS[:4]), np.ones(4)):  # without names
+        column = Panel.read(y.to_frame() if frame else y, past)
+        for given_as in (X["p"], X[["p"]], X["p"].to_numpy()):
+            np.testing.assert_array_equal(column.ahead(given_as, 2), [[[5], [6]]])
+        for wrong in (X["p"][::-1], X[["p"]].reset_index(drop=True)):
+            with refused("X must have the index of the steps to come, 2020-05-01 00:00:00 to 2020-06-01 00:00:00"):
+                column.ahead(wrong, 2)
+    array = Panel.read(values(4), pd.DataFrame({"p": np.arange(4.0), "q": 1}))
+    np.testing.assert_array_equal(array.ahead(X, 2), [[[5, 3], [6, 4]]])
+
+
 # On disk
 
 
@@ -428,6 +568,11 @@ def assert_same(found: Panel, expected: Panel) -> None:
     for mine, theirs in zip(found.series, expected.series, strict=True):
         assert_series(mine, theirs.name, theirs.values, theirs.index, theirs.features)
         assert_index(mine.future(H), theirs.future(H))
+        assert (mine.fill, type(mine.fill)) == (theirs.fill, type(theirs.fill))
+        assert (mine.observed is None) == (theirs.observed is None)
+        if theirs.observed is not None:
+            assert mine.observed.dtype == bool
+            assert mine.observed.tolist() == theirs.observed.tolist()
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
@@ -460,6 +605,15 @@ def test_every_form_comes_back(tmp_path, y):
     assert_same(again(panel, tmp_path), panel)
 
 
+@pytest.mark.parametrize("fill", ["linear", "forward", 0, 2.5])
+def test_gaps_come_back(tmp_path, fill):
+    frame = pd.DataFrame({"a": [nan, 2, nan, 4, 9], "b": [1.0, 2, 3, 4, 5]}, MONTHS[:5])
+    panel = Panel.read(frame, fill=fill)
+    found = again(panel, tmp_path)
+    assert_same(found, panel)
+    assert_same(found.until(-2), panel.until(-2))
+
+
 def test_names_of_features_come_back(tmp_path):
     panel = Panel.read(np.ones(5), pd.DataFrame({"p": np.arange(5), "day": 1}))
     assert again(panel, tmp_path).feature_names == ("p", "day")
@@ -478,7 +632,7 @@ SHAPES = "y must be one series (steps,) or several (steps, series), got the shap
 FILL = 'fill must be None, "linear", "forward" or a number, got '
 KIND = "it must be dates, periods or whole numbers in order"
 SORT = "sort it, each step once"
-HINT = 'fill="linear" or "forward" fills them in'
+HINT = 'fill="linear" or "forward" (--fill) fills them in'
 LONG = "X must have the columns unique_id, ds, price, day: "
 
 
@@ -547,7 +701,7 @@ def long_without(column: str) -> pd.DataFrame:
         (
             pd.Series(values(5), MONTHS[[0, 1, 2, 4, 5]]), None,
             "y has dates of no regular frequency (look between 2020-03-01 00:00:00 and 2020-05-01 00:00:00): "
-            "y.asfreq(...) or y.resample(...) makes them regular, fill= fills the gaps",
+            "y.asfreq(...) or y.resample(...) makes them regular (--frequency), fill= (--fill) fills the gaps",
         ),
         (
             pd.Series(values(4), [0, 5, 10, 20]), None,
@@ -595,10 +749,16 @@ def test_what_cannot_be_read(y, X, message):
         Panel.read(y, X)
 
 
-@pytest.mark.parametrize(("fill", "said"), [("backward", "'backward'"), (nan, "nan"), (inf, "inf")])
-def test_what_is_no_filling(fill, said):
-    with refused(FILL + said):
-        Panel.read([1.0, 2.0], fill=fill)
+@pytest.mark.parametrize(
+    "fill",
+    ["backward", "", nan, inf, -inf, np.float32(inf), 10**400, True, np.bool_(True), b"linear", ["linear"], {}, (1,),
+     1j, np.complex64(1), np.array([1.0]), np.array([1.0, 2.0]), pd.NA, pd.Timestamp("2020")],
+    ids=lambda fill: repr(fill)[:20],
+)  # fmt: skip
+def test_what_is_no_filling(fill):
+    for y in ([1.0, 2.0], [1.0, nan]):
+        with refused(FILL + repr(fill)):
+            Panel.read(y, fill=fill)
 
 
 def test_infinity_and_missing_features_are_not_filled():
@@ -644,6 +804,18 @@ def test_features_ahead_where_there_are_none():
         (
             lambda X: pd.concat([X, X.iloc[:1]]),
             "X must have one row for each step to come of 'b', look at 2020-05-01 00:00:00",
+        ),
+        (  # two of May and none of June, in any order
+            lambda X: X.assign(ds=X["ds"].where(X["ds"] != "2020-06-01", pd.Timestamp("2020-05-01")))[::-1],
+            "X must have one row for each step to come of 'b', look at 2020-05-01 00:00:00",
+        ),
+        (  # none of June and two of July
+            lambda X: X.assign(ds=X["ds"].where(X["ds"] != "2020-06-01", pd.Timestamp("2020-07-01"))),
+            "X must have one row for each step to come of 'b', look at 2020-06-01 00:00:00",
+        ),
+        (
+            lambda X: X[X["unique_id"] == "b"],
+            "X must have one row for each step to come of 'a', look at 2021-04-01 00:00:00",
         ),
         (
             lambda X: X.assign(price=[1, 2, 3, 4, nan, 6]),

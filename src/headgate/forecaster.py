@@ -6,7 +6,7 @@ Letters: N steps of a series, w steps of a window, h steps of a forecast, k of t
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -358,8 +358,10 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     def _history(self, y: Any, X: Any = None) -> Panel:
         check_is_fitted(self, "regressor_")
+        panel: Panel = self.panel_
         if y is None:
-            panel: Panel = self.panel_
+            if X is not None:
+                raise InputError("past_X goes with y: give both, or neither to continue the series of fit")
             return panel
         panel = Panel.read(y, X, fill=self.fill)
         if panel.series[0].features.shape[1] != self.panel_.series[0].features.shape[1]:
@@ -372,7 +374,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             raise InputError(
                 f"the features of y are {_few(names)}, the model was fitted with {_few(known)}: order them"
             )
-        return panel
+        return replace(panel, feature_names=known or None) if names is None else panel  # without names: in that order
 
     def _panel_to_test(self, y: Any, X: Any) -> Panel:
         if y is not None:

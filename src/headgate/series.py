@@ -77,7 +77,8 @@ class Panel:
 
         Raises InputError for other shapes, gaps, infinities, and an index that is not sorted and regular.
         """
-        number = isinstance(fill, int | float | np.number) and not isinstance(fill, bool) and np.isfinite(fill)
+        plain = fill.item() if isinstance(fill, np.generic) else fill
+        number = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= 1e308
         if not (fill is None or number or (isinstance(fill, str) and fill in FILLS)):
             raise InputError(f'fill must be None, "linear", "forward" or a number, got {fill!r}')
         form, parts, columns = _forms(y)
@@ -121,11 +122,11 @@ class Panel:
             if self.form == "long":
                 return [self._features_after(X, series, h) for series in self.series]
             X = X[list(self.feature_names)]
-            if self.form in ("series", "frame") and not X.index.equals(self.series[0].future(h)):
-                steps = self.series[0].future(h)
-                raise InputError(f"X must have the index of the steps to come, {steps[0]} to {steps[-1]}")
         elif self.form == "long":
             raise InputError("X must be a DataFrame with the columns unique_id, ds and the features, as y")
+        steps = self.series[0].future(h)
+        if isinstance(X, pd.DataFrame | pd.Series) and self.form in ("series", "frame") and not X.index.equals(steps):
+            raise InputError(f"X must have the index of the steps to come, {steps[0]} to {steps[-1]}")
         features = _features(X, h)
         if features.shape[1] != F or not np.isfinite(features).all():
             raise InputError(f"X must have the shape {(h, F)}, finite numbers, got {features.shape}")
