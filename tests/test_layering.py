@@ -59,6 +59,8 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "commands.train": (8, False),
     "commands.generate": (8, False),
     "commands.fit": (8, False),
+    "commands.runs": (8, False),
+    "overview": (3, False),
     "commands.predict": (8, False),
     "commands.evaluate": (8, False),
     "commands.show": (8, False),

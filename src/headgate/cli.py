@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import headgate
-from headgate.commands import evaluate, fit, generate, predict, show, train
+from headgate.commands import evaluate, fit, generate, predict, runs, show, train
 from headgate.errors import InputError, nearest
 
 _EXTRAS = {  # what installs a missing module
@@ -76,18 +76,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="headgate", description=headgate.__doc__)
     parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, takes, module, run, text in (
-        ("train", "[CORPUS]", train, train.run, "train a language model on a text"),
-        ("generate", "RUN", generate, generate.run, "let a trained model write"),
-        ("evaluate", "RUN [TEXT]", evaluate, evaluate.run, "how well a trained model predicts a text"),
-        ("fit", "DATA --target COLUMN", fit, fit.run, "fit sequences to numbers or classes, or forecast series"),
-        ("predict", "RUN [DATA]", predict, predict.run, "what a fitted model says"),
-        ("recipes", "", show, show.recipes, "list the experiments that come with headgate"),
-        ("corpora", "", show, show.corpora, "list the texts that have a name, and where they are"),
-        ("info", "", show, show.info, "versions, and what can compute here"),
+    for name, takes, add_arguments, run, text in (
+        ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
+        ("generate", "RUN", generate.add_arguments, generate.run, "let a trained model write"),
+        ("evaluate", "RUN [TEXT]", evaluate.add_arguments, evaluate.run, "how well a trained model predicts a text"),
+        (
+            "fit",
+            "DATA --target COLUMN",
+            fit.add_arguments,
+            fit.run,
+            "fit sequences to numbers or classes, or forecast series",
+        ),
+        ("predict", "RUN [DATA]", predict.add_arguments, predict.run, "what a fitted model says"),
+        ("runs", "[DIR]", runs.add_runs_arguments, runs.runs, "list runs: their state, perplexity, age and size"),
+        ("compare", "RUN RUN", runs.add_compare_arguments, runs.compare, "where runs differ, and their curves"),
+        ("recipes", "", show.add_arguments, show.recipes, "list the experiments that come with headgate"),
+        ("corpora", "", show.add_arguments, show.corpora, "list the texts that have a name, and where they are"),
+        ("info", "", show.add_arguments, show.info, "versions, and what can compute here"),
     ):
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
-        module.add_arguments(command)
+        add_arguments(command)
         command.set_defaults(run=run, flags=[flag for a in command._actions for flag in a.option_strings])
     return parser

@@ -1,6 +1,6 @@
 """Pictures of a run: perplexity, or the loss, over epochs, on a logarithmic scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,29 @@ def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, publish
     axes.grid(alpha=0.3, which="both")
     if axes.has_data():
         axes.legend()
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
+    """Draw the perplexity of several runs into a PNG file: solid where held out, dashed in training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, log) in enumerate(logs.items()):
+        ends = list({entry["epoch"]: entry for entry in log}.values())  # the last report of each epoch
+        label = name
+        for key, style in (("held_out_perplexity", "-"), ("perplexity", "--")):
+            points = [(e["epoch"], e[key]) for e in ends if e.get(key) is not None]
+            if points:
+                marker = "." if len(points) < 30 else ""
+                axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label, marker=marker)
+                label = ""
+    axes.set(xlabel="epoch", ylabel="perplexity (solid: held out, dashed: training)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    if axes.has_data():
+        axes.legend(fontsize="small")
     FigureCanvasAgg(figure).print_png(str(path))
 
 

@@ -51,6 +51,10 @@ class Report:
         text += f"  {entry['tokens_per_second']:9,.0f} tokens/s"
         self.line(text + (f"  {entry['skipped']} steps skipped" if entry["skipped"] else ""))
 
+    def diverged(self, step: int, epoch: int) -> None:
+        """Training ends here, because it does not get anywhere."""
+        self.run.append("log.jsonl", json.dumps({"step": step, "epoch": epoch, "diverged": True}) + "\n")
+
     def samples(self, epoch: int, texts: list[str]) -> None:
         """What the model wrote after an epoch."""
         self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,19 +121,27 @@ class RunDirectory:
         The lock is the system's, on the file ``lock``: it goes with the process, however that ends.
         """
         with (self.path / "lock").open("a+") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+            for attempt in range(3):  # somebody may just be looking (in_use)
+                if _lock(file):
+                    break
+                time.sleep(0.05)
+                if attempt == 2:
                     file.seek(0)
                     holder = file.read().strip() or "another process"
                     raise InputError(
                         f"{self.path} is in use by {holder}: wait for it, stop it, or name another directory with --out"
-                    ) from None
+                    )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
             yield
+
+    def in_use(self) -> bool:
+        """Whether a process trains in this directory now."""
+        if not (self.path / "lock").exists():
+            return False
+        with (self.path / "lock").open("a") as file:
+            return not _lock(file)
 
     def write_settings(self) -> None:
         config = {"format": FORMAT, "settings": self.settings.to_dict(), "facts": self.facts}
@@ -241,6 +250,12 @@ class RunDirectory:
             shutil.rmtree(unfinished)
         return None
 
+    def progress(self) -> dict[str, Any] | None:
+        """The state of the newest complete checkpoint, or None; nothing is changed."""
+        path = next((path for path in self._candidates() if _complete(path)), None)
+        found: dict[str, Any] | None = None if path is None else json.loads((path / "state.json").read_bytes())
+        return found
+
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None; nothing is changed."""
         return next((_read(path)[0] for path in self._candidates() if _complete(path)), None)
@@ -262,6 +277,16 @@ class RunDirectory:
     def _length(self, name: str) -> int:
         file = self.path / name
         return file.stat().st_size if file.exists() else 0
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file until it is closed, if nobody else has; whether that could be done."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def is_run(path: Path) -> bool:

@@ -122,7 +122,12 @@ def train(
         late = processes.first and time.monotonic() - saved_at > 60
         loss, norm, stopping, late = _step(training, x, y, rate, settings, processes, stop(), late)
 
-        _count(progress, loss, rate, batches.tokens)
+        try:
+            _count(progress, loss, rate, batches.tokens)
+        except InputError:
+            if processes.first:
+                report.diverged(progress.step, progress.epoch + 1)
+            raise
         speed.add(time.perf_counter() - began, batches.tokens)
         epoch_done = progress.position == batches.per_epoch
         if epoch_done or progress.position == 100:

@@ -1,0 +1,68 @@
+"""``headgate runs`` and ``compare``: what runs have come to, and where they differ."""
+
+import argparse
+import json
+from pathlib import Path
+
+from headgate.errors import InputError
+
+
+def add_runs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", nargs="?", default="runs", metavar="DIR", help="a directory of runs, or one run (runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, a line for each")
+
+
+def runs(options: argparse.Namespace) -> int:
+    """A line for each run."""
+    from headgate.overview import as_json, find, in_words
+
+    found = find(Path(options.folder))
+    if options.json:
+        print("\n".join(as_json(overview) for overview in found))
+        return 0
+    width = max(len(str(o.path)) for o in found)
+    print(
+        f"{'run':<{width}}  {'state':<13}  {'epoch':>9}  {'perplexity':>10}  {'held out':>8}  {'age':>6}  {'size':>8}"
+    )
+    for o in found:
+        epoch = "-" if o.epochs is None else f"{o.epoch}/{o.epochs}"
+        perplexity, held_out = (f"{v:.2f}" if v is not None else "-" for v in (o.perplexity, o.held_out))
+        end = f"{in_words(o.age):>6}  {o.size / 1e6:>5.1f} MB"
+        print(f"{o.path!s:<{width}}  {o.state:<13}  {epoch:>9}  {perplexity:>10}  {held_out:>8}  {end}")
+    return 0
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="RUN", help="run directories of language models")
+    parser.add_argument("--out", default="compare.png", metavar="FILE", help="the picture of all curves (compare.png)")
+    parser.add_argument("--json", action="store_true", help="the differences as JSON")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """The settings that differ, where each run ended, and all curves in one picture."""
+    from headgate.curve import draw_comparison
+    from headgate.overview import differences, look
+    from headgate.run_directory import RunDirectory
+
+    if len(options.paths) < 2:
+        raise InputError("give two runs or more to compare: headgate compare RUN RUN")
+    opened = [RunDirectory.open(Path(path)) for path in options.paths]
+    differing = differences(opened)
+    if options.json:
+        print(json.dumps({"runs": options.paths, "differences": differing}, ensure_ascii=False))
+    else:
+        found = [look(run.path) for run in opened]
+        rows = [(name, *map(str, values)) for name, values in differing.items()]
+        for name in ("state", "epoch", "perplexity", "held_out"):
+            values = [getattr(o, name) for o in found]
+            rows.append((name, *(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values)))
+        table = [("", *options.paths), *rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        for row in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    draw_comparison({str(run.path): run.log() for run in opened}, Path(options.out))
+    if not options.json:
+        print(f"curves  {options.out}")
+    return 0

@@ -1,0 +1,100 @@
+"""What a run has come to, read from its directory without disturbing it."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headgate.errors import InputError
+from headgate.run_directory import RunDirectory, is_run
+from headgate.saved import kind_of
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One run: its state, how far it is, and how good.
+
+    state       running, interrupted (--resume goes on), finished, stopped early, diverged, damaged; "fitted" for an
+                estimator
+    perplexity  of the last report; held_out: the lowest; None where there is none
+    age         seconds since it was last written to
+    size        bytes on disk
+    """
+
+    path: Path
+    state: str
+    epoch: int | None
+    epochs: int | None
+    perplexity: float | None
+    held_out: float | None
+    age: float
+    size: int
+
+
+def find(folder: Path) -> list[Overview]:
+    """The runs in a folder, or the folder itself where it is one; by name. InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"there is no directory {folder}: name the one that holds the runs")
+    paths = [folder] if is_run(folder) else sorted(p for p in folder.iterdir() if p.is_dir() and is_run(p))
+    if not paths:
+        raise InputError(f"{folder} holds no runs: name the directory that does, as in 'headgate runs DIR'")
+    return [look(path) for path in paths]
+
+
+def look(path: Path) -> Overview:
+    """The overview of one run; a damaged one has the state "damaged" and no numbers."""
+    written = [p.stat() for p in path.rglob("*") if p.is_file()]
+    age = time.time() - max(s.st_mtime for s in written)
+    size = sum(s.st_size for s in written)
+    if kind_of(path) is not None:
+        return Overview(path, "fitted", None, None, None, None, age, size)
+    try:
+        run = RunDirectory.open(path)
+        log, progress = run.log(), run.progress()
+        entries = [entry for entry in log if "perplexity" in entry]
+        held_out = [e["held_out_perplexity"] for e in entries if e.get("held_out_perplexity") is not None]
+        epoch = entries[-1]["epoch"] if entries else 0
+        perplexity = entries[-1]["perplexity"] if entries else None
+        state = _state(run, log, progress)
+    except (InputError, KeyError, TypeError, AttributeError):
+        return Overview(path, "damaged", None, None, None, None, age, size)
+    best = min(held_out) if held_out else None
+    return Overview(path, state, epoch, run.settings.training.epochs, perplexity, best, age, size)
+
+
+def _state(run: RunDirectory, log: Sequence[dict[str, Any]], progress: dict[str, Any] | None) -> str:
+    settings = run.settings.training
+    if run.in_use():
+        return "running"
+    if log and log[-1].get("diverged"):
+        return "diverged"
+    if progress is not None and progress["epoch"] >= settings.epochs:
+        return "finished"
+    if progress is not None and settings.patience and progress["waited"] >= settings.patience:
+        return "stopped early"
+    return "interrupted"
+
+
+def differences(runs: Sequence[RunDirectory]) -> dict[str, list[Any]]:
+    """The settings in which runs differ: name -> the value of each."""
+    tables = [{k: v for section in run.settings.to_dict().values() for k, v in section.items()} for run in runs]
+    values = {name: [table[name] for table in tables] for name in tables[0]}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def in_words(seconds: float) -> str:
+    """A span of time in one unit.
+
+    >>> in_words(59), in_words(7200), in_words(200_000)
+    ('59 s', '2 h', '2 d')
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def as_json(overview: Overview) -> str:
+    return json.dumps({**overview.__dict__, "path": str(overview.path)})
