@@ -20,6 +20,8 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "sampling": (1, False),
     "download": (1, False),
     "files": (1, False),
+    "arguments": (1, False),
+    "conformal": (1, False),
     "estimator_parameters": (1, False),
     "table": (1, False),
     "sequences": (1, False),

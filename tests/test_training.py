@@ -23,6 +23,7 @@ from headgate.configuration import Settings
 from headgate.corpus import Corpus
 from headgate.errors import InputError
 from headgate.language_model import LanguageModel
+from headgate.overview import look
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
 from headgate.training import Result, train
@@ -315,6 +316,8 @@ def test_diverging_run_stops(tmp_path: Path) -> None:
     run, corpus = start(tmp_path, settings)
     with pytest.raises(InputError, match=r"not finite in 10 steps in a row, up to step 1[0-9].*lower --learning-rate"):
         go(run, corpus)
+    assert run.log()[-1] == {"step": run.log()[-1]["step"], "epoch": 1, "diverged": True}
+    assert look(run.path).state == "diverged"
 
 
 def test_bad_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

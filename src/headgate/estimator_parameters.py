@@ -87,3 +87,12 @@ def check_parameters(parameters: Any) -> None:
             values[f.name] = float(values[f.name])
     if wrong := wrong_values(parameters, values):
         raise InputError("; ".join(wrong))
+
+
+def steps_or_auto(name: str, value: Any, auto: int) -> int:
+    """A number of steps, where "auto" means that of ``auto``; InputError for what is neither."""
+    if isinstance(value, str) and value == "auto":
+        return auto
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f'{name} must be "auto" or a whole number of steps, at least 1, got {value!r}')
+    return int(value)

@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headgate import saved
+from headgate.arguments import is_table, one_sentence, unequal, whole
 from headgate.configuration import TrainingSettings
 from headgate.errors import InputError
 from headgate.estimator_parameters import ClassifierParameters, SequenceParameters, check_parameters
@@ -47,7 +48,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 
         Raises ValueError for what cannot be learned from, and then leaves the estimator as it was.
         """
-        with self._whole():
+        with whole(self):
             self._learn(X, y, sample_weight, go_on=self.warm_start and hasattr(self, "model_"))
         return self
 
@@ -116,7 +117,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         targets = self._read_targets(y, fitting=not go_on, classes=classes)
         n = len(sequences)
         if len(targets) != n:
-            raise InputError(_unequal(n, len(targets), X))
+            raise InputError(unequal(n, len(targets), X))
         weights = self._weights(sample_weight, targets)
         random = check_random_state(self.random_state)
         training, held_out = np.arange(n), None
@@ -169,8 +170,8 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 
     def _read(self, X: Any, *, fitting: bool) -> Sequences:
         """X checked; when ``fitting``, what it looks like is noted, otherwise compared with that."""
-        if _is_table(X) and (fitting or self._table):
-            with _one_sentence():
+        if is_table(X) and (fitting or self._table):
+            with one_sentence():
                 X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
             self._table: bool = True
             return Sequences.read(X)
@@ -201,7 +202,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             return None
         n = len(targets)
         weights = np.full(n, sample_weight) if isinstance(sample_weight, int | float) else sample_weight
-        with _one_sentence():
+        with one_sentence():
             weights = check_array(
                 weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self
             )
@@ -259,17 +260,6 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return outputs(self.model_, self._scaled(self._read(X, fitting=False))).astype(np.float64)
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """What happens within happens as a whole, or the estimator is as it was."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
-    @contextlib.contextmanager
     def _own_random(self, seed: int) -> Iterator[None]:
         """torch draws from this seed, and goes on afterwards as if nothing had been drawn."""
         device = torch.device(self.device)
@@ -313,7 +303,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all."""
-        with self._whole():
+        with whole(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True)
         return self
 
@@ -324,7 +314,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
         return numbers if self._columns else numbers[:, 0]
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
-        with _one_sentence():
+        with one_sentence():
             targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
         columns = targets.shape[1] if targets.ndim == 2 else 0
         if targets.ndim > 2 or (not fitting and columns != self._columns):
@@ -355,7 +345,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and
         takes in ``classes`` every label that will ever come (None: those of its y)."""
-        with self._whole():
+        with whole(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True, classes=classes)
         return self
 
@@ -369,7 +359,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         return np.asarray(softmax(self._predicted(X), axis=1))
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
-        with _one_sentence():
+        with one_sentence():
             labels = column_or_1d(y, warn=True)
             assert_all_finite(labels, input_name="y")
             check_classification_targets(labels)
@@ -401,36 +391,3 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
             raise InputError("class_weight must be finite and at least 0, and leave samples of some weight")
         return np.asarray(weights / weights.mean())
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """What scikit-learn has against an argument, as an InputError."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _is_table(X: Any) -> bool:
-    """Whether X has two axes, (samples, steps), as scikit-learn's other estimators want it, or we cannot see any."""
-    if isinstance(X, list | tuple):
-        try:
-            shapes = {np.shape(part) for part in X}
-        except ValueError:  # a part is ragged itself
-            return False
-        return len(shapes) == 1 and len(shapes.pop()) <= 1
-    ndim = getattr(X, "ndim", 2)
-    return not (ndim > 2 or (ndim == 1 and str(getattr(X, "dtype", "")) == "object"))
-
-
-def _unequal(samples: int, targets: int, X: Any) -> str:
-    shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
-    hint = "give one y for every sample"
-    if len(shape) == 3 and targets in shape[1:]:
-        axes = (1, 0, 2) if shape[1] == targets else (2, 0, 1)
-        hint = f"the axes of {shape} look swapped, X.transpose{axes} has {targets} samples"
-    return (
-        f"X and y have inconsistent numbers of samples, {samples} and {targets} (X is read as (samples, steps, "
-        f"features)): {hint}"
-    )

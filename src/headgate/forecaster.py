@@ -15,11 +15,12 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from headgate import saved
+from headgate.conformal import quantiles
 from headgate.errors import InputError
-from headgate.estimator_parameters import ForecastParameters, check_parameters
+from headgate.estimator_parameters import ForecastParameters, check_parameters, steps_or_auto
 from headgate.estimators import GRURegressor
 from headgate.forecast_chart import draw_forecast
-from headgate.forecasting import Score, differenced, mean_score, score_forecast, stretches, summed, windows
+from headgate.forecasting import Score, choose_lags, differenced, mean_score, score_forecast, stretches, summed, windows
 from headgate.sequences import Scale
 from headgate.series import Panel, Series, season_of
 
@@ -139,7 +140,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             if short := next((s for s in panel.series if len(s) <= left), None):
                 raise InputError(
                     f"{folds} folds of {horizon} steps need more than {folds * horizon} steps, "
-                    f"{_called(short)} has {len(short)}: use fewer folds or a smaller horizon"
+                    f"{short.called} has {len(short)}: use fewer folds or a smaller horizon"
                 )
             fitted = clone(self).set_params(verbose=0)._learn(panel.until(-left))
             ahead = [s.features[-left : len(s) - left + horizon] for s in panel.series]
@@ -261,18 +262,20 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     def _learn(self, panel: Panel) -> Self:
         check_parameters(self)
         horizon = self._checked_horizon(None)
-        season = _steps("season_length", self.season_length, season_of(panel.series[0].index))
-        window = _steps("window", self.window, max(2 * season, 24))
+        season = steps_or_auto("season_length", self.season_length, season_of(panel.series[0].index))
+        window = steps_or_auto("window", self.window, max(2 * season, 24))
         fitted = clone(self)  # so that what fails leaves this one as it was
         fitted.panel_, fitted.season_length_, fitted.window_ = panel, season, window
         k = horizon if self.strategy == "direct" else 1
         tails = [max(int(np.ceil(self.calibration * len(s))), horizon) if self.calibration else 0 for s in panel.series]
-        fitted.lags_ = self._lags([s.until(len(s) - tail) for s, tail in zip(panel.series, tails, strict=True)])
+        fitted.lags_ = choose_lags(
+            self.difference, [s.until(len(s) - tail).values for s, tail in zip(panel.series, tails, strict=True)]
+        )
         need = sum(fitted.lags_) + max(window + k, season + 1)
         if short := next((s for s, tail in zip(panel.series, tails, strict=True) if len(s) - tail < need), None):
             tail = tails[panel.series.index(short)]
             raise InputError(
-                f"{_called(short)} has {len(short)} steps, of which calibration={self.calibration:g} holds out {tail}; "
+                f"{short.called} has {len(short)} steps, of which calibration={self.calibration:g} holds out {tail}; "
                 f"window={window}, season_length={season} and strategy={self.strategy} need {need} more: give a longer "
                 "series, or a smaller window, horizon or calibration"
             )
@@ -297,18 +300,6 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     def _regressor(self) -> GRURegressor:
         shared = GRURegressor().get_params().keys() & self.get_params().keys()
         return GRURegressor(**{name: getattr(self, name) for name in shared}, standardize=False)
-
-    def _lags(self, known: Sequence[Series]) -> tuple[int, ...]:
-        """The lags of ``difference``; "auto": 1 where that makes the (median) standard deviation smaller."""
-        if isinstance(self.difference, str):
-            if self.difference != "auto":
-                raise InputError(f'difference must be "auto", a lag, or several, got {self.difference!r}')
-            shares = [np.std(np.diff(s.values)) / (np.std(s.values) or 1.0) for s in known if len(s) > 1]
-            return (1,) if shares and np.median(shares) < 1 else ()
-        lags = () if self.difference is None else tuple(np.atleast_1d(self.difference))
-        if any(isinstance(lag, bool) or not isinstance(lag, int | np.integer) or lag < 1 for lag in lags):
-            raise InputError(f'difference must be "auto", a lag of at least 1, or several, got {self.difference!r}')
-        return tuple(int(lag) for lag in lags)
 
     def _calibrated(self, tails: list[int], horizon: int) -> tuple[np.ndarray, Score | None]:
         """The absolute errors of forecasts from every origin of the tails, in standard deviations, for each step ahead
@@ -339,7 +330,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
                 f"strategy direct forecasts {k} steps, and {horizon} were asked for: fit with horizon={horizon}"
             )
         if short := next((s for s in panel.series if len(s) < S + w), None):
-            raise InputError(f"{_called(short)} has {len(short)} steps, a forecast looks back over {S + w}: give more")
+            raise InputError(f"{short.called} has {len(short)} steps, a forecast looks back over {S + w}: give more")
         scales = [self._scale(s) for s in panel.series]
         ends = np.stack([s.values[-(S + w) :] for s in panel.series])
         z = np.stack([scale.apply(differenced(end, lags)) for scale, end in zip(scales, ends, strict=True)])  # (n, w)
@@ -401,37 +392,8 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     def _halves(self, series: Sequence[Series], horizon: int, coverage: float) -> list[np.ndarray]:
         """Half the width of the interval at each step ahead, for each series (h,): the errors' quantile."""
-        calibrated = self.errors_.shape[1]
-        if isinstance(coverage, bool) or not isinstance(coverage, float | np.floating) or not 0 < coverage < 1:
-            raise InputError(f"coverage must be above 0 and below 1, got {coverage!r}")
-        if horizon > calibrated:
-            raise InputError(
-                f"intervals are calibrated for {calibrated} steps, {horizon} were asked for: fit with horizon={horizon}"
-            )
-        n = int((~np.isnan(self.errors_)).sum(0).min())  # of the step ahead that was observed least often
-        if int(np.ceil((n + 1) * coverage)) > n:
-            least = int(np.ceil(round(coverage / (1 - coverage), 9)))
-            raise InputError(
-                f"an interval of coverage {coverage:g} needs {least} forecasts of "
-                f"the part held out, there are {n}: give a longer series, or a larger calibration"
-            )
-        widths = np.empty(horizon)
-        for step in range(horizon):
-            errors = self.errors_[~np.isnan(self.errors_[:, step]), step]
-            widths[step] = errors[int(np.ceil((len(errors) + 1) * coverage)) - 1]
+        widths = quantiles(self.errors_, horizon, coverage)
         return [widths * self._scale(s).deviation for s in series]
-
-
-def _steps(name: str, value: Any, auto: int) -> int:
-    if isinstance(value, str) and value == "auto":
-        return auto
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f'{name} must be "auto" or a whole number of steps, at least 1, got {value!r}')
-    return int(value)
-
-
-def _called(series: Series) -> str:
-    return "y" if series.name is None else f"series {series.name!r}"
 
 
 def _few(names: Sequence[Any]) -> str:

@@ -5,9 +5,11 @@ or series.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from headgate.errors import InputError
 
 
 class Score(NamedTuple):
@@ -69,6 +71,20 @@ def windows(z: np.ndarray, features: np.ndarray, k: int) -> np.ndarray:
         return z[:, :, None]
     after = np.concatenate([stretches(features[1 + i :], w)[:n] for i in range(k)], 1)  # (n, k F, w)
     return np.concatenate([z[:, :, None], after.transpose(0, 2, 1)], 2)
+
+
+def choose_lags(difference: Any, known: Sequence[np.ndarray]) -> tuple[int, ...]:
+    """The lags that ``difference`` means, none, one or several; "auto": 1 where that makes the (median) standard
+    deviation of the known values of the series (N,) smaller."""
+    if isinstance(difference, str):
+        if difference != "auto":
+            raise InputError(f'difference must be "auto", a lag, or several, got {difference!r}')
+        shares = [np.std(np.diff(values)) / (np.std(values) or 1.0) for values in known if len(values) > 1]
+        return (1,) if shares and np.median(shares) < 1 else ()
+    lags = () if difference is None else tuple(np.atleast_1d(difference))
+    if any(isinstance(lag, bool) or not isinstance(lag, int | np.integer) or lag < 1 for lag in lags):
+        raise InputError(f'difference must be "auto", a lag of at least 1, or several, got {difference!r}')
+    return tuple(int(lag) for lag in lags)
 
 
 def differenced(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:

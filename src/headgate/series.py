@@ -32,6 +32,11 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def called(self) -> str:
+        """What errors call it."""
+        return "y" if self.name is None else f"series {self.name!r}"
+
     def until(self, end: int) -> "Series":
         """Its first so many steps (counted from the end where negative), gaps filled from these alone."""
         cut = Series(self.name, self.values[:end], self.features[:end], self.index[:end])

@@ -1,0 +1,55 @@
+"""What estimators do about their arguments: tables told from sequences, errors in a sentence, a fit or nothing."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from headgate.errors import InputError
+
+
+@contextlib.contextmanager
+def whole(estimator: Any) -> Iterator[None]:
+    """What happens within happens as a whole, or the estimator is as it was."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:  # Ctrl-C too; it goes on
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """What scikit-learn has against an argument, as an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def is_table(X: Any) -> bool:
+    """Whether X has two axes, (samples, steps), as scikit-learn's other estimators want it, or we cannot see any."""
+    if isinstance(X, list | tuple):
+        try:
+            shapes = {np.shape(part) for part in X}
+        except ValueError:  # a part is ragged itself
+            return False
+        return len(shapes) == 1 and len(shapes.pop()) <= 1
+    ndim = getattr(X, "ndim", 2)
+    return not (ndim > 2 or (ndim == 1 and str(getattr(X, "dtype", "")) == "object"))
+
+
+def unequal(samples: int, targets: int, X: Any) -> str:
+    """What to say where X and y have different numbers of samples."""
+    shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
+    hint = "give one y for every sample"
+    if len(shape) == 3 and targets in shape[1:]:
+        axes = (1, 0, 2) if shape[1] == targets else (2, 0, 1)
+        hint = f"the axes of {shape} look swapped, X.transpose{axes} has {targets} samples"
+    return (
+        f"X and y have inconsistent numbers of samples, {samples} and {targets} (X is read as (samples, steps, "
+        f"features)): {hint}"
+    )
