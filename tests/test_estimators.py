@@ -428,7 +428,7 @@ def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFix
     expected = []
     for entry in estimator.history_:
         if verbose == 2 or (verbose == 1 and entry["epoch"] in (10, 20, 25)):
-            line = f"epoch {entry['epoch']:2d}/25  loss {entry['loss']:.4f}"
+            line = f"epoch {entry['epoch']}/25  loss {entry['loss']:.4f}"
             expected.append(line + (f"  held-out {entry['held_out']:.4f}" if held_out else ""))
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -450,7 +450,7 @@ def test_which_weights_are_used_is_printed(capsys: pytest.CaptureFixture[str]) -
     losses = [entry["held_out"] for entry in estimator.history_]
     best, last = int(np.argmin(losses)), estimator.history_[-1]
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        f"epoch {last['epoch']:2d}/60  loss {last['loss']:.4f}  held-out {last['held_out']:.4f}",
+        f"epoch {last['epoch']}/60  loss {last['loss']:.4f}  held-out {last['held_out']:.4f}",
         f"the weights are those of epoch {best + 1}, whose held-out loss was lowest: {losses[best]:.4f}",
     ]
 

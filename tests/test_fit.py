@@ -164,7 +164,7 @@ def test_recipe_regression(capsys: pytest.CaptureFixture[str], fails: Callable[.
     run("fit", "--recipe", "regression")
     output = capsys.readouterr().out.splitlines()
     assert len(output) == 12  # ten losses, their mean, and why
-    assert output[0].startswith("epoch  10/100  loss ")
+    assert output[0].startswith("epoch 10/100  loss ")
     assert "cannot fall below the variance of the noise, 1" in output[-1]
     assert fails("train", "--recipe", "regression").endswith("fit --recipe regression")
     assert "trains a language model" in fails("fit", "--recipe", "lyrics-scratch")

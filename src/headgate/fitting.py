@@ -95,7 +95,7 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
             bar.set_postfix_str(_losses(entry), refresh=False)
             bar.update()
             if verbose and (verbose > 1 or epoch % 10 == 0 or epoch == epochs or stopped):
-                _say(bar, f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {_losses(entry)}")
+                _say(bar, f"epoch {epoch}/{epochs}  {_losses(entry)}")
             if stopped:
                 break
         if best_weights is not None:

@@ -31,5 +31,5 @@ def fit_noise(noise: Noise, *, seed: int, say: Callable[[str], None]) -> list[fl
             optimizer.step()
             losses.append(loss.item())
             if epoch % 10 == 0:
-                say(f"epoch {epoch:>{len(str(noise.epochs))}}/{noise.epochs}  loss {loss.item():.4f}")
+                say(f"epoch {epoch}/{noise.epochs}  loss {loss.item():.4f}")
     return losses
