@@ -395,3 +395,13 @@ def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 2
     assert "No space left on device: make room" in done.stderr
+
+
+def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str]) -> None:
+    """Going on with a run that somebody trains is refused before its settings are touched."""
+    before = (trained / "config.json").read_bytes()
+    with RunDirectory.open(trained).locked():
+        assert f"{trained} is in use by process {os.getpid()} on " in fails(
+            "train", "--resume", "--out", str(trained), "--epochs", "9"
+        )
+    assert (trained / "config.json").read_bytes() == before

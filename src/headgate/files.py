@@ -1,5 +1,6 @@
 """Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
 
+import json
 import os
 import struct
 from collections.abc import Mapping
@@ -53,3 +54,12 @@ def parse_arrays(content: bytes, file: Path) -> dict[str, np.ndarray]:
         return arrays
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
         raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None
+
+
+def estimator_in(folder: Path) -> str | None:
+    """The kind of estimator that was saved in a directory; None where it is none, or cannot be read."""
+    try:
+        kind = json.loads((folder / "config.json").read_bytes())["estimator"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kind if isinstance(kind, str) else None

@@ -80,13 +80,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return panel.answer([{"forecast": row} for row in found])
 
     def predict_interval(
-        self,
-        horizon: int | None = None,
-        X: Any = None,
-        *,
-        y: Any = None,
-        past_X: Any = None,
-        coverage: float = 0.8,
+        self, horizon: int | None = None, X: Any = None, *, y: Any = None, past_X: Any = None, coverage: float = 0.8
     ) -> pd.DataFrame:
         """Forecasts with the interval that holds a value with probability ``coverage``: columns lower, forecast, upper
         (for many series beside each other under their names; in the long form as columns). Up to the horizon of the
@@ -118,7 +112,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             if actual.form not in ("array", "arrays") and after.index[0] != before.future(1)[0]:
                 raise InputError(f"y must go on where fit ended, at {before.future(1)[0]}, got {after.index[0]}")
         found = self._forecasts(self.panel_, self.panel_.ahead(X, horizon), horizon)
-        halves = self._halves(self.panel_.series, horizon, coverage) if self.calibration else [None] * len(found)
+        halves = self._halves_if_any(self.panel_.series, horizon, coverage)
         return mean_score([
             score_forecast(before.values, row, came[before.name].values, self.season_length_, half)
             for before, row, half in zip(self.panel_.series, found, halves, strict=True)
@@ -146,7 +140,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             ahead = [s.features[-left : len(s) - left + horizon] for s in panel.series]
             found = fitted._forecasts(fitted.panel_, ahead, horizon)
             known = fitted.panel_.series
-            halves = fitted._halves(known, horizon, coverage) if self.calibration else [None] * len(known)
+            halves = fitted._halves_if_any(known, horizon, coverage)
             for before, row, half, s in zip(known, found, halves, panel.series, strict=True):
                 actual = s.seen[len(s) - left : len(s) - left + horizon]
                 score = score_forecast(before.values, row, actual, fitted.season_length_, half)
@@ -174,7 +168,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         """
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
-        halves = self._halves(panel.series, horizon, coverage) if self.calibration else [None] * len(found)
+        halves = self._halves_if_any(panel.series, horizon, coverage)
         came = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill, gaps=True).series}
         names = [s.name for s in panel.series]
         drawn = names[:4] if series is None else list(series)
@@ -389,6 +383,10 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
             raise InputError(f"horizon must be a whole number of steps, at least 1, got {horizon!r}")
         return int(horizon)
+
+    def _halves_if_any(self, series: Sequence[Series], horizon: int, coverage: float) -> Sequence[np.ndarray | None]:
+        """Those of :meth:`_halves`, or None for each series where nothing was calibrated."""
+        return self._halves(series, horizon, coverage) if self.calibration else [None] * len(series)
 
     def _halves(self, series: Sequence[Series], horizon: int, coverage: float) -> list[np.ndarray]:
         """Half the width of the interval at each step ahead, for each series (h,): the errors' quantile."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from headgate.errors import InputError
+from headgate.files import estimator_in
 from headgate.run_directory import RunDirectory, is_run
-from headgate.saved import kind_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def look(path: Path) -> Overview:
     written = [p.stat() for p in path.rglob("*") if p.is_file()]
     age = time.time() - max(s.st_mtime for s in written)
     size = sum(s.st_size for s in written)
-    if kind_of(path) is not None:
+    if estimator_in(path):
         return Overview(path, "fitted", None, None, None, None, age, size)
     try:
         run = RunDirectory.open(path)

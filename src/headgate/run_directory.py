@@ -296,11 +296,8 @@ def is_run(path: Path) -> bool:
 
 def _check_kind(path: Path) -> None:
     """InputError where a directory holds a fitted estimator, and no language model."""
-    try:
-        kind = json.loads((path / "config.json").read_bytes())["estimator"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return  # a language model, or damaged: whoever reads it says so
-    raise InputError(f"{path} holds a {kind}, no language model: headgate predict reads it")
+    if kind := files.estimator_in(path):
+        raise InputError(f"{path} holds a {kind}, no language model: headgate predict reads it")
 
 
 def _remove_run(path: Path) -> None:

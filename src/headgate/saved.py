@@ -95,19 +95,10 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name a directory")
     if path.is_dir() and any(path.iterdir()):
-        if kind_of(path) is None:
+        if files.estimator_in(path) is None:
             raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
         if not overwrite:
             raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True (--overwrite)")
-
-
-def kind_of(path: Path) -> str | None:
-    """The kind of estimator that a directory holds; None where it holds none that can be read."""
-    try:
-        kind = json.loads((path / "config.json").read_bytes())["estimator"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return kind if isinstance(kind, str) else None
 
 
 def read(path: str | os.PathLike[str], kind: str) -> Saved:

@@ -31,10 +31,10 @@ def run(options: argparse.Namespace) -> int:
     import torch  # noqa: F401 - first, so that where it is missing the message names it
 
     import headgate
-    from headgate import saved, table
+    from headgate import files, saved, table
 
     path = Path(options.path)
-    kind = saved.kind_of(path)
+    kind = files.estimator_in(path)
     estimator: Any = None
     if kind in ("GRURegressor", "GRUClassifier", "GRUForecaster"):
         estimator = getattr(headgate, kind).load(path)

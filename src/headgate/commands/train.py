@@ -87,9 +87,11 @@ def run(options: argparse.Namespace) -> int:
                     out, settings, recipe, data_dir, overwrite=options.overwrite, count=together.count
                 )
             with directory.locked():
+                if resume:
+                    directory.write_settings()
                 return _train(directory, corpus, options, together)
         together.wait()  # until the first has made the directory
-        directory, corpus = _continue(out, {}, data_dir, write=False)
+        directory, corpus = _continue(out, {}, data_dir, first=False)
         return _train(directory, corpus, options, together)
 
 
@@ -169,9 +171,10 @@ def _start(
 
 
 def _continue(
-    out: Path, given: dict[str, Any], data_dir: Path | None, *, write: bool = True
+    out: Path, given: dict[str, Any], data_dir: Path | None, *, first: bool = True
 ) -> "tuple[RunDirectory, Corpus]":
-    """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others."""
+    """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
+    process is told of changes; the others read what that has written."""
     from headgate import corpus as corpora
     from headgate.run_directory import RunDirectory
 
@@ -186,7 +189,7 @@ def _continue(
     if "corpus" in given:
         known = given["corpus"] == "-" or given["corpus"] in corpora.NAMED
         changed["corpus"] = given["corpus"] if known else os.path.abspath(given["corpus"])
-    if write:
+    if first:
         changed = {"max_steps": 0, **changed}
     directory.settings = directory.settings.replaced(**changed)
     corpus = corpora.load(directory.settings.text, data_dir=data_dir)
@@ -196,8 +199,6 @@ def _continue(
             f"{directory.settings.text.corpus} is not the text, or gives not the vocabulary, that {out} was trained "
             "on: continue with that text, or start another run with --out"
         )
-    if write:
-        directory.write_settings()
     return directory, corpus
 
 
