@@ -12,6 +12,7 @@ import pytest
 
 import headgate
 from headgate.cli import main
+from headgate.lock import locked
 from headgate.run_directory import RunDirectory
 from tests.test_public import BLOCKER
 from tests.test_training import TEXT, flags
@@ -400,7 +401,7 @@ def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
 def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str]) -> None:
     """Going on with a run that somebody trains is refused before its settings are touched."""
     before = (trained / "config.json").read_bytes()
-    with RunDirectory.open(trained).locked():
+    with locked(trained):
         assert f"{trained} is in use by process {os.getpid()} on " in fails(
             "train", "--resume", "--out", str(trained), "--epochs", "9"
         )

@@ -1,284 +1,21 @@
-"""Texts from everywhere they can come from, prepared, tokenized and split; and what cannot be read, in one sentence."""
+"""A text as ids: its vocabulary, and the part held out."""
 
 import dataclasses
-import errno
-import functools
-import gzip
 import hashlib
-import http.server
-import io
-import re
-import shutil
-import sys
-import threading
-import zipfile
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import corpus as corpora
-from headgate import download as downloads
 from headgate.configuration import TextSettings
-from headgate.corpus import NAMED, SUFFIXES, NamedCorpus, load, locate, prepare, read
+from headgate.corpus import load
 from headgate.errors import InputError
+from headgate.sources import read
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from tests.test_sources import zipped
 
 quick = settings(deadline=None, max_examples=60)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """No test sees the cache or the settings of whoever runs it, or the network; paths are relative to ``tmp_path``."""
-
-    def download(addresses, *arguments):
-        assert all(address.startswith("http://127.0.0.1") for address in addresses)
-        return downloads.download(addresses, *arguments)
-
-    monkeypatch.setattr(corpora, "download", download)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("HEADGATE_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
-def text_of(path, **settings) -> str:
-    return read(TextSettings(corpus=str(path), **settings))
-
-
-def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
-# Where a text comes from
-
-
-def test_a_file(tmp_path):
-    (tmp_path / "any.name").write_bytes("分开\nab".encode())
-    assert text_of(tmp_path / "any.name") == "分开\nab"
-
-
-def test_line_ends_and_the_byte_order_mark_are_made_the_same(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\nfour\r\n\r\n")
-    assert text_of(tmp_path / "a.txt") == "one\ntwo\nthree\nfour\n\n"
-
-
-def test_only_a_leading_byte_order_mark_goes(tmp_path):
-    (tmp_path / "a.txt").write_text("\ufeffa\ufeffb", "utf-8")
-    assert text_of(tmp_path / "a.txt") == "a\ufeffb"
-
-
-@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "latin-1", "GB18030"])
-def test_other_encodings(tmp_path, encoding):
-    (tmp_path / "a.txt").write_bytes("\xe4b\r\nc".encode(encoding))
-    assert text_of(tmp_path / "a.txt", encoding=encoding) == "\xe4b\nc"
-
-
-def test_gz(tmp_path):
-    (tmp_path / "a.TXT.GZ").write_bytes(gzip.compress("分\r\n开".encode()))
-    assert text_of(tmp_path / "a.TXT.GZ") == "分\n开"
-
-
-def test_zip_in_the_order_of_names(tmp_path):
-    files = {"b/z.txt": b"last\n", "a.txt": "分".encode(), "b/": b"", "b/y.txt": b"", "__MACOSX/a.txt": b"\xff"}
-    (tmp_path / "a.zip").write_bytes(zipped(files))
-    assert text_of(tmp_path / "a.zip") == "分\n\nlast\n"
-
-
-def test_a_directory_in_the_order_of_paths(tmp_path):
-    folder = tmp_path / "texts"
-    for name, content in {
-        "b.txt": b"3\n",
-        "a/z.md": b"2",
-        "a/b/y.TEXT": b"1",
-        "c.txt.gz": gzip.compress(b"4"),
-        "d.zip": zipped({"2.txt": b"6", "1.txt": b"5\r\n"}),
-        "ignored.py": b"\xff",
-        "a/ignored": b"\xff",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    (folder / "e.txt").mkdir()
-    assert text_of(folder) == "1\n2\n3\n4\n5\n6"  # each on its own lines
-
-
-def test_a_directory_without_texts(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.pdf").write_bytes(b"%PDF")
-    with pytest.raises(
-        InputError,
-        match=rf"^the directory {tmp_path}/empty holds no text: "
-        rf"files ending in {re.escape(', '.join(SUFFIXES))} are read$",
-    ):
-        text_of(tmp_path / "empty")
-
-
-def test_standard_input(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("分\r\n开".encode())))
-    assert text_of("-") == "分\n开"
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"ab\xff")))
-    with pytest.raises(InputError, match=r"^standard input is not utf-8: byte 0xff at offset 2; "):
-        text_of("-")
-
-
-@pytest.mark.parametrize(
-    ("source", "hint"),
-    [
-        ("voyge", r"did you mean voyage\?"),
-        ("time_machine", r"did you mean time-machine\?"),
-        ("dir/none.txt", "known: jay-lyrics, time-machine, verses, voyage"),
-    ],
-)
-def test_what_is_not_there_suggests_the_nearest_names(source, hint):
-    with pytest.raises(
-        InputError,
-        match=rf"^there is no file and no corpus {source}: give the path of a text, or a name \({hint}\)$",
-    ):
-        text_of(source)
-
-
-def test_a_name_goes_before_a_file_of_that_name(tmp_path):
-    (tmp_path / "voyage").write_text("not this")
-    assert "not this" not in text_of("voyage")
-    assert text_of("./voyage") == "not this"
-
-
-# What cannot be read
-
-
-@pytest.mark.parametrize(
-    ("raw", "encoding", "what"),
-    [
-        (b"abc\xff", "utf-8", "byte 0xff at offset 3"),
-        ("分".encode() + b"\xe5\x88", "utf-8", "byte 0xe5 at offset 3"),
-        (b"\xe4", "ascii", "byte 0xe4 at offset 0"),
-        (b"ab\xff", "gb18030", "byte 0xff at offset 2"),
-        (b"\xff\xfea\0b", "utf-16", "byte 0x62 at offset 4"),
-        (b"\xef\xbb\xbfab\xff", "utf-8-sig", "byte 0xff at offset 5"),
-    ],
-)
-def test_bytes_that_are_no_text_are_named_with_their_offset(tmp_path, raw, encoding, what):
-    (tmp_path / "a.txt").write_bytes(raw)
-    with pytest.raises(
-        InputError,
-        match=f"^{tmp_path}/a.txt is not {encoding}: {what}; "
-        "name its encoding with --encoding, or use --tokenizer bytes$",
-    ):
-        text_of(tmp_path / "a.txt", encoding=encoding)
-
-
-def test_the_piece_of_an_archive_is_named(tmp_path):
-    (tmp_path / "a.zip").write_bytes(zipped({"ok.txt": b"ok", "x/bad.txt": b"\n\xfe"}))
-    with pytest.raises(InputError, match=rf"^{tmp_path}/a\.zip:x/bad\.txt is not utf-8: byte 0xfe at offset 1; "):
-        text_of(tmp_path / "a.zip")
-
-
-def test_the_bytes_tokenizer_is_no_remedy_for_who_uses_it(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"ab\xff")
-    with pytest.raises(InputError, match="is not ascii: byte 0xff at offset 2; ") as caught:
-        text_of(tmp_path / "a.txt", encoding="ascii", tokenizer="bytes")
-    assert not str(caught.value).endswith("or use --tokenizer bytes")
-
-
-@pytest.mark.parametrize("encoding", ["klingon", "", "hex", "undefined", "a\0b"])
-def test_an_unknown_encoding(tmp_path, encoding):
-    (tmp_path / "a.txt").write_bytes(b"abc")
-    with pytest.raises(
-        InputError, match=f"^unknown encoding {re.escape(repr(encoding))}: one is, for instance, gb18030$"
-    ):
-        text_of(tmp_path / "a.txt", encoding=encoding)
-
-
-def broken_gz() -> bytes:
-    whole = bytearray(gzip.compress(b"some text\n" * 50))
-    whole[10] = 0x07  # a block of a type that does not exist
-    return bytes(whole)
-
-
-def zip_with_a_broken_name() -> bytes:
-    return zipped({"分.txt": b"text"}).replace("分".encode(), b"\xff\xfe\xfd")
-
-
-def broken_zip(compression: int) -> bytes:
-    whole = bytearray(zipped({"a.txt": bytes(range(97, 123)) * 40}, compression))
-    whole[40:60] = bytes(20)
-    return bytes(whole)
-
-
-def locked_zip() -> bytes:
-    """An archive that says its file is encrypted."""
-    whole = bytearray(zipped({"a.txt": b"text"}))
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        whole[whole.index(signature) + flags] |= 1
-    return bytes(whole)
-
-
-@pytest.mark.parametrize(
-    ("name", "raw"),
-    [
-        ("a.gz", b"no gzip at all"),
-        ("a.gz", gzip.compress(b"some text\n" * 50)[:-9]),
-        ("a.gz", broken_gz()),
-        ("a.zip", b"no archive at all"),
-        ("a.zip", zipped({"a.txt": b"text"})[:-9]),
-        ("a.zip", broken_zip(zipfile.ZIP_STORED)),
-        ("a.zip", broken_zip(zipfile.ZIP_DEFLATED)),
-        ("a.zip", broken_zip(zipfile.ZIP_BZIP2)),
-        ("a.zip", broken_zip(zipfile.ZIP_LZMA)),
-        ("a.zip", zip_with_a_broken_name()),
-        ("a.zip", locked_zip()),
-    ],
-    ids=[
-        "no-gz", "short-gz", "broken-gz", "no-zip", "short-zip", "stored", "deflated", "bzip2", "lzma", "name", "locked"
-    ],
-)  # fmt: skip
-def test_an_archive_that_cannot_be_unpacked(tmp_path, name, raw):
-    (tmp_path / name).write_bytes(raw)
-    with pytest.raises(
-        InputError, match=rf"^{tmp_path}/{name} cannot be unpacked \(.+\): unpack it yourself, or replace it$"
-    ):
-        text_of(tmp_path / name)
-
-
-@quick
-@given(data=st.data(), name=st.sampled_from(["a.gz", "a.zip"]))
-def test_a_damaged_archive_is_a_text_or_an_input_error(data, name, tmp_path_factory):
-    whole = bytearray(gzip.compress(b"some text") if name == "a.gz" else zipped({"a.txt": b"some", "é.txt": b"text"}))
-    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=3)):
-        whole[place] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("damaged") / name
-    path.write_bytes(whole[: data.draw(st.just(len(whole)) | st.integers(0, len(whole)))])
-    message = ""
-    try:
-        text_of(path)
-    except InputError as error:
-        message = str(error)
-    assert not message or str(path) in message
-
-
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    (tmp_path / "a.txt").write_text("text")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(
-        InputError,
-        match=rf"^{tmp_path}/a\.txt cannot be read \(Permission denied\): check the path and its permissions$",
-    ):
-        text_of(tmp_path / "a.txt")
-
-
-def test_a_link_to_nowhere_is_no_file(tmp_path):
-    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
-    with pytest.raises(InputError, match=r"^there is no file and no corpus .*loop\.txt: "):
-        text_of(tmp_path / "loop.txt")
 
 
 def test_an_empty_corpus(tmp_path):
@@ -290,20 +27,6 @@ def test_an_empty_corpus(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped({}))
     with pytest.raises(InputError, match=r"a\.zip is empty"):
         load(TextSettings(corpus=f"{tmp_path}/a.zip"))
-
-
-# Preparation
-
-
-def test_prepare():
-    text = "The Time  Machine,\nby H. G. Wells [1898]\n\n\tI\n"
-    assert prepare(text, TextSettings()) == text
-    assert prepare(text, TextSettings(limit=5)) == "The T"
-    assert prepare(text, TextSettings(limit=999)) == text
-    assert prepare(text, TextSettings(normalize="spaces")) == "The Time  Machine, by H. G. Wells [1898]  \tI "
-    assert prepare(text, TextSettings(normalize="letters")) == "the time machineby h g wellsi"
-    assert prepare(text, TextSettings(normalize="letters", limit=18)) == "the time machineby"  # cut after preparing
-    assert prepare("1898\n\xc9t\xe9", TextSettings(normalize="letters")) == "t"
 
 
 # Tokens and the held-out part
@@ -371,12 +94,6 @@ def test_bytes_that_are_no_text_survive_exactly(tmp_path, raw):
     assert bytes(corpus.training.tolist()) == raw
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "utf_8"])
-def test_bytes_survive_by_whichever_name_of_utf_8(tmp_path, encoding):
-    (tmp_path / "a.bin").write_bytes(b"a\r\n\xff")
-    assert text_of(tmp_path / "a.bin", tokenizer="bytes", encoding=encoding) == "a\r\n\udcff"
-
-
 @quick
 @given(raw=st.binary(min_size=1, max_size=50))
 def test_any_bytes_survive_exactly(raw, tmp_path_factory):
@@ -392,28 +109,6 @@ def test_bytes_of_another_encoding_are_those_of_the_text(tmp_path):
     assert bytes(corpus.training.tolist()) == "分\n".encode()
 
 
-# The bundled texts
-
-
-@pytest.mark.parametrize(("name", "characters", "distinct"), [("voyage", 30_000, 50), ("verses", 10_000, 800)])
-def test_bundled_texts(name, characters, distinct):
-    text = text_of(name)
-    assert len(text) > characters
-    assert len(set(text)) >= distinct
-    assert [c for c in text if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0] == []
-    assert text.endswith("\n")
-    assert not text.startswith(("\n", "\ufeff"))
-    assert locate(NAMED[name]).read_bytes() == text.encode()  # UTF-8, line feeds alone
-    assert not NAMED[name].addresses
-
-
-def test_the_tale_is_ascii_and_the_verses_are_chinese():
-    assert text_of("voyage").isascii()
-    verses = text_of("verses")
-    assert sum("\u4e00" <= c <= "\u9fff" for c in verses) > 0.8 * len(verses)
-    assert "\ufffd" not in verses
-
-
 def test_bundled_texts_train_as_they_are():
     for name in ("voyage", "verses"):
         corpus = load(TextSettings(corpus=name))
@@ -421,116 +116,12 @@ def test_bundled_texts_train_as_they_are():
         assert corpus.tokenizer.decode(corpus.training[:200]) == corpus.beginning
 
 
-# Named texts
-
-
-@pytest.fixture
-def named(monkeypatch):
-    """Gives NAMED a corpus 'rhyme', whose file is rhyme.txt with the content ``rhyme``."""
-
-    def add(*addresses: str) -> NamedCorpus:
-        corpus = NamedCorpus(
-            "rhyme", "a rhyme", "rhyme.txt", hashlib.sha256(b"rhyme").hexdigest(), addresses or ("http://127.0.0.1:9",)
-        )
-        monkeypatch.setitem(NAMED, "rhyme", corpus)
-        return corpus
-
-    return add
-
-
-def put(folder, content=b"rhyme"):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rhyme.txt").write_bytes(content)
-    return folder / "rhyme.txt"
-
-
-def test_named_texts_are_looked_for_in_the_data_directory_then_in_the_cache(tmp_path, monkeypatch, named):
-    rhyme = named()
-    assert locate(rhyme) is None
-    cached = put(tmp_path / "cache" / "headgate")
-    assert locate(rhyme) == cached
-    there = put(tmp_path / "there")
-    monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "there"))
-    assert locate(rhyme) == there
-    given = put(tmp_path / "given")
-    assert locate(rhyme, data_dir=tmp_path / "given") == given
-    assert locate(rhyme, data_dir=tmp_path / "elsewhere") == cached
-    assert read(TextSettings("rhyme"), data_dir=tmp_path / "given") == "rhyme"
-
-
-def test_the_cache_is_in_the_home_directory_by_default(tmp_path, monkeypatch, named):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    assert locate(named()) is None
-    cached = put(tmp_path / "home" / ".cache" / "headgate")
-    assert locate(named()) == cached
-
-
-def test_another_text_under_the_name_is_refused(tmp_path, named):
-    named()
-    path = put(tmp_path / "given", b"prose")
-    with pytest.raises(
-        InputError,
-        match=rf"^{path} is not the rhyme corpus \(its checksum differs\): replace or remove the file$",
-    ):
-        read(TextSettings("rhyme"), data_dir=tmp_path / "given")
-
-
-class Files(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def served(tmp_path):
-    """A directory and the address it is served at."""
-    (tmp_path / "served").mkdir()
-    handler = functools.partial(Files, directory=str(tmp_path / "served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_named_text_is_downloaded_once_into_the_cache(tmp_path, named, served):
-    folder, address = served
-    rhyme = named(f"{address}/missing.txt", f"{address}/rhyme.txt")
-    put(folder)
-    assert text_of("rhyme") == "rhyme"
-    assert locate(rhyme) == tmp_path / "cache" / "headgate" / "rhyme.txt"
-    shutil.rmtree(folder)
-    assert text_of("rhyme") == "rhyme"
-
-
-def test_a_named_text_that_cannot_be_downloaded(named, served):
-    _, address = served
-    named(f"{address}/rhyme.txt")
-    with pytest.raises(
-        InputError,
-        match=rf"^could not download rhyme\.txt \({address}/rhyme\.txt: .*\): "
-        "put the file into a directory and name that with --data-dir or HEADGATE_DATA$",
-    ):
-        text_of("rhyme")
-
-
-def test_downloaded_texts_have_a_checksum_and_two_addresses():
-    for corpus in NAMED.values():
-        assert bool(corpus.sha256) == bool(corpus.addresses)
-        if corpus.addresses:
-            assert len(corpus.sha256) == 64
-            assert len(set(corpus.addresses)) >= 2
-            assert all(address.endswith("/" + corpus.file) for address in corpus.addresses)
-
-
 # The textbook's texts, where they are on this machine
 
 
 def test_the_time_machine_is_prepared_as_in_the_book(data_dir):
     chosen = TextSettings("time-machine", normalize="letters", held_out=0.0)
-    text = prepare(read(chosen, data_dir=data_dir), chosen)
+    text = read(chosen, data_dir=data_dir)
     assert len(text) == 170_580
     assert text.startswith(
         "the time machine by h g wellsithe time traveller for so it will be convenient to speak of himwas expounding"
@@ -549,8 +140,3 @@ def test_the_lyrics_are_prepared_as_in_the_book(data_dir):
     assert corpus.tokenizer.vocabulary_size == 1_027
     assert corpus.tokenizer.decode(corpus.training[:200]) == corpus.beginning
     assert "\n" not in corpus.beginning
-
-
-def test_the_textbooks_files_are_found_by_environment_too(data_dir, monkeypatch):
-    monkeypatch.setenv("HEADGATE_DATA", str(data_dir))
-    assert {corpora.locate(NAMED[name]).parent for name in ("time-machine", "jay-lyrics")} == {data_dir}

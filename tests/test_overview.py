@@ -12,6 +12,7 @@ from headgate import GRURegressor
 from headgate.cli import main
 from headgate.configuration import Settings
 from headgate.errors import InputError
+from headgate.lock import locked
 from headgate.overview import differences, find, look
 from headgate.run_directory import Checkpoint, RunDirectory
 from headgate.tokenizer import CharacterTokenizer
@@ -56,7 +57,7 @@ def test_running_and_left_alone(tmp_path: Path) -> None:
     run = make(tmp_path / "run", step=20, progress={"epoch": 2, "waited": 0})
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
     assert look(run.path).state == "interrupted"
-    with run.locked():
+    with locked(run.path):
         assert look(run.path).state == "running"
     assert look(run.path).state == "interrupted"
     assert {p: p.read_bytes() for p in before} == before

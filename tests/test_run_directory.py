@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from headgate import files
 from headgate.configuration import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.errors import InputError
+from headgate.lock import locked
 from headgate.run_directory import FORMAT, Checkpoint, RunDirectory, is_run
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
 
@@ -776,21 +777,21 @@ def test_a_directory_in_use_is_refused(tmp_path):
     """The second is told who has it; when the first is done, or was killed, it may."""
     run = make(tmp_path)
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom headgate.run_directory import RunDirectory\n"
-        f"with RunDirectory.open(Path({str(tmp_path)!r})).locked():\n"
+        "import sys, time\nfrom pathlib import Path\nfrom headgate.lock import locked\n"
+        f"with locked(Path({str(tmp_path)!r})):\n"
         "    print('have it', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "have it\n"
         holder = f"process {other.pid} on {platform.node()}"
         message = f"^{re.escape(str(tmp_path))} is in use by {re.escape(holder)}: wait for it, stop it, or name another"
-        with pytest.raises(InputError, match=message), run.locked():
+        with pytest.raises(InputError, match=message), locked(run.path):
             pass
         with pytest.raises(InputError, match=message):
             RunDirectory.create(tmp_path, SETTINGS, TOKENIZER, FACTS, overwrite=True)
         assert is_run(tmp_path)
         other.kill()
-    with run.locked(), pytest.raises(InputError, match=f"in use by process {os.getpid()} on "), run.locked():
+    with locked(run.path), pytest.raises(InputError, match=f"in use by process {os.getpid()} on "), locked(run.path):
         pass
-    with run.locked():
+    with locked(run.path):
         pass

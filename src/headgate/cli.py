@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import headgate
-from headgate.commands import evaluate, fit, generate, predict, runs, show, train
+from headgate.commands import evaluate, fit, generate, predict, prepare, runs, show, train
 from headgate.errors import InputError, nearest
 
 _EXTRAS = {  # what installs a missing module
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, takes, add_arguments, run, text in (
         ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
+        (
+            "prepare",
+            "CORPUS --out DIR",
+            prepare.add_arguments,
+            prepare.run,
+            "tokenize texts of any size for headgate train",
+        ),
         ("generate", "RUN", generate.add_arguments, generate.run, "let a trained model write"),
         ("evaluate", "RUN [TEXT]", evaluate.add_arguments, evaluate.run, "how well a trained model predicts a text"),
         (

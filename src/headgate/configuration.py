@@ -8,6 +8,8 @@ from typing import Any
 from headgate.errors import InputError, nearest
 from headgate.setting import BACKENDS, LARGEST, setting, wrong_values
 
+TOKENIZERS = ("characters", "bytes", "word", "bpe")
+
 
 @dataclass(frozen=True)
 class TextSettings:
@@ -22,9 +24,18 @@ class TextSettings:
         choices=("keep", "spaces", "letters"),
     )
     limit: int = setting(0, "use the first so many characters; 0: all", low=0)
-    tokenizer: str = setting("characters", "unit of the model", choices=("characters", "bytes"))
-    min_frequency: int = setting(1, "characters seen less often become <unk>", low=1)
-    unknown: bool = setting(True, "the vocabulary has an <unk>; without it a space stands in")
+    documents: str = setting(
+        "one",
+        "one: all of it is one text; files, lines: each file, or each line that is not empty, is a document of its "
+        "own, before which the state starts over",
+        choices=("one", "files", "lines"),
+    )
+    tokenizer: str = setting(
+        "characters", "unit of the model; a word is what stands between spaces", choices=TOKENIZERS
+    )
+    vocab_size: int = setting(8000, "subwords of --tokenizer bpe", low=257)
+    min_frequency: int = setting(1, "characters or words seen less often become <unk>", low=1)
+    unknown: bool = setting(True, "the characters have an <unk>; without it a space stands in")
     held_out: float = setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
 
 
@@ -77,6 +88,8 @@ class TrainingSettings:
     clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
     patience: int = setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
     seed: int = setting(0, "seed of everything random", low=0)
+    device: str = setting("cpu", "what computes: cuda and mps are GPUs", choices=("cpu", "cuda", "mps"))
+    precision: str = setting("32", "on a GPU: float32, or mixed with bfloat16 or float16", choices=("32", "bf16", "16"))
     threads: int = setting(0, "threads of the computation; 0: torch's own choice", low=0)
     backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
     max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
@@ -114,6 +127,10 @@ class Settings:
         held_out = self.text.held_out
         if type(held_out) is float and held_out > 0.5:
             wrong.append(f"held_out must be at most 0.5, got {held_out}")
+        if self.training.precision != "32" and self.training.device == "cpu":
+            wrong.append(
+                f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32, which is 32"
+            )
         if self.training.learning_rate == 0:
             wrong.append("learning_rate must be above 0, got 0")
         if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):

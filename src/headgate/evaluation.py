@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from headgate.errors import InputError
+from headgate.ids import Ids
 
 # x, y (T, R), state or None -> cross-entropy of each target in nats (T, R), new state
 Losses = Callable[[np.ndarray, np.ndarray, Any], tuple[np.ndarray, Any]]
@@ -55,7 +56,7 @@ def bits_per_character(loss: float, characters_per_token: float = 1.0) -> float:
 
 
 def evaluate(
-    losses: Losses, ids: np.ndarray, *, rows: int = 0, steps: int = 128, characters_per_token: float = 1.0
+    losses: Losses, ids: Ids, *, rows: int = 0, steps: int = 128, characters_per_token: float = 1.0
 ) -> Evaluation:
     """Predict every token of ids (N,) but the first, once.
 
@@ -68,12 +69,11 @@ def evaluate(
         raise InputError(f"a text of at least two tokens is needed to evaluate it, got {len(ids)}")
     R = rows or min(max(N // 512, 1), 32)
     length = -(-N // R)  # of a row; the last one may be shorter
-    places = np.arange(length)[:, None] + length * np.arange(R)  # (length, R)
-    valid = places < N
-    places = np.minimum(places, N - 1)
     total, state = 0.0, None
     for start in range(0, length, steps):
-        at = places[start : start + steps]
+        at = np.arange(start, min(start + steps, length))[:, None] + length * np.arange(R)  # (steps, R)
+        valid = at < N
+        at = np.minimum(at, N - 1)
         nats, state = losses(ids[at], ids[at + 1], state)
-        total += float(np.sum(nats, where=valid[start : start + steps], dtype=np.float64))
+        total += float(np.sum(nats, where=valid, dtype=np.float64))
     return Evaluation(total / N, N, characters_per_token)

@@ -19,7 +19,8 @@ class LanguageModel(nn.Module):
 
     The input is one-hot (never made: a row of weight_ih is gathered), or an embedding where settings.embedding > 0.
     Dropout acts on the embedding, between layers and before the head. ``settings.initialization`` "normal" is the
-    textbook's from-scratch start: weights from N(0, 0.01), biases zero.
+    textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each id ``separator``, with which a document
+    begins, the state starts over from zeros.
 
     >>> model = LanguageModel(ModelSettings(hidden=8), vocabulary_size=5)
     >>> logits, state = model(torch.tensor([[0], [3]]))
@@ -27,8 +28,16 @@ class LanguageModel(nn.Module):
     (torch.Size([2, 1, 5]), torch.Size([1, 1, 8]))
     """
 
-    def __init__(self, settings: ModelSettings, vocabulary_size: int, *, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        vocabulary_size: int,
+        *,
+        separator: int | None = None,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
+        self.separator = separator
         V, H = vocabulary_size, settings.hidden
         self.settings = settings
         self.embedding = nn.Embedding(V, settings.embedding) if settings.embedding else None
@@ -70,7 +79,8 @@ class LanguageModel(nn.Module):
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the head reads, (T, B, H), and the state after the last step."""
         x = tokens if self.embedding is None else self.dropout(self.embedding(tokens))
-        states, state = self.gru(x, state)
+        resets = None if self.separator is None else tokens == self.separator
+        states, state = self.gru(x, state, resets=resets)
         return self.dropout(states), state
 
 
@@ -82,11 +92,11 @@ def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor 
         model.eval()
         try:
             with torch.inference_mode():
-                nats, state = model.loss(
-                    torch.from_numpy(x).long(), torch.from_numpy(y).long(), state, reduction="none"
-                )
+                device = next(model.parameters()).device
+                tokens, targets = (torch.from_numpy(v).long().to(device) for v in (x, y))
+                nats, state = model.loss(tokens, targets, state, reduction="none")
         finally:
             model.train(was_training)
-        return nats.view(x.shape).numpy(), state
+        return nats.view(x.shape).cpu().numpy(), state
 
     return losses

@@ -9,6 +9,7 @@ from typing import Any
 
 from headgate.errors import InputError
 from headgate.files import estimator_in
+from headgate.lock import in_use
 from headgate.run_directory import RunDirectory, is_run
 
 
@@ -66,7 +67,7 @@ def look(path: Path) -> Overview:
 
 def _state(run: RunDirectory, log: Sequence[dict[str, Any]], progress: dict[str, Any] | None) -> str:
     settings = run.settings.training
-    if run.in_use():
+    if in_use(run.path):
         return "running"
     if log and log[-1].get("diverged"):
         return "diverged"

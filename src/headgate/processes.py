@@ -88,13 +88,10 @@ class Processes:
         distributed.all_gather(parts, value)
         return parts
 
-    def generator_state(self, states: dict[str, np.ndarray], seed: int, step: int) -> Tensor:
-        """The state of this process' random generator among those saved; a new one where there were fewer processes."""
-        saved = states.get(f"torch.{self.rank}" if self.rank else "torch")
-        if saved is not None:
-            return torch.from_numpy(saved.copy())
+    def own_seed(self, seed: int, step: int) -> int:
+        """A seed that no other process and no other step has."""
         words = np.random.SeedSequence((seed, step, self.rank)).generate_state(2)
-        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1).get_state()
+        return int(words[0]) << 31 | int(words[1]) >> 1
 
 
 class _Module(nn.Module):
@@ -112,6 +109,11 @@ class _Module(nn.Module):
 def launched() -> bool:
     """Whether torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def share() -> tuple[int, int]:
+    """This process' number among those of its machine, and how many they are."""
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def job() -> str:

@@ -13,14 +13,11 @@
 Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +29,8 @@ from headgate import tokenizer as tokenizers
 from headgate.configuration import SECTIONS, Settings, from_tables
 from headgate.download import file_sha256
 from headgate.errors import InputError, nearest
+from headgate.lock import locked
 from headgate.tokenizer import Tokenizer
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # no such locks there
-    fcntl = None  # type: ignore[assignment]
 
 Arrays = Mapping[str, np.ndarray]
 FORMAT = 1  # of config.json and the checkpoints; raised when an older headgate could not read them
@@ -74,7 +67,7 @@ class RunDirectory:
             if not overwrite:
                 raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
             _check_kind(path)
-            with cls(path, settings, tokenizer, facts).locked():
+            with locked(path):
                 _remove_run(path)
         elif path.is_dir() and {p.name for p in path.iterdir()} - {
             "checkpoints",
@@ -113,35 +106,6 @@ class RunDirectory:
         if unknown := sorted(tables.keys() - SECTIONS.keys()):
             raise InputError(f"{where}: unknown section {', '.join(unknown)}: {nearest(unknown[0], SECTIONS)}")
         return cls(path, from_tables(tables, where), tokenizers.from_json(described, f"{path}/tokenizer.json"), facts)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Within it, nobody else can train in this directory; InputError that names the process which does.
-
-        The lock is the system's, on the file ``lock``: it goes with the process, however that ends.
-        """
-        with (self.path / "lock").open("a+") as file:
-            for attempt in range(3):  # somebody may just be looking (in_use)
-                if _lock(file):
-                    break
-                time.sleep(0.05)
-                if attempt == 2:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise InputError(
-                        f"{self.path} is in use by {holder}: wait for it, stop it, or name another directory with --out"
-                    )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-            yield
-
-    def in_use(self) -> bool:
-        """Whether a process trains in this directory now."""
-        if not (self.path / "lock").exists():
-            return False
-        with (self.path / "lock").open("a") as file:
-            return not _lock(file)
 
     def write_settings(self) -> None:
         config = {"format": FORMAT, "settings": self.settings.to_dict(), "facts": self.facts}
@@ -277,16 +241,6 @@ class RunDirectory:
     def _length(self, name: str) -> int:
         file = self.path / name
         return file.stat().st_size if file.exists() else 0
-
-
-def _lock(file: Any) -> bool:
-    """Lock a file until it is closed, if nobody else has; whether that could be done."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def is_run(path: Path) -> bool:

@@ -79,6 +79,7 @@ class Runtime:
 
     def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state."""
+        state = self._begun(np.asarray(ids), state)
         if self._native is not None:
             return self._native.step(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
         outputs, state = self._run(np.asarray(ids)[None], state)
@@ -88,7 +89,7 @@ class Runtime:
         """Read a text: -> logits (1, V) of what follows it, state (L, 1, H).
 
         Characters that the vocabulary lacks are read as its stand-in, with one warning that names them. An empty text
-        is read as a line break (or what stands in for it).
+        is read as the beginning of a document, or where there are none as a line break (or what stands in for it).
         """
         if unknown := self.tokenizer.unknown(text):
             stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
@@ -96,6 +97,8 @@ class Runtime:
                 f"not in the vocabulary, read as {stand_in!r}: {' '.join(unknown)}", UserWarning, stacklevel=2
             )
         ids = self.tokenizer.encode(text or "\n")
+        if not text and self.tokenizer.separator is not None:
+            ids = np.array([self.tokenizer.separator])
         outputs, state = self._run(ids[:, None], self.initial_state() if state is None else state)
         return self._logits(outputs[-1]), state
 
@@ -180,8 +183,22 @@ class Runtime:
         logits[..., self.tokenizer.unwritable] = -np.inf
         return logits
 
+    def _begun(self, ids: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The state (L, B, H) before ids (B,): zeros in the rows where a document begins."""
+        begins = ids == self.tokenizer.separator
+        return np.where(begins[:, None], np.float32(0), state) if begins.any() else state
+
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        begins = (ids == self.tokenizer.separator).any(1)
+        outputs = []
+        for piece in np.split(ids, np.flatnonzero(begins[1:]) + 1):
+            states, state = self._run_on(piece, self._begun(piece[0], state))
+            outputs.append(states)
+        return np.concatenate(outputs) if len(outputs) > 1 else outputs[0], state
+
+    def _run_on(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same where no document begins behind the first step."""
         if self._native is not None:
             return self._native.read(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
         x: np.ndarray | None = None if self._embedding is None else self._embedding[ids]

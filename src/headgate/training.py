@@ -16,11 +16,12 @@ from torch import Tensor
 from headgate.batches import Batches
 from headgate.configuration import TrainingSettings
 from headgate.corpus import Corpus
+from headgate.device import Device
 from headgate.errors import InputError
 from headgate.evaluation import bits_per_character, evaluate, perplexity
 from headgate.language_model import LanguageModel, losses_of
 from headgate.optimization import clip_gradients, learning_rate, make_optimizer
-from headgate.processes import Loss, Processes
+from headgate.processes import Loss, Processes, share
 from headgate.report import Report
 from headgate.run_directory import Arrays, Checkpoint, RunDirectory
 from headgate.runtime import Runtime
@@ -44,6 +45,7 @@ class Progress:
     best_epoch: int = 0
     waited: int = 0  # epochs since
     rate_factor: float = 1.0  # of schedule plateau
+    scaling: dict[str, float] = field(default_factory=dict)  # of the loss, in float16
 
 
 @dataclass
@@ -86,6 +88,7 @@ class Training:
     model: LanguageModel
     optimizer: torch.optim.Optimizer
     loss: Loss  # that of the model; its gradients are those of all processes
+    device: Device
     state: Tensor | None = None  # (L, B, H), this process' rows, carried from batch to batch
     best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
 
@@ -117,7 +120,7 @@ def train(
         began = time.perf_counter()
         batch = batches.at(progress.epoch, progress.position)
         rate = learning_rate(settings, progress.step, total) * progress.rate_factor
-        x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
+        x, y = (torch.from_numpy(v).to(training.device.place) for v in (batch.x, batch.y))
         training.state = training.state.detach() if batch.carry and training.state is not None else None
         late = processes.first and time.monotonic() - saved_at > 60
         loss, norm, stopping, late = _step(training, x, y, rate, settings, processes, stop(), late)
@@ -167,14 +170,15 @@ def _step(
     """
     training.optimizer.zero_grad()
     own = _backward(training, x, y, settings.accumulate)
+    training.device.unscale(training.optimizer)
     norm = clip_gradients(list(training.model.parameters()), settings.clip)
     loss, *wanted = processes.agree(own, *wishes)
-    if not math.isfinite(loss + norm):
-        training.state = None
-        return math.nan, norm, bool(wanted[0]), bool(wanted[1])
+    finite = math.isfinite(loss + norm)
     for group in training.optimizer.param_groups:
         group["lr"] = rate
-    training.optimizer.step()
+    training.device.step(training.optimizer, finite=finite)
+    if not finite:
+        training.state, loss = None, math.nan
     return loss, norm, bool(wanted[0]), bool(wanted[1])
 
 
@@ -182,16 +186,18 @@ def _backward(training: Training, x: Tensor, y: Tensor, parts: int) -> float:
     """The gradients of the mean loss over x, y (T, B), and that loss; carries the state on. In several parts, each of
     them some rows, one after the other: the same, but for rounding, with less memory."""
     if parts == 1:
-        loss, training.state = training.loss(x, y, training.state)
-        loss.backward()
+        with training.device.autocast():
+            loss, training.state = training.loss(x, y, training.state)
+        training.device.backward(loss)
         return loss.item()
     total, states = 0.0, []
     for part in range(parts):
         before = None if training.state is None else training.state[:, part::parts].contiguous()
         last = part == parts - 1  # only then are the gradients of all processes brought together
         with contextlib.nullcontext() if last else getattr(training.loss, "no_sync", contextlib.nullcontext)():
-            loss, state = training.loss(x[:, part::parts], y[:, part::parts], before)
-            (loss / parts).backward()
+            with training.device.autocast():
+                loss, state = training.loss(x[:, part::parts], y[:, part::parts], before)
+            training.device.backward(loss / parts)
         total += loss.item() / parts
         states.append(state.detach())
     training.state = torch.stack(states, 2).flatten(1, 2)  # row b of part p is row b * parts + p
@@ -292,8 +298,8 @@ def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
 
 
 def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
-    """The weights as NumPy arrays that share the model's memory."""
-    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    """The weights as NumPy arrays, which share the memory of a model on a CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
 
 
 def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) -> tuple[Training, Progress]:
@@ -301,11 +307,18 @@ def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) 
     if settings.threads and processes.count == 1:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    model = LanguageModel(run.settings.model, corpus.tokenizer.vocabulary_size, backend=settings.backend)
+    model = LanguageModel(
+        run.settings.model,
+        corpus.tokenizer.vocabulary_size,
+        separator=corpus.tokenizer.separator,
+        backend=settings.backend,
+    )
+    device = Device.of(settings.device, settings.precision, number=share()[0])
+    model.to(device.place)
     loss = processes.share(model, model.loss)
-    training = Training(model, make_optimizer(settings, model.parameters()), loss)
+    training = Training(model, make_optimizer(settings, model.parameters()), loss, device)
     if processes.rank:  # no two processes draw the same dropout
-        torch.set_rng_state(processes.generator_state({}, settings.seed, 0))
+        torch.manual_seed(processes.own_seed(settings.seed, 0))
     checkpoint = run.recover() if processes.first else None
     processes.wait()
     if not processes.first:
@@ -324,15 +337,15 @@ def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) 
 
 def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
     """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
-    carried = None if training.state is None else processes.gather_rows(training.state.detach())
-    generators = processes.gather(torch.get_rng_state())
+    carried = None if training.state is None else processes.gather_rows(training.state.detach().float().cpu())
+    generators = processes.gather(training.device.random_state())
     if not processes.first:
         processes.wait()
         return
     arrays: dict[str, Arrays] = {
         "weights": arrays_of(training.model),
         "optimizer": {
-            f"{index}.{name}": value.numpy()
+            f"{index}.{name}": value.cpu().numpy()
             for index, values in training.optimizer.state_dict()["state"].items()
             for name, value in values.items()
             if value is not None
@@ -340,6 +353,7 @@ def _save(run: RunDirectory, training: Training, progress: Progress, saved_step:
         "random": {f"torch.{rank}" if rank else "torch": state.numpy() for rank, state in enumerate(generators)},
         "carried": {} if carried is None else {"state": carried.numpy()},
     }
+    progress.scaling = training.device.scaling
     if training.best:
         arrays["best"] = training.best
     try:
@@ -367,7 +381,13 @@ def _restore(
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": states, "param_groups": groups})
     carried = tensors("carried").get("state")
-    training.state = None if carried is None else processes.rows(carried)
+    training.state = None if carried is None else processes.rows(carried).to(training.device.place)
     training.best = checkpoint.arrays.get("best", {})
-    torch.set_rng_state(processes.generator_state(checkpoint.arrays["random"], settings.seed, checkpoint.step))
-    return training, Progress(**checkpoint.state)
+    saved = checkpoint.arrays["random"].get(f"torch.{processes.rank}" if processes.rank else "torch")
+    if saved is None:  # there were fewer processes
+        torch.manual_seed(processes.own_seed(settings.seed, checkpoint.step))
+    else:
+        training.device.set_random_state(torch.from_numpy(saved.copy()))
+    progress = Progress(**checkpoint.state)
+    training.device.scaling = progress.scaling
+    return training, progress

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from headgate import corpus as corpora
+    from headgate import sources
     from headgate.evaluation import evaluate
     from headgate.run_directory import RunDirectory
     from headgate.runtime import Runtime
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         foreign = ""
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
-        text = corpora.prepare(corpora.read(settings, data_dir=data_dir), settings)
+        text = sources.read(settings, data_dir=data_dir)
         ids, name = tokenizer.encode(text), options.text
         ratio = len(text) / max(len(ids), 1)
         unknown = set(tokenizer.unknown(text))
@@ -108,6 +109,8 @@ def _losses(directory: "RunDirectory", *, best: bool, without_torch: bool) -> "L
 
     from headgate.language_model import LanguageModel, losses_of
 
-    model = LanguageModel(directory.settings.model, directory.tokenizer.vocabulary_size)
+    model = LanguageModel(
+        directory.settings.model, directory.tokenizer.vocabulary_size, separator=directory.tokenizer.separator
+    )
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return losses_of(model)

@@ -1,9 +1,11 @@
-"""How this program was called, and where a run goes that was given no directory."""
+"""What commands share: how this program was called, where a run goes that was given no directory, flags of settings."""
 
+import argparse
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from headgate.run_directory import is_run
 
@@ -27,3 +29,18 @@ def default_directory(name: str, *, newest: bool = False) -> Path:
         path, number = free, number + 1
         free = path.with_name(f"{name}-{number}")
     return path if newest else free
+
+
+def add_setting(group: Any, f: Any, kind: Any) -> None:
+    """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
+    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    if kind is bool:
+        default = "yes" if f.default else "no"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{text} ({default})", **absent)
+    elif kind in (int, float, str):
+        choices = f.metadata["choices"] or None
+        metavar = None if choices else kind.__name__.upper()
+        group.add_argument(flag, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
+    else:
+        group.add_argument(flag, nargs="+", metavar="TEXT", help=text, **absent)

@@ -35,10 +35,10 @@ def recipes(options: argparse.Namespace) -> int:
 
 
 def corpora(options: argparse.Namespace) -> int:
-    from headgate import corpus
+    from headgate import sources
 
     data_dir = Path(options.data_dir) if options.data_dir else None
-    places = {named: corpus.locate(named, data_dir=data_dir) for named in corpus.NAMED.values()}
+    places = {named: sources.locate(named, data_dir=data_dir) for named in sources.NAMED.values()}
     if options.json:
         _print_json([{**dataclasses.asdict(n), "path": str(path) if path else None} for n, path in places.items()])
         return 0

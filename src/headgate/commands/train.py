@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import headgate
-from headgate.commands.invocation import command, default_directory
+from headgate.commands.invocation import add_setting, command, default_directory
 from headgate.configuration import CHANGEABLE, SECTIONS, Settings
 from headgate.errors import InputError
 
@@ -41,22 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"{section} settings")
         for f in dataclasses.fields(kind):
             if f.name != "corpus":
-                _add_setting(group, f, typing.get_type_hints(kind)[f.name])
-
-
-def _add_setting(group: Any, f: Any, kind: Any) -> None:
-    """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
-    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    if kind is bool:
-        default = "yes" if f.default else "no"
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{text} ({default})", **absent)
-    elif kind in (int, float, str):
-        choices = f.metadata["choices"] or None
-        metavar = None if choices else kind.__name__.upper()
-        group.add_argument(flag, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
-    else:
-        group.add_argument(flag, nargs="+", metavar="TEXT", help=text, **absent)
+                add_setting(group, f, typing.get_type_hints(kind)[f.name])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     from headgate import processes
     from headgate import recipe as recipes
+    from headgate.lock import locked
 
     given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
              if hasattr(options, f.name)}  # fmt: skip
@@ -83,10 +69,11 @@ def run(options: argparse.Namespace) -> int:
             if resume:
                 directory, corpus = _continue(out, given, data_dir)
             else:
+                settings = _as_prepared(settings, given)
                 directory, corpus = _start(
                     out, settings, recipe, data_dir, overwrite=options.overwrite, count=together.count
                 )
-            with directory.locked():
+            with locked(directory.path):
                 if resume:
                     directory.write_settings()
                 return _train(directory, corpus, options, together)
@@ -139,6 +126,23 @@ def _train(directory: "RunDirectory", corpus: "Corpus", options: argparse.Namesp
     return 0
 
 
+def _as_prepared(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The settings, as far as a prepared corpus settles them; InputError where ``given`` contradicts those."""
+    from headgate import prepared
+    from headgate.corpus import is_stored
+
+    text = settings.text
+    if not is_stored(text):
+        return settings
+    settled = {**prepared.settings_of(Path(text.corpus)), "limit": 0}
+    if wrong := [name for name in settled if name in given and given[name] != settled[name]]:
+        raise InputError(
+            f"{text.corpus} was prepared with {', '.join(f'{name} = {settled[name]}' for name in wrong)}: leave "
+            f"{', '.join('--' + name.replace('_', '-') for name in wrong)} away, or prepare the text again"
+        )
+    return settings.replaced(**settled)
+
+
 def _start(
     out: Path, settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, overwrite: bool, count: int
 ) -> "tuple[RunDirectory, Corpus]":
@@ -148,10 +152,11 @@ def _start(
     from headgate import processes
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
+    from headgate.sources import NAMED
 
-    if os.path.exists(settings.text.corpus) and settings.text.corpus not in corpora.NAMED:
+    if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
-    corpus = corpora.load(settings.text, data_dir=data_dir)
+    corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.share())
     settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
     Batches.of(
         corpus.training, settings.training, world_size=count
@@ -176,7 +181,9 @@ def _continue(
     """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
     process is told of changes; the others read what that has written."""
     from headgate import corpus as corpora
+    from headgate import processes
     from headgate.run_directory import RunDirectory
+    from headgate.sources import NAMED
 
     directory = RunDirectory.open(out)
     before = {name: value for section in directory.settings.to_dict().values() for name, value in section.items()}
@@ -187,12 +194,12 @@ def _continue(
             "when it goes on: leave the flag away, or start another run with --out"
         )
     if "corpus" in given:
-        known = given["corpus"] == "-" or given["corpus"] in corpora.NAMED
+        known = given["corpus"] == "-" or given["corpus"] in NAMED
         changed["corpus"] = given["corpus"] if known else os.path.abspath(given["corpus"])
     if first:
         changed = {"max_steps": 0, **changed}
     directory.settings = directory.settings.replaced(**changed)
-    corpus = corpora.load(directory.settings.text, data_dir=data_dir)
+    corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=processes.share())
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
         raise InputError(

@@ -1,0 +1,100 @@
+"""``headgate prepare``: texts larger than memory, tokenized once into a directory that ``headgate train`` reads."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+import typing
+from pathlib import Path
+
+from headgate.commands.invocation import add_setting, command
+from headgate.configuration import Settings, TextSettings
+from headgate.errors import InputError
+from headgate.prepared import SETTINGS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "corpora",
+        nargs="+",
+        metavar="CORPUS",
+        help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists; several become one",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
+    parser.add_argument("--processes", type=int, default=0, help="processes that tokenize; 0: one a processor (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample that bpe learns from, if one is needed (0)")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    for f in dataclasses.fields(TextSettings):
+        if f.name in SETTINGS:
+            add_setting(parser, f, typing.get_type_hints(TextSettings)[f.name])
+
+
+def run(options: argparse.Namespace) -> int:
+    from headgate.preparation import prepare
+
+    if options.processes < 0 or options.seed < 0:
+        raise InputError("--processes and --seed must be at least 0")
+    given = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)}
+    settings = Settings().replaced(**given).text
+    processes = options.processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    progress = _Progress(quiet=options.quiet)
+    try:
+        corpus = prepare(
+            options.corpora,
+            settings,
+            Path(options.out),
+            processes=processes,
+            seed=options.seed,
+            data_dir=Path(options.data_dir) if options.data_dir else None,
+            tell=progress.tell,
+        )
+    except KeyboardInterrupt:
+        progress.close()
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        raise
+    finally:
+        progress.close()
+    if not options.quiet:
+        documents = f" in {corpus.documents:,} documents" if corpus.tokenizer.separator is not None else ""
+        print(
+            f"{corpus.path}: {corpus.characters:,} characters{documents}, {len(corpus.ids):,} tokens, vocabulary "
+            f"{corpus.tokenizer.vocabulary_size:,}"
+        )
+        print(f"train on it:\n  {command()} train {options.out}")
+    return 0
+
+
+class _Progress:
+    """How many characters were read: a bar on a terminal, elsewhere a line at the end of each stage."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._stage = ""
+        self._bar: typing.Any = None
+
+    def tell(self, stage: str, characters: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            live = not self._quiet and sys.stdout.isatty()
+            self._bar = tqdm(
+                disable=not live, file=sys.stdout, unit=" characters", unit_scale=True, leave=False, desc=stage
+            )
+            self._stage, self._began, self._read = stage, time.monotonic(), 0
+        self._read += characters
+        self._bar.update(characters)
+
+    def close(self) -> None:
+        if self._bar is None:
+            return
+        self._bar.close()
+        self._bar = None
+        if not self._quiet:
+            seconds = max(time.monotonic() - self._began, 1e-9)
+            print(
+                f"{self._stage}: {self._read:,} characters, {self._read / seconds / 1e6:.1f} million a second",
+                flush=True,
+            )

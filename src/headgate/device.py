@@ -1,0 +1,89 @@
+"""Where a model is trained, and in which precision: the device, automatic mixed precision, the scaling of losses."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from headgate.errors import InputError
+
+HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+class Device:
+    """A device that training runs on. On a CPU all is float32, and nothing here does anything.
+
+    With precision "16" or "bf16" torch.autocast picks the operations that run in it; weights, optimizer and state stay
+    float32. With "16" the loss is multiplied before backward by a factor that grows until a gradient overflows, because
+    small gradients would become zero (Micikevicius et al., arXiv:1710.03740); it is saved with a checkpoint.
+    """
+
+    def __init__(self, device: torch.device, precision: str = "32") -> None:
+        self.place = device
+        self._half = HALF.get(precision)
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "16" else None
+
+    @classmethod
+    def of(cls, name: str, precision: str, *, number: int = 0) -> "Device":
+        """``cpu``, ``mps``, or ``cuda``: the GPU ``number`` of this machine. InputError where it is not there."""
+        if name == "cuda":
+            if not torch.cuda.is_available():
+                raise InputError(
+                    "device cuda: this torch finds no CUDA GPU: install a build of torch for it, or leave --device away"
+                )
+            if number >= torch.cuda.device_count():
+                raise InputError(
+                    f"process {number} of this machine needs a GPU of its own, there are {torch.cuda.device_count()}: "
+                    "start as many processes as GPUs"
+                )
+            torch.cuda.set_device(number)
+            return cls(torch.device("cuda", number), precision)
+        if name == "mps" and not torch.backends.mps.is_available():
+            raise InputError("device mps: this torch finds no Apple GPU: leave --device away")
+        return cls(torch.device(name), precision)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Within it the forward pass runs in the precision."""
+        return contextlib.nullcontext() if self._half is None else torch.autocast(self.place.type, self._half)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradients those of the loss itself, after ``backward``; they may be infinite."""
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer, *, finite: bool) -> None:
+        """A step of the optimizer if loss and gradients, the same on all processes, are ``finite``, else none."""
+        if self._scaler is None:
+            if finite:
+                optimizer.step()
+            return
+        if finite:
+            self._scaler.step(optimizer)
+        self._scaler.update()
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        """The state of the scaling of losses; empty where there is none."""
+        return {} if self._scaler is None else self._scaler.state_dict()
+
+    @scaling.setter
+    def scaling(self, state: dict[str, float]) -> None:
+        if self._scaler is not None and state:
+            self._scaler.load_state_dict(state)
+
+    def random_state(self) -> Tensor:
+        """The state of the generator that dropout draws from."""
+        if self.place.type == "cuda":
+            return torch.cuda.get_rng_state(self.place)
+        return torch.mps.get_rng_state() if self.place.type == "mps" else torch.get_rng_state()
+
+    def set_random_state(self, state: Tensor) -> None:
+        if self.place.type == "cuda":
+            torch.cuda.set_rng_state(state, self.place)
+        elif self.place.type == "mps":
+            torch.mps.set_rng_state(state)
+        else:
+            torch.set_rng_state(state)

@@ -1,0 +1,57 @@
+"""A directory that one process at a time works in. The lock is the operating system's and goes with the process."""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headgate.errors import InputError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # no such locks there
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it, nobody else can lock ``folder``; InputError that names the process which does.
+
+    The lock is on the file ``lock`` in it, which says who holds it.
+    """
+    with (folder / "lock").open("a+") as file:
+        for attempt in range(3):  # somebody may just be looking (in_use)
+            if _lock(file):
+                break
+            time.sleep(0.05)
+            if attempt == 2:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise InputError(
+                    f"{folder} is in use by {holder}: wait for it, stop it, or name another directory with --out"
+                )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in ``folder`` now."""
+    if not (folder / "lock").exists():
+        return False
+    with (folder / "lock").open("a") as file:
+        return not _lock(file)
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file until it is closed, if nobody else has; whether that could be done."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -1,0 +1,55 @@
+"""Ids in files are read as an array of them is, and do not stay in memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate import ids as stored
+from headgate.ids import StoredIds
+
+
+def store(folder, counts, dtype="<u2"):
+    """Files with so many ids each, and all of them as one array."""
+    whole = np.random.default_rng(3).integers(0, 200, sum(counts)).astype(dtype)
+    files = [folder / f"{number}.bin" for number in range(len(counts))]
+    for file, part in zip(files, np.split(whole, np.cumsum(counts)[:-1]), strict=True):
+        file.write_bytes(part.tobytes())
+    return StoredIds(files, counts, np.dtype(dtype)), whole
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), dtype=st.sampled_from(["<u1", "<u2", "<u4"]))
+def test_read_as_an_array(data, dtype, tmp_path_factory):
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    ids, whole = store(tmp_path_factory.mktemp("ids"), counts, dtype)
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+    part = ids[start:stop]
+    assert len(ids) == len(whole)
+    assert len(part) == stop - start
+    if not len(part):
+        return
+    places = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), min_size=6, max_size=6))).reshape(3, 2)
+    found = part[places]
+    assert (found.dtype, found.shape) == (np.dtype(dtype), (3, 2))
+    assert np.array_equal(found, whole[start:stop][places])
+    again = part[1:][:2]
+    assert np.array_equal(again[np.arange(len(again))], whole[start:stop][1:][:2])
+
+
+def test_what_lies_outside_is_refused(tmp_path):
+    ids, _ = store(tmp_path, [3, 4])
+    for places, part in (([7], ids), ([-1], ids), ([2], ids[1:3])):
+        with pytest.raises(IndexError, match="places must be from 0 to "):
+            part[np.array(places)]
+    with pytest.raises(IndexError, match="without gaps"):
+        ids[::2]
+
+
+def test_maps_are_let_go_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "ROWS", 5)
+    ids, _ = store(tmp_path, [3, 4, 5])
+    ids[np.array([[0, 4], [1, 5]])]  # two rows
+    assert len(ids._maps) == 2
+    ids[np.array([[8, 9, 10]])]
+    assert len(ids._maps) == 0

@@ -1,0 +1,297 @@
+"""Texts prepared once and for all: the ids that reading them makes, by any number of processes, also after a kill."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headgate import preparation, sources
+from headgate.cli import main
+from headgate.configuration import TextSettings
+from headgate.corpus import load
+from headgate.errors import InputError
+from headgate.lock import locked
+from headgate.preparation import prepare
+from headgate.prepared import PreparedCorpus, checksum_of
+from headgate.run_directory import RunDirectory
+
+TEXT = "The gate is shut.\nThe gate is open, and the water runs.\n\n水门开了，水流了。\n" * 12
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(TEXT, "utf-8")
+    (tmp_path / "texts" / "b.txt.gz").write_bytes(gzip.compress(TEXT[::-1].encode()))
+    return tmp_path / "texts"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Passages of at most 40 characters, shards of 300: some six of them."""
+    monkeypatch.setattr(preparation, "SHARD", 300)
+    monkeypatch.setattr(sources.passages, "__kwdefaults__", {**sources.passages.__kwdefaults__, "size": 40})
+
+
+def all_of(ids):
+    return ids[np.arange(len(ids))]
+
+
+@pytest.mark.parametrize("documents", ["one", "files", "lines"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"min_frequency": 20},
+        {"min_frequency": 20, "unknown": False},
+        {"normalize": "spaces"},
+        {"normalize": "letters"},
+        {"tokenizer": "bytes"},
+        {"tokenizer": "word", "min_frequency": 5},
+        {"tokenizer": "bpe", "vocab_size": 270},
+    ],
+    ids=lambda how: "-".join(map(str, how.values())) or "default",
+)
+def test_the_same_as_read_into_memory(text, tmp_path, monkeypatch, how, documents):
+    """Cut elsewhere, but the same ids, vocabulary, split and numbers."""
+    chosen = TextSettings(corpus=str(text), documents=documents, **how)
+    made = prepare([str(text)], chosen, tmp_path / "made")
+    assert len(list((tmp_path / "made").glob("shard-*"))) > 2
+    found = load(dataclasses.replace(chosen, corpus=str(tmp_path / "made")))
+    monkeypatch.undo()
+    expected = load(chosen)
+    assert found.tokenizer.to_json() == expected.tokenizer.to_json()
+    assert np.array_equal(all_of(found.training), expected.training)
+    assert np.array_equal(all_of(found.held_out), expected.held_out)
+    assert (found.characters, found.beginning) == (expected.characters, expected.beginning)
+    assert made.ids._dtype == (np.uint8 if expected.tokenizer.vocabulary_size <= 256 else np.uint16)
+    if documents != "one":
+        separators = int(np.sum(all_of(made.ids) == made.tokenizer.separator))
+        lines = 48 if how.get("normalize") == "letters" else 72  # a third of them has no letters
+        assert separators == made.documents == (2 if documents == "files" else lines)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "lock" and p.is_file()}
+
+
+def test_any_number_of_processes_makes_the_same(text, tmp_path):
+    for count in (1, 2):
+        prepare([str(text)], TextSettings(), tmp_path / str(count), processes=count)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["vocabulary", "ids"])
+@pytest.mark.parametrize("after", [0, 700])
+def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, after):
+    prepare([str(text)], TextSettings(), tmp_path / "whole")
+    read = {"vocabulary": 0, "ids": 0}
+
+    def stop(now, characters):
+        read[now] += characters
+        if now == stage and read[now] > after:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare([str(text)], TextSettings(), tmp_path / "made", tell=stop)
+    written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "made").glob("*.bin")}
+    assert bool(written) == (stage == "ids" and after > 0)
+    prepare([str(text)], TextSettings(), tmp_path / "made")
+    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "made" / name).stat().st_mtime_ns for name in written} == written
+
+
+def test_a_text_that_changed_meanwhile_is_refused(text, tmp_path):
+    def stop(stage, characters):
+        if stage == "ids" and len(list((tmp_path / "made").glob("shard-*.json"))) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare([str(text)], TextSettings(), tmp_path / "made", tell=stop)
+    (text / "a.txt").write_text(TEXT.replace("open", "shut", 1), "utf-8")
+    with pytest.raises(InputError, match=rf"^the text has changed since its preparation in {tmp_path}/made was begun"):
+        prepare([str(text)], TextSettings(), tmp_path / "made")
+
+
+def test_what_is_there_already(text, tmp_path):
+    """The same again is opened as it is; anything else is refused and left alone."""
+    out = tmp_path / "made"
+    prepare([str(text)], TextSettings(), out)
+    before = contents(out)
+    assert len(prepare([str(text)], TextSettings(), out).ids) == 2 * len(TEXT)
+    for chosen, source in ((TextSettings(tokenizer="bytes"), text), (TextSettings(), text / "a.txt")):
+        with pytest.raises(InputError, match=f"^{out} already holds another prepared corpus: name another directory"):
+            prepare([str(source)], chosen, out)
+    assert contents(out) == before
+    with pytest.raises(InputError, match=rf"^{text} is not empty \(it holds a.txt\): name a new directory with --out$"):
+        prepare([str(text)], TextSettings(), text)
+    with pytest.raises(InputError, match="a.txt is a file: name a directory"):
+        prepare([str(text)], TextSettings(), text / "a.txt")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "preparing.json").write_text("{}")
+    with pytest.raises(InputError, match="the preparation of another corpus, or with other settings, was begun"):
+        prepare([str(text)], TextSettings(), tmp_path / "begun")
+    with locked(out), pytest.raises(InputError, match=f"{out} is in use by process {os.getpid()}"):
+        prepare([str(text)], TextSettings(), out)
+
+
+def test_standard_input_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    with pytest.raises(InputError, match="^standard input can be read only once, "):
+        prepare(["-"], TextSettings(), tmp_path / "made")
+    corpus = prepare(["-"], TextSettings(tokenizer="bytes"), tmp_path / "made")
+    assert bytes(all_of(corpus.ids).tolist()) == TEXT.encode()
+
+
+def test_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(InputError, match=r"a.txt: no text: at least two characters are needed$"):
+        prepare([str(tmp_path / "a.txt")], TextSettings(tokenizer="bytes"), tmp_path / "made")
+
+
+# What is damaged
+
+
+def damaged(file: Path, change) -> None:
+    file.write_bytes(change(file.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "is damaged (its checksum differs)"),
+        ("shard-000003.bin", lambda b: b[:-1], "has 296 bytes, 297 are expected"),
+        ("manifest.json", lambda b: b.replace(b'"tokens": ', b'"tokens": 1', 1), "is damaged (its checksum differs)"),
+        ("manifest.json", lambda b: b[:-9], "is damaged (JSONDecodeError"),
+        ("manifest.json", lambda b: b"[]", "is damaged (TypeError"),
+        ("tokenizer.json", lambda b: b.replace("水".encode(), "氷".encode()), "is not the tokenizer that the corpus was"),
+        ("tokenizer.json", lambda b: b"\xff", "is missing or damaged"),
+    ],
+)
+def test_damage_is_named(text, tmp_path, name, change, message):
+    out = tmp_path / "made"
+    prepare([str(text)], TextSettings(), out)
+    damaged(out / name, change)
+    before = contents(out)
+    with pytest.raises(InputError) as caught:
+        load(TextSettings(corpus=str(out)))
+    assert f"{out}/{name} {message}" in str(caught.value)
+    assert contents(out) == before
+
+
+def test_a_missing_shard_is_named(text, tmp_path):
+    prepare([str(text)], TextSettings(), tmp_path / "made")
+    (tmp_path / "made" / "shard-000002.bin").unlink()
+    with pytest.raises(InputError, match=r"shard-000002.bin is missing, [0-9,]+ are expected: restore it"):
+        PreparedCorpus.open(tmp_path / "made")
+
+
+def test_processes_of_one_machine_share_the_checking(text, tmp_path):
+    out = tmp_path / "made"
+    prepare([str(text)], TextSettings(), out)
+    damaged(out / "shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]))
+    PreparedCorpus.open(out, share=(0, 2))
+    with pytest.raises(InputError, match="shard-000003.bin is damaged"):
+        PreparedCorpus.open(out, share=(1, 2))
+
+
+def test_a_manifest_of_another_format(text, tmp_path):
+    prepare([str(text)], TextSettings(), tmp_path / "made")
+    manifest = json.loads((tmp_path / "made" / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["format"] = 99
+    manifest["checksum"] = checksum_of(manifest)
+    (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json has format 99, this headgate reads 1: prepare it again$"):
+        PreparedCorpus.open(tmp_path / "made")
+
+
+# From the command line
+
+SMALL = ("--hidden", "8", "--embedding", "4", "--batch", "4", "--steps", "5", "--epochs", "2", "--quiet")
+
+
+def test_trained_on_it_is_trained_on_the_text(text, tmp_path, capsys):
+    """The same weights, to the bit, from the prepared text and from the text itself; and it goes on."""
+    flags = ("--documents", "lines", "--tokenizer", "word")
+    assert main(["prepare", str(text), "--out", str(tmp_path / "made"), "--processes", "1", *flags]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/made: " in said
+    assert "in 72 documents" in said
+    assert main(["train", str(text), "--out", str(tmp_path / "one"), *flags, *SMALL]) == 0
+    assert main(["train", str(tmp_path / "made"), "--out", str(tmp_path / "two"), "--max-steps", "7", *SMALL]) == 0
+    assert main(["train", "--resume", "--out", str(tmp_path / "two"), "--quiet"]) == 0
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
+    assert main(["evaluate", str(tmp_path / "two"), "--runtime", "--json"]) == 0
+    with_numpy = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", str(tmp_path / "two"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(with_numpy["loss"], rel=1e-6)
+
+
+def test_what_was_settled_is_settled(text, tmp_path, capsys):
+    out = str(tmp_path / "made")
+    assert main(["prepare", str(text), "--out", out, "--processes", "1", "--quiet"]) == 0
+    assert main(["train", out, "--out", str(tmp_path / "run"), "--tokenizer", "bytes", *SMALL]) == 2
+    assert capsys.readouterr().err == (
+        f"headgate: {out} was prepared with tokenizer = characters: leave --tokenizer away, or prepare the text again\n"
+    )
+    assert main(["train", out, "--out", str(tmp_path / "run"), "--tokenizer", "characters", *SMALL]) == 0
+    settings = RunDirectory.open(tmp_path / "run").settings.text
+    assert (settings.corpus, settings.tokenizer) == (out, "characters")
+
+
+def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
+    made = tmp_path / "made"
+    assert main(["prepare", str(text), "--out", str(made), "--processes", "1", "--quiet"]) == 0
+    assert main(["train", str(made), "--out", str(tmp_path / "run"), "--max-steps", "3", *SMALL]) == 0
+    for file in made.iterdir():
+        file.unlink()
+    assert main(["prepare", str(text / "a.txt"), "--out", str(made), "--processes", "1", "--quiet"]) == 0
+    before = contents(tmp_path / "run")
+    assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 2
+    assert "is not the text, or gives not the vocabulary, that" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == before
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from headgate import preparation, sources
+from headgate.configuration import TextSettings
+preparation.SHARD = 300
+sources.passages.__kwdefaults__["size"] = 40
+if __name__ == "__main__":
+    print("begun", flush=True)
+    preparation.prepare([sys.argv[1]], TextSettings(), Path(sys.argv[2]))
+"""
+
+
+def test_killed_again_and_again(text, tmp_path):
+    """Wherever kill -9 falls, the next attempt goes on; in the end all is as if nothing had happened."""
+    prepare([str(text)], TextSettings(), tmp_path / "whole")
+    generator = np.random.default_rng(5)
+    for _ in range(8):
+        arguments = [sys.executable, "-c", KILLED, str(text), str(tmp_path / "made")]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            try:
+                process.wait(generator.uniform(0, 0.06))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+    prepare([str(text)], TextSettings(), tmp_path / "made")
+    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
+    assert hashlib.sha256((tmp_path / "made" / "manifest.json").read_bytes()).hexdigest()
