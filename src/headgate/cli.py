@@ -16,6 +16,7 @@ from headgate.errors import InputError, nearest
 _EXTRAS = {  # what installs a missing module
     **dict.fromkeys(("torch", "tqdm", "matplotlib"), "train"),
     **dict.fromkeys(("sklearn", "scipy", "pandas", "pyarrow"), "estimators"),
+    "tokenizers": "bpe",
 }
 
 

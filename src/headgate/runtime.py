@@ -88,17 +88,19 @@ class Runtime:
     def read(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read a text: -> logits (1, V) of what follows it, state (L, 1, H).
 
-        Characters that the vocabulary lacks are read as its stand-in, with one warning that names them. An empty text
-        is read as the beginning of a document, or where there are none as a line break (or what stands in for it).
+        Characters or words that the vocabulary lacks are read as its stand-in, with one warning that names them. A text
+        without ids, an empty one or spaces between words, is read as the beginning of a document, or where there are
+        none as a line break (or what stands in for it).
         """
         if unknown := self.tokenizer.unknown(text):
             stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
             warnings.warn(
                 f"not in the vocabulary, read as {stand_in!r}: {' '.join(unknown)}", UserWarning, stacklevel=2
             )
-        ids = self.tokenizer.encode(text or "\n")
-        if not text and self.tokenizer.separator is not None:
-            ids = np.array([self.tokenizer.separator])
+        ids = self.tokenizer.encode(text)
+        if not len(ids):
+            separator = self.tokenizer.separator
+            ids = self.tokenizer.encode("\n") if separator is None else np.array([separator])
         outputs, state = self._run(ids[:, None], self.initial_state() if state is None else state)
         return self._logits(outputs[-1]), state
 
@@ -107,7 +109,7 @@ class Runtime:
 
         Ids that stand for no text (``<unk>``) are never written.
         """
-        write = self.tokenizer.writer()
+        write = self.tokenizer.writer(prefix)
         for i in (self._draw if self._native is None else self._draw_natively)(prefix, length, sampling, seed):
             if piece := write(i):
                 yield piece
@@ -154,7 +156,11 @@ class Runtime:
             return self._writable(logits), state
 
         found = beam_search(step, self._writable(logits), state, width=width, length=length)
-        return [(prefix + self.tokenizer.decode(ids), score) for ids, score in found]
+        return [(prefix + self._written(ids, prefix), score) for ids, score in found]
+
+    def _written(self, ids: list[int], after: str) -> str:
+        write = self.tokenizer.writer(after)
+        return "".join(map(write, [*ids, None]))
 
     def score(self, text: str) -> np.ndarray:
         """The log-probability, in nats, of each token of ``text`` but the first, given those before it."""

@@ -1,0 +1,119 @@
+"""Words as ids: what stands between whitespace, and every line break as a token of its own."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, ClassVar
+
+import numpy as np
+
+from headgate.errors import InputError
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how the id of something unknown is written when it is decoded
+
+_BLOCK = 1 << 20  # characters taken apart at once
+_TOKEN = re.compile(r"\S+|\n")
+_SPACE = re.compile(r"\s")
+
+
+class WordTokenizer:
+    """One id a word; words are what stands between whitespace, and a line break is a word of its own.
+
+    ``<unk>`` is id 0: every word that the vocabulary lacks is read as it. The words follow in the order given, which
+    ``from_counts`` makes that of falling frequency. Decoding puts one space between words and none beside a line break:
+    ``decode(encode(text))`` is ``text`` but for unknown words, for runs of spaces and tabs, which become one space, and
+    for those at the beginning or end of a line, which go. The word ``<unk>`` in a text is a word like any other.
+
+    >>> tokenizer = WordTokenizer.from_counts(WordTokenizer.count("to be or\\nnot to be"))
+    >>> tokenizer.words, tokenizer.encode("to  be\\nor what").tolist()
+    (('be', 'to', '\\n', 'not', 'or'), [2, 1, 3, 5, 0])
+    >>> tokenizer.decode([2, 1, 3, 5])
+    'to be\\nor'
+    """
+
+    unwritable: ClassVar[list[int]] = [0]
+    separator: ClassVar[int | None] = None
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """``words`` distinct, the most frequent first. Raises InputError for what is no word."""
+        for word in words:
+            if word != "\n" and word.split() != [word]:
+                raise InputError(f"a word of the vocabulary must be without whitespace, or a line break; got {word!r}")
+        if not words or len(set(words)) != len(words):
+            raise InputError("a vocabulary of words must have at least one, and none twice")
+        self.words = tuple(words)
+        self._ids = {word: i for i, word in enumerate(self.words, 1)}
+
+    @staticmethod
+    def count(text: str) -> Counter[str]:
+        """How often each word stands in ``text``. Counts of pieces, cut beside whitespace, can be added up."""
+        counts: Counter[str] = Counter()
+        for tokens in _blocks(text):
+            counts.update(tokens)
+        return counts
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], *, min_frequency: int = 1) -> "WordTokenizer":
+        """The words seen ``min_frequency`` times or more, frequent ones first, equally frequent ones alphabetically."""
+        words = [word for word, count in counts.items() if count >= min_frequency]
+        if not words:
+            raise InputError(
+                f"no word of the text occurs {min_frequency} times or more: lower --min-frequency"
+                if counts
+                else "the text has no words: a vocabulary needs at least one"
+            )
+        return cls(sorted(words, key=lambda word: (-counts[word], word)))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.words) + 1
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of ``text``, int32, shape (words,); there are none where the text is empty or spaces."""
+        find = self._ids.get
+        blocks = [np.fromiter(map(find, tokens, repeat(0)), np.int32, len(tokens)) for tokens in _blocks(text)]
+        return np.concatenate(blocks) if blocks else np.empty(0, np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(map(self.writer(), ids))
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of ``text`` that the vocabulary lacks, each once, in order of appearance."""
+        return list(dict.fromkeys(word for tokens in _blocks(text) for word in tokens if word not in self._ids))
+
+    def writer(self, after: str = "") -> Callable[[int | None], str]:
+        """As ``Tokenizer.writer``. A space comes before the first word where ``after`` ends with something else."""
+        in_line = bool(after) and not after[-1].isspace()
+
+        def write(i: int | None) -> str:
+            nonlocal in_line
+            if i is None:
+                return ""
+            word = self.words[i - 1] if i else UNKNOWN
+            piece = " " + word if in_line and word != "\n" else word
+            in_line = word != "\n"
+            return piece
+
+        return write
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "words", "words": list(self.words)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "WordTokenizer":
+        """What ``to_json`` described. Raises InputError for anything else."""
+        words = description.get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise InputError("the list of words is missing or damaged")
+        return cls(words)
+
+
+def _blocks(text: str) -> Iterator[list[str]]:
+    """The tokens of a text, some hundred thousand at a time: as strings they take ten times its memory."""
+    start = 0
+    while start < len(text):
+        space = _SPACE.search(text, start + _BLOCK)
+        end = space.start() if space else len(text)
+        yield _TOKEN.findall(text, start, end)
+        start = end
