@@ -90,7 +90,7 @@ def test_any_number_of_processes_makes_the_same(text, tmp_path):
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -103,9 +103,9 @@ def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, a
     def stop(now, characters):
         read[now] += characters
         if now == stage and read[now] > after:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         prepare([str(text)], TextSettings(), tmp_path / "made", tell=stop)
     written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "made").glob("*.bin")}
     assert bool(written) == (stage == "ids" and after > 0)
@@ -117,9 +117,9 @@ def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, a
 def test_a_text_that_changed_meanwhile_is_refused(text, tmp_path):
     def stop(stage, characters):
         if stage == "ids" and len(list((tmp_path / "made").glob("shard-*.json"))) == 3:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         prepare([str(text)], TextSettings(), tmp_path / "made", tell=stop)
     (text / "a.txt").write_text(TEXT.replace("open", "shut", 1), "utf-8")
     with pytest.raises(InputError, match=rf"^the text has changed since its preparation in {tmp_path}/made was begun"):
@@ -138,7 +138,7 @@ def test_what_is_there_already(text, tmp_path):
     assert contents(out) == before
     with pytest.raises(InputError, match=rf"^{text} is not empty \(it holds a.txt\): name a new directory with --out$"):
         prepare([str(text)], TextSettings(), text)
-    with pytest.raises(InputError, match="a.txt is a file: name a directory"):
+    with pytest.raises(InputError, match=r"a\.txt is a file: name a directory"):
         prepare([str(text)], TextSettings(), text / "a.txt")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "preparing.json").write_text("{}")
@@ -150,7 +150,7 @@ def test_what_is_there_already(text, tmp_path):
 
 def test_standard_input_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
-    with pytest.raises(InputError, match="^standard input can be read only once, "):
+    with pytest.raises(InputError, match=r"^standard input can be read only once, "):
         prepare(["-"], TextSettings(), tmp_path / "made")
     corpus = prepare(["-"], TextSettings(tokenizer="bytes"), tmp_path / "made")
     assert bytes(all_of(corpus.ids).tolist()) == TEXT.encode()
@@ -158,7 +158,7 @@ def test_standard_input_is_read_once(tmp_path, monkeypatch):
 
 def test_no_text(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(InputError, match=r"a.txt: no text: at least two characters are needed$"):
+    with pytest.raises(InputError, match=r"a\.txt: no text: at least two characters are needed$"):
         prepare([str(tmp_path / "a.txt")], TextSettings(tokenizer="bytes"), tmp_path / "made")
 
 
@@ -177,7 +177,11 @@ def damaged(file: Path, change) -> None:
         ("manifest.json", lambda b: b.replace(b'"tokens": ', b'"tokens": 1', 1), "is damaged (its checksum differs)"),
         ("manifest.json", lambda b: b[:-9], "is damaged (JSONDecodeError"),
         ("manifest.json", lambda b: b"[]", "is damaged (TypeError"),
-        ("tokenizer.json", lambda b: b.replace("水".encode(), "氷".encode()), "is not the tokenizer that the corpus was"),
+        (
+            "tokenizer.json",
+            lambda b: b.replace("水".encode(), "氷".encode()),
+            "is not the tokenizer that the corpus was",
+        ),
         ("tokenizer.json", lambda b: b"\xff", "is missing or damaged"),
     ],
 )
@@ -204,7 +208,7 @@ def test_processes_of_one_machine_share_the_checking(text, tmp_path):
     prepare([str(text)], TextSettings(), out)
     damaged(out / "shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]))
     PreparedCorpus.open(out, share=(0, 2))
-    with pytest.raises(InputError, match="shard-000003.bin is damaged"):
+    with pytest.raises(InputError, match=r"shard-000003\.bin is damaged"):
         PreparedCorpus.open(out, share=(1, 2))
 
 

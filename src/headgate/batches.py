@@ -49,7 +49,7 @@ class Batches:
     world_size: int = 1
 
     @classmethod
-    def of(cls, ids: np.ndarray, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
+    def of(cls, ids: Ids, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
         """The batches of a text as the settings of a run say."""
         s = settings
         if s.batch % (world_size * s.accumulate):
@@ -118,7 +118,9 @@ def shuffled(places: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
     """
     generator = np.random.default_rng(key)
     if n <= 1 << 16:
-        return generator.permutation(n)[places]
+        order: np.ndarray = generator.permutation(n)
+        taken: np.ndarray = order[places]
+        return taken
     b = np.uint64(((n - 1).bit_length() + 1) // 2)
     mask = (np.uint64(1) << b) - np.uint64(1)
     rounds = generator.integers(0, 1 << 64, 8, np.uint64)
@@ -137,4 +139,5 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     """64 bits that each depend on every bit of x: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ x >> np.uint64(shift)) * np.uint64(factor)
-    return x ^ x >> np.uint64(31)
+    mixed: np.ndarray = x ^ x >> np.uint64(31)
+    return mixed

@@ -122,7 +122,7 @@ def _make_tokenizer(
     """Write the tokenizer of the text, unless an earlier attempt has; the SHA-256 of the file."""
     file = folder / "tokenizer.json"
     if not file.exists():
-        texts = (passage.text for passage in read())
+        texts: Iterator[str] = (passage.text for passage in read())
         if settings.tokenizer == "bpe":
             texts = _sample(lambda: (passage.text for passage in read()), seed)
         tokenizer = tokenizer_for(settings, texts, each=each)

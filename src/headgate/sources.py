@@ -179,7 +179,7 @@ class _File:
 
     name: str
     path: Path | str
-    open: Callable[[], contextlib.AbstractContextManager[IO[bytes]]]
+    open: Callable[[], contextlib.AbstractContextManager[IO[bytes] | gzip.GzipFile]]
 
 
 def _decoded(file: _File, settings: TextSettings) -> Iterator[str]:
