@@ -1,6 +1,7 @@
-"""Texts to ids and back, whole and id by id; the JSON of a tokenizer, intact and damaged."""
+"""Texts to ids and back, whole and id by id; documents; the JSON of a tokenizer, intact and damaged."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.tokenizer import TOKENIZERS, UNKNOWN, ByteTokenizer, CharacterTokenizer, from_json
+from headgate.subwords import SubwordTokenizer
+from headgate.tokenizer import TOKENIZERS, ByteTokenizer, CharacterTokenizer, DocumentTokenizer, from_json
+from headgate.words import UNKNOWN, WordTokenizer
 
 thorough = settings(deadline=None, max_examples=150)
 any_text = st.text(st.characters(codec="utf-8"), max_size=40)  # all of Unicode but lone surrogates
@@ -146,6 +149,25 @@ def test_vocabularies_that_cannot_be():
             CharacterTokenizer("abc", replacement)
 
 
+@thorough
+@given(text=any_text | few_letters)
+def test_count_is_a_counter_of_pieces_too(text):
+    counts = CharacterTokenizer.count(text[:3]) + CharacterTokenizer.count(text[3:])
+    assert counts == Counter(text)
+    if text:
+        assert CharacterTokenizer.from_counts(counts).to_json() == CharacterTokenizer.from_text(text).to_json()
+
+
+def test_blocks_of_a_long_text_are_put_together(monkeypatch):
+    text = "ab分\U0001f600é" * 7
+    tokenizer = CharacterTokenizer("ab分")
+    expected = encode_slowly(tokenizer, text)
+    monkeypatch.setattr("headgate.tokenizer._BLOCK", 3)
+    assert tokenizer.encode(text).tolist() == expected
+    monkeypatch.setattr("headgate.tokenizer._BLOCK", 1)
+    assert CharacterTokenizer.count(text) == Counter(text)
+
+
 # Bytes
 
 
@@ -186,6 +208,32 @@ def test_writers_do_not_share_what_they_hold_back():
     assert (one(0xC3), other(0x61), one(0xA9), other(None)) == ("", "a", "é", "")
 
 
+# Documents
+
+
+@pytest.mark.parametrize("inner", [ByteTokenizer(), CharacterTokenizer("ab"), WordTokenizer(["b", "a"])])
+def test_documents_have_one_more_id_that_is_never_written(inner):
+    tokenizer = DocumentTokenizer(inner)
+    last = inner.vocabulary_size
+    assert (tokenizer.vocabulary_size, tokenizer.separator) == (last + 1, last)
+    assert tokenizer.unwritable == [*inner.unwritable, last]
+    ids = inner.encode("a b?")
+    assert tokenizer.encode("a b?").tolist() == ids.tolist()
+    assert tokenizer.unknown("a b?") == inner.unknown("a b?")
+    separated = [last, *ids[:1], last, last, *ids[1:], last]
+    assert tokenizer.decode(separated) == inner.decode(ids)
+    assert "".join(write_one_by_one(tokenizer, separated)) == inner.decode(ids)
+
+
+def test_documents_pass_on_what_was_written_before():
+    assert DocumentTokenizer(WordTokenizer(["a"])).writer("x")(1) == " a"
+
+
+def test_documents_are_not_made_of_documents():
+    with pytest.raises(InputError, match="cannot be made of another one"):
+        DocumentTokenizer(DocumentTokenizer(ByteTokenizer()))
+
+
 # JSON
 
 
@@ -196,15 +244,18 @@ def test_writers_do_not_share_what_they_hold_back():
         lambda: CharacterTokenizer.from_text('分开 "\\\n'),
         lambda: CharacterTokenizer.from_text("分开 不", unknown=False),
         ByteTokenizer,
+        lambda: WordTokenizer(["不开", "\n", "x"]),
+        lambda: DocumentTokenizer(WordTokenizer(["不开"])),
+        lambda: DocumentTokenizer(SubwordTokenizer.train(["不开 不开"], 258)),
     ],
-    ids=["unk", "stand-in", "bytes"],
+    ids=["unk", "stand-in", "bytes", "words", "documents", "documents of subwords"],
 )
 def test_json_round_trip(make, ascii_only):
     tokenizer = make()
     again = from_json(json.dumps(tokenizer.to_json(), ensure_ascii=ascii_only))
     assert type(again) is type(tokenizer)
     assert again.to_json() == tokenizer.to_json()
-    assert again.to_json()["type"] in TOKENIZERS
+    assert again.to_json().get("type", "subwords") in TOKENIZERS
     assert again.vocabulary_size == tokenizer.vocabulary_size
     assert again.encode("不开 ?").tolist() == tokenizer.encode("不开 ?").tolist()
 
@@ -212,16 +263,32 @@ def test_json_round_trip(make, ascii_only):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"type": "documents"}', r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\)"),
+        (
+            '{"type": "documents", "of": {"type": "documents", "of": {"type": "bytes"}}}',
+            "cannot be made of another one",
+        ),
+        ('{"type": "documents", "of": {"type": "words"}}', r"^runs/a/tokenizer\.json: the list of words"),
+        ('{"type": "subwords"}', r"^runs/a/tokenizer\.json: the model must be byte-pair encoding"),
         ("", r"^runs/a/tokenizer\.json does not describe a tokenizer \(JSONDecodeError.*\): restore the file$"),
-        ("[]", r"^runs/a/tokenizer\.json does not describe a tokenizer \(TypeError"),
-        ("{}", r"^runs/a/tokenizer\.json does not describe a tokenizer \(KeyError\('type'\)\): restore the file$"),
+        ("[]", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\): restore"),
+        ("{}", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\): restore the file$"),
         ("[" * 100_000, r"^runs/a/tokenizer\.json does not describe a tokenizer \(RecursionError"),
         ('{"type": "bytse"}', r"^runs/a/tokenizer\.json names an unknown tokenizer 'bytse': did you mean bytes\?$"),
-        ('{"type": null}', r"^runs/a/tokenizer\.json names an unknown tokenizer None: known: bytes, characters$"),
-        ('{"type": "characters"}', r"^runs/a/tokenizer\.json lacks the list of characters: restore the file$"),
-        ('{"type": "characters", "characters": ""}', "lacks the list of characters"),
-        ('{"type": "characters", "characters": ["a"]}', "lacks the list of characters"),
-        ('{"type": "characters", "characters": "ab", "replacement": 1}', "lacks the list of characters"),
+        (
+            '{"type": null}',
+            r"^runs/a/tokenizer\.json names an unknown tokenizer None: known: bytes, characters, documents, ",
+        ),
+        (
+            '{"type": "characters"}',
+            r"^runs/a/tokenizer\.json: the list of characters is missing or damaged: restore the file$",
+        ),
+        ('{"type": "characters", "characters": ""}', "the list of characters is missing or damaged"),
+        ('{"type": "characters", "characters": ["a"]}', "the list of characters is missing or damaged"),
+        (
+            '{"type": "characters", "characters": "ab", "replacement": 1}',
+            "the list of characters is missing or damaged",
+        ),
         ('{"type": "characters", "characters": "ba"}', r"runs/a/tokenizer\.json.*sorted and without repetition"),
         ('{"type": "characters", "characters": "ab", "replacement": "c"}', r"runs/a/tokenizer\.json.*replacement 'c'"),
     ],
@@ -241,6 +308,7 @@ def works_or_names_the_file(text: str) -> None:
         assert "runs/a/tokenizer.json" in message
     else:
         ids = tokenizer.encode("an \U0001f600")
+        assert len(ids)
         assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
 
 
@@ -251,6 +319,9 @@ def works_or_names_the_file(text: str) -> None:
         {"type": st.sampled_from(TOKENIZERS) | json_values},
         optional={
             "characters": st.text("abc", max_size=3) | json_values,
+            "words": st.lists(st.text("ab \n", max_size=3), max_size=3) | json_values,
+            "of": st.fixed_dictionaries({"type": st.sampled_from(TOKENIZERS)}) | json_values,
+            "model": st.fixed_dictionaries({"type": st.just("BPE")}, optional={"vocab": json_values}) | json_values,
             "replacement": st.text("abc", max_size=2) | json_values,
         },
     )

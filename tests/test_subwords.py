@@ -1,0 +1,238 @@
+"""Byte-pair encoding: any text comes back, training is the same everywhere, damaged JSON is refused."""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate import subwords
+from headgate.corpus import NAMED, locate
+from headgate.errors import InputError
+from headgate.subwords import SubwordTokenizer
+from headgate.tokenizer import from_json
+
+tokenizers = pytest.importorskip("tokenizers")
+
+thorough = settings(deadline=None, max_examples=150)
+TEXT = "to be or not to be\nthat is the question: to be\n分开 分开不 é\n  to   be\t or\r\n" * 5
+any_text = st.text(st.characters(codec="utf-8"), max_size=40)
+spaces = st.text(st.sampled_from("ab'st1 é分\u0300!.\n\n\t   \r\x1c\x85\xa0\u200b\u2028\u3000\u180e"), max_size=30)
+TRAIN = """
+import hashlib, json, sys
+from headgate.corpus import NAMED, locate
+from headgate.subwords import SubwordTokenizer
+texts = [locate(NAMED[name]).read_text("utf-8") for name in ("voyage", "verses")]
+described = json.dumps(SubwordTokenizer.train(texts, 900).to_json(), sort_keys=True)
+print(hashlib.sha256(described.encode()).hexdigest())
+"""
+
+
+@cache
+def small() -> SubwordTokenizer:
+    return SubwordTokenizer.train([TEXT], 290)
+
+
+def test_the_bytes_come_first_then_the_pairs():
+    tokenizer = small()
+    assert (tokenizer.vocabulary_size, tokenizer.unwritable, tokenizer.separator) == (290, [], None)
+    assert sorted(tokenizer.decode([i]) for i in range(256) if tokenizer.decode([i]).isascii()) == sorted(
+        map(chr, range(128))
+    )
+    ids = tokenizer.encode("to be\n")
+    assert ids.dtype == np.int32
+    assert len(ids) < 6
+    assert max(ids) >= 256
+    assert tokenizer.unknown("never seen") == []
+
+
+@thorough
+@given(text=any_text | spaces)
+def test_any_text_comes_back_whole_and_id_by_id(text):
+    tokenizer = small()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    write = tokenizer.writer("before")
+    assert "".join(write(int(i)) for i in ids) + write(None) == text
+
+
+@thorough
+@given(ids=st.lists(st.integers(0, 289), max_size=20))
+def test_a_writer_says_what_decode_says(ids):
+    write = small().writer()
+    assert "".join(map(write, [*ids, None])) == small().decode(ids)
+
+
+@thorough
+@given(text=any_text | spaces, size=st.integers(1, 5))
+def test_ids_are_the_library_s_however_the_text_is_cut(text, size):
+    whole = tokenizers.Tokenizer.from_str(json.dumps(small().to_json())).encode(text).ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subwords, "_BLOCK", size)
+        patch.setattr(subwords, "_REMEMBERED", size)
+        assert small().encode(text).tolist() == whole
+
+
+@thorough
+@given(lines=st.lists(spaces, min_size=1, max_size=5))
+def test_lines_one_after_the_other_are_the_whole(lines):
+    lines = [line + "\n" for line in lines]
+    assert [i for line in lines for i in small().encode(line)] == small().encode("".join(lines)).tolist()
+
+
+def test_half_a_character_is_held_back():
+    alone = {small()._bytes[i]: i for i in range(256)}
+    first, second = (alone[bytes([byte])] for byte in "é".encode())
+    write = small().writer()
+    assert (write(first), write(second), write(first), write(None)) == ("", "é", "", "\ufffd")
+
+
+@pytest.mark.parametrize("text", ["a\ud800b", "\udcff", "\ud83d\ude00"])
+def test_lone_surrogates_are_replaced(text):
+    expected = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    assert small().decode(small().encode(text)) == expected
+    assert SubwordTokenizer.train([text + TEXT], 290).vocabulary_size == 290
+
+
+@pytest.mark.parametrize("threads", [{"RAYON_NUM_THREADS": "1"}, {"TOKENIZERS_PARALLELISM": "false"}, {}])
+def test_training_is_the_same_in_any_process_with_any_threads(threads):
+    texts = [locate(NAMED[name]).read_text("utf-8") for name in ("voyage", "verses")]
+    here = SubwordTokenizer.train(iter(texts), 900).to_json()
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
+    ran = subprocess.run([sys.executable, "-c", TRAIN], env=environment | threads, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.strip() == hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()
+
+
+@thorough
+@given(text=spaces, size=st.integers(257, 262))
+def test_training_twice_is_training_once(text, size):
+    def train() -> str:
+        try:
+            return json.dumps(SubwordTokenizer.train([text * 3], size).to_json())
+        except InputError as error:
+            return str(error)
+
+    assert train() == train()
+
+
+@pytest.mark.parametrize("size", [0, -1, 256, (1 << 20) + 1])
+def test_sizes_that_cannot_be(size):
+    with pytest.raises(InputError, match=rf"from 257 to 1048576, got {size}: change --vocab-size$"):
+        SubwordTokenizer.train([TEXT], size)
+
+
+def test_too_few_pairs_say_how_many_there_are():
+    message = r"^the text has pairs for a vocabulary of 257 subwords, not for 300: lower --vocab-size to at most 257"
+    with pytest.raises(InputError, match=message):
+        SubwordTokenizer.train(["ab ab"], 300)
+    assert SubwordTokenizer.train(["ab ab"], 257).decode([256]) == "ab"
+
+
+def test_what_goes_wrong_in_the_texts_is_not_hidden():
+    def texts():
+        yield TEXT
+        raise InputError("the second file is damaged")
+
+    with pytest.raises(InputError, match="the second file is damaged"):
+        SubwordTokenizer.train(texts(), 290)
+
+
+def test_json_is_the_library_s_own(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(json.dumps(small().to_json(), ensure_ascii=False).encode())
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    assert theirs.encode(TEXT).ids == small().encode(TEXT).tolist()
+    assert theirs.decode(theirs.encode(TEXT).ids) == TEXT
+    assert json.loads(theirs.to_str()) == small().to_json()
+    again = from_json(path.read_text("utf-8"))
+    assert again.to_json() == small().to_json()
+    assert again.encode(TEXT).tolist() == small().encode(TEXT).tolist()
+
+
+def test_it_can_be_handed_to_another_process():
+    assert pickle.loads(pickle.dumps(small())).encode(TEXT).tolist() == small().encode(TEXT).tolist()
+
+
+def test_symbols_are_the_library_s():
+    assert set(subwords._BYTES) == set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    described = json.dumps(small().to_json())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for use in (lambda: from_json(described), lambda: SubwordTokenizer.train([TEXT], 290)):
+        with pytest.raises(InputError, match=r"needs the package tokenizers: pip install 'headgate\[bpe\]'$"):
+            use()
+
+
+def places(value, path=()):
+    """The paths to everything inside a JSON value, but for most of the vocabulary and the merges."""
+    yield path
+    if isinstance(value, dict):
+        for key in list(value)[:300:37] if len(value) > 50 else value:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for i in range(min(len(value), 3)):
+            yield from places(value[i], (*path, i))
+
+
+@thorough
+@given(data=st.data())
+def test_damaged_json_is_a_tokenizer_or_an_input_error(data):
+    described = copy.deepcopy(small().to_json())
+    *path, last = data.draw(st.sampled_from([path for path in places(described) if path]))
+    where = described
+    for key in path:
+        where = where[key]
+    if data.draw(st.booleans()):
+        del where[last]
+    else:
+        where[last] = data.draw(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.sampled_from(["", "a", "\ud800", "Ġ", [], {}, [1]])
+        )
+    tokenizer, message = None, ""
+    try:
+        tokenizer = from_json(json.dumps(described), "runs/a/tokenizer.json")
+    except InputError as error:
+        message = str(error)
+    if tokenizer is None:
+        assert "runs/a/tokenizer.json" in message
+    else:
+        assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["model"].update(type="Unigram"), r"must be byte-pair encoding"),
+        (lambda d: d["model"].update(dropout=0.5), "differs in dropout"),
+        (lambda d: d.update(normalizer={"type": "NFC"}), "differs in normalizer"),
+        (lambda d: d.update(added_tokens=[{"id": 1, "content": "x"}]), "differs in added_tokens"),
+        (lambda d: d["pre_tokenizer"]["pretokenizers"].pop(), "differs in pre_tokenizer"),
+        (lambda d: d.update(decoder=None), "differs in decoder"),
+        (lambda d: d["model"]["vocab"].update(a=5), "ids of the vocabulary must be 0, 1, 2"),
+        (lambda d: d["model"]["vocab"].update(a=True), "vocabulary is missing or damaged"),
+        (lambda d: d["model"]["vocab"].update({"a b": 290}), "stands for no byte"),
+        (lambda d: d["model"]["vocab"].update({"zz": d["model"]["vocab"].pop("a")}), "must have all 256 bytes"),
+        (lambda d: d["model"]["merges"].append(["q", "q"]), "a merge joins subwords that are not"),
+        (lambda d: d["model"]["merges"].append("q q"), "list of merges is missing or damaged"),
+    ],
+)
+def test_other_tokenizers_of_the_library_are_refused(change, message):
+    described = copy.deepcopy(small().to_json())
+    change(described)
+    with pytest.raises(InputError, match=rf"^runs/a/tokenizer\.json: .*{message}.*: restore the file$"):
+        from_json(json.dumps(described), "runs/a/tokenizer.json")
