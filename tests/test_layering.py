@@ -18,6 +18,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "configuration": (1, False),
     "tokenizer": (1, False),
     "sampling": (1, False),
+    "adaptive": (2, False),
     "download": (1, False),
     "files": (1, False),
     "arguments": (1, False),

@@ -144,8 +144,8 @@ def _start(
 ) -> "tuple[RunDirectory, Corpus]":
     import torch
 
+    from headgate import adaptive, processes
     from headgate import corpus as corpora
-    from headgate import processes
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
 
@@ -156,6 +156,8 @@ def _start(
     Batches.of(
         corpus.training, settings.training, world_size=count
     )  # raises where the text is too short, before anything is written
+    if settings.model.head == "adaptive":
+        adaptive.cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
     comparable = recipe is not None and recipe.settings.text == settings.text
     facts = {
         "recipe": recipe.name if recipe else None,
