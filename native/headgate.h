@@ -31,7 +31,7 @@ extern "C" {
 #define HEADGATE_API __attribute__((visibility("default")))
 #endif
 
-#define HEADGATE_VERSION 2 /* of this contract */
+#define HEADGATE_VERSION 3 /* of this contract */
 #define HEADGATE_GATE_LANES 16 /* hidden units whose gates lie together */
 
 enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3, HEADGATE_BAD_ID = 4 };
@@ -106,6 +106,7 @@ HEADGATE_API int32_t headgate_cross_entropy_double(const headgate_head*);
 /* A trained language model for inference: [embedding ->] GRU layers -> linear head, float. */
 typedef struct {
   int64_t V, E, H, layers;  /* E: size of the embedding, 0 for none: ids are one-hot */
+  int64_t O;                /* rows of the head: V, or fewer where others compute what it lacks (adaptive softmax) */
   int32_t reset;
   int32_t format;           /* HEADGATE_FLOAT32, or in what the copy is kept; computed with is float */
   const float* embedding;   /* (V, E); null where E is 0 */
@@ -113,8 +114,8 @@ typedef struct {
   const float* const* weight_hh; /* (3H, H) */
   const float* const* bias_ih;   /* (3H); may be null: zeros */
   const float* const* bias_hh;   /* (3H); may be null: zeros */
-  const float* head_weight; /* (V, H) */
-  const float* head_bias;   /* (V) */
+  const float* head_weight; /* (O, H) */
+  const float* head_bias;   /* (O) */
 } headgate_weights;
 
 /* How an id is drawn from logits, in this order; what each does: sampling.py. */
@@ -131,19 +132,20 @@ HEADGATE_API void headgate_model_free(headgate_model*); /* null is fine */
 
 /* Both that read ids return HEADGATE_BAD_ID, with nothing written, unless each is from 0 to V-1.
  *
- * Reads one id a row, ids (B); state (layers, B, H) is read and overwritten; logits (B, V) of the next ids. */
+ * Reads one id a row, ids (B); state (layers, B, H) is read and overwritten; logits (B, O) of the next ids. */
 HEADGATE_API int32_t headgate_model_step(const headgate_model*, int64_t B, int32_t threads, const int64_t* ids,
                                          float* state, float* logits);
 /* Reads ids (T, B); state (layers, B, H) is read and overwritten; outputs (T, B, H): the states of the
  * last layer. */
 HEADGATE_API int32_t headgate_model_read(const headgate_model*, int64_t T, int64_t B, int32_t threads,
                                          const int64_t* ids, float* state, float* outputs);
-/* outputs (N, H) -> logits (N, V) */
+/* outputs (N, H) -> logits (N, O) */
 HEADGATE_API int32_t headgate_model_logits(const headgate_model*, int64_t N, int32_t threads, const float* outputs,
                                            float* logits);
-/* Draws n ids one after another, each from the logits (V) that the one before left. logits and state (layers, 1, H) are
- * read and overwritten. uniform (n): numbers from [0, 1), one a draw; may be null where temperature is 0. forbidden (V):
- * not 0 for ids that are never drawn. seen (V): not 0 for ids that the text holds; updated. ids (n): written. */
+/* For O = V only. Draws n ids one after another, each from the logits (V) that the one before left. logits and state
+ * (layers, 1, H) are read and overwritten. uniform (n): numbers from [0, 1), one a draw; may be null where temperature is
+ * 0. forbidden (V): not 0 for ids that are never drawn. seen (V): not 0 for ids that the text holds; updated. ids (n):
+ * written. */
 HEADGATE_API int32_t headgate_model_generate(const headgate_model*, const headgate_sampling*, int64_t n, int32_t threads,
                                              const double* uniform, const uint8_t* forbidden, uint8_t* seen,
                                              float* logits, float* state, int64_t* ids);

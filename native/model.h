@@ -1,7 +1,7 @@
 // A trained language model for inference: its weights packed once, a text read in one call, ids drawn one after another
 // without leaving the library. headgate.h says what the arguments are.
 //
-// Letters: T time steps, B batch, E embedding, H hidden size, L layers, V vocabulary; w lanes of a vector.
+// Letters: T time steps, B batch, E embedding, H hidden size, L layers, V vocabulary, O rows of the head; w lanes of a vector.
 #pragma once
 
 #include <algorithm>
@@ -114,7 +114,7 @@ template <class P> class PackedModel : public Model {
   using Layer = Forward<float, P>;
 
   explicit PackedModel(const headgate_weights& from)
-      : V_(from.V), E_(from.E), H_(from.H), L_(from.layers), reset_(from.reset), VV_((V_ + w - 1) / w) {
+      : V_(from.V), E_(from.E), H_(from.H), L_(from.layers), O_(from.O), reset_(from.reset), OV_((O_ + w - 1) / w) {
     if (E_) {
       embedding_ = Array<float>(V_ * E_);
       std::memcpy(embedding_.get(), from.embedding, size_t(V_ * E_) * sizeof(float));
@@ -128,15 +128,15 @@ template <class P> class PackedModel : public Model {
       layers_[size_t(l)] = Array<char>(Packed<float, P>::bytes(q, true));
       Packed<float, P>(layers_[size_t(l)].get(), q, true).fill(q, 0, 1);
     }
-    head_ = Array<P>(VV_ * vector_stride<float, P>(H_));
-    head_bias_ = Array<float>(VV_ * w);
-    head_scale_ = Array<float>(VV_ * w);
-    for (int64_t v = 0; v < VV_; ++v) {
+    head_ = Array<P>(OV_ * vector_stride<float, P>(H_));
+    head_bias_ = Array<float>(OV_ * w);
+    head_scale_ = Array<float>(OV_ * w);
+    for (int64_t v = 0; v < OV_; ++v) {
       const float* rows[w];
       for (int j = 0; j < w; ++j) {
         const int64_t word = v * w + j;
-        rows[j] = word < V_ ? from.head_weight + word * H_ : nullptr;
-        head_bias_.get()[word] = word < V_ ? from.head_bias[word] : 0;
+        rows[j] = word < O_ ? from.head_weight + word * H_ : nullptr;
+        head_bias_.get()[word] = word < O_ ? from.head_bias[word] : 0;
       }
       pack_lanes_as(rows, H_, head_.get() + v * vector_stride<float, P>(H_), head_scale_.get() + v * w);
     }
@@ -169,7 +169,7 @@ template <class P> class PackedModel : public Model {
     for (int64_t i = 0; i < N; ++i) rows[i] = outputs + i * H_;
     float* sums = workspace.get<float>(sums_size<float>(H_) * team.size());
     team.run([&](int index) {
-      apply_head(N, rows, part(VV_, index, team.size()), sums + sums_size<float>(H_) * index, logits);
+      apply_head(N, rows, part(OV_, index, team.size()), sums + sums_size<float>(H_) * index, logits);
     });
   }
 
@@ -212,7 +212,7 @@ template <class P> class PackedModel : public Model {
  private:
   // No more threads than have some hundred kilobytes of weights each to read, for few rows; a single one for tiny models.
   int useful(int threads, int64_t rows) const {
-    const int64_t weights = 3 * H_ * H_ * L_ + H_ * V_, work = weights * (rows < 4 ? 1 : rows / 2);
+    const int64_t weights = 3 * H_ * H_ * L_ + H_ * O_, work = weights * (rows < 4 ? 1 : rows / 2);
     const int64_t most = 1 + work / 50000, units = (H_ + w - 1) / w / 2;
     return int(std::max<int64_t>(1, least(least(threads, most), units)));
   }
@@ -259,7 +259,7 @@ template <class P> class PackedModel : public Model {
         layers_[l].read(index);
         meet(team_);
       }
-      model_.apply_head(B_, rows_, part(model_.VV_, index, team_.size()), sums_ + sums_size<float>(model_.H_) * index, logits);
+      model_.apply_head(B_, rows_, part(model_.OV_, index, team_.size()), sums_ + sums_size<float>(model_.H_) * index, logits);
     }
 
    private:
@@ -278,14 +278,14 @@ template <class P> class PackedModel : public Model {
                   for (int64_t u = v; u < v + n; ++u, sum += w) {
                     Vec<float> x = load(sum);
                     if constexpr (std::is_same_v<P, int8_t>) x *= load(head_scale_.get() + u * w);
-                    store_part(logits + i * V_ + u * w, x + load(head_bias_.get() + u * w), int(least(w, V_ - u * w)));
+                    store_part(logits + i * O_ + u * w, x + load(head_bias_.get() + u * w), int(least(w, O_ - u * w)));
                   }
                 });
   }
 
-  const int64_t V_, E_, H_, L_;
+  const int64_t V_, E_, H_, L_, O_;
   const int32_t reset_;
-  const int64_t VV_;  // vectors of the vocabulary
+  const int64_t OV_;  // vectors of the head's rows
   Array<float> embedding_, head_bias_, head_scale_;
   Array<P> head_;
   std::unique_ptr<Array<char>[]> layers_;

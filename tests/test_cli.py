@@ -228,6 +228,12 @@ def test_corpus_shorter_than_a_batch(fails, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_vocabulary_too_small_for_an_adaptive_head(fails, tmp_path: Path) -> None:
+    message = fails("train", "voyage", "--head", "adaptive", "--out", str(tmp_path / "run"))
+    assert "head = adaptive needs a vocabulary of at least 1,000, got " in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_path(fails, tmp_path: Path) -> None:
     assert "there is no file and no corpus" in fails("train", str(tmp_path / "nowhere.txt"))
     assert "did you mean verses?" in fails("train", "verse")

@@ -1,10 +1,14 @@
-"""linear_cross_entropy(): the native head against torch's own operations in float64, values and all gradients."""
+"""Cross-entropies of heads against torch's own operations in float64, values and all gradients: native, in parts."""
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from headgate.functional import linear_cross_entropy
+from headgate import functional
+from headgate.functional import adaptive_cross_entropy, linear_cross_entropy
 from headgate.kernels import native
 from tests.levels import levels
 
@@ -114,10 +118,122 @@ def test_what_the_library_does_not_do_torch_does() -> None:
     assert torch.autograd.grad(each[2], leaves)[0][2].any()
 
 
+class Largest(TorchDispatchMode):
+    """Within it, the numbers in the largest tensor that an operation makes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = found if isinstance(found, tuple | list) else (found,)
+        self.size = max([self.size, *(v.numel() for v in made if isinstance(v, Tensor))])
+        return found
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_some_tokens_at_a_time(assert_close, monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
+    """Torch's operations never hold more than so many logits, backward included; the last part is shorter."""
+    N, H, V = 37, 3, 50
+    values, targets = arguments(N, H, V)
+    scale = torch.randn(N, dtype=torch.float64) if reduction == "none" else torch.tensor(3.0, dtype=torch.float64)
+
+    def run(*, most: int) -> list[Tensor]:
+        monkeypatch.setattr(functional, "LOGITS", most)
+        leaves = [v.detach().requires_grad_() for v in values]
+        with Largest() as largest:
+            losses = linear_cross_entropy(*leaves, targets, reduction=reduction, backend="torch")
+            found = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), leaves)]
+        assert largest.size == most // V * V
+        return found
+
+    whole = run(most=N * V)
+    expected = nn.functional.cross_entropy(nn.functional.linear(*values), targets, reduction=reduction)
+    assert_close("losses", whole[0], expected, 1e-14)
+    for name, value, other in zip(
+        ("losses", "d_states", "d_weight", "d_bias"), run(most=5 * V + 1), whole, strict=True
+    ):
+        assert_close(name, value, other, 1e-14)
+
+
+def test_parts_can_be_differentiated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "LOGITS", 9)
+    values, targets = arguments(5, 2, 4)
+    leaves = [v.requires_grad_() for v in values]
+    assert torch.autograd.gradgradcheck(lambda *v: linear_cross_entropy(*v, targets, backend="torch"), leaves)
+
+
+def test_parts_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed again in backward is computed in the same precision."""
+    values, targets = arguments(20, 6, 9)
+    found = []
+    for most in (10**6, 30):
+        monkeypatch.setattr(functional, "LOGITS", most)
+        leaves = [v.float().requires_grad_() for v in values]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = linear_cross_entropy(*leaves, targets, backend="torch")
+        loss.backward()
+        found.append([loss.detach(), leaves[0].grad])
+    exact = mean_and_gradients(values, targets, backend="equations")
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-6)
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.allclose(found[0][1].double(), exact[1] / 3, rtol=1e-4)
+
+
+def adaptive_loss(head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: Tensor) -> Tensor:
+    """The definition, token by token: the first softmax, then that of the target's cluster."""
+    losses, starts = [], [0, *head.cutoffs]
+    for h, target in zip(states, targets.tolist(), strict=True):
+        first = (head.head.weight @ h).log_softmax(0)
+        cluster = sum(target >= start for start in starts[1:])
+        if cluster == 0:
+            losses.append(-first[target])
+        else:
+            down, up = head.tail[cluster - 1]
+            inside = (up.weight @ (down.weight @ h)).log_softmax(0)
+            losses.append(-first[starts[1] + cluster - 1] - inside[target - starts[cluster]])
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize(("N", "most"), [(23, 10**6), (23, 40), (1, 10**6)])
+def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: int) -> None:
+    """Values and gradients, whole and in parts of which some are of one token."""
+    monkeypatch.setattr(functional, "LOGITS", most)
+    head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11]).double()
+    states, targets = torch.randn(N, 17, dtype=torch.float64, requires_grad=True), torch.randint(40, (N,))
+    leaves = [states, *head.parameters()]
+    expected = adaptive_loss(head, states, targets)
+    found = adaptive_cross_entropy(head, states, targets, reduction="none")
+    assert_close("losses", found.detach(), expected.detach(), 1e-13)
+    mean = adaptive_cross_entropy(head, states, targets)
+    gradients = torch.autograd.grad(expected.mean(), leaves, allow_unused=True)
+    for value, other in zip(torch.autograd.grad(mean, leaves), gradients, strict=True):
+        assert_close("gradient", value, torch.zeros_like(value) if other is None else other, 1e-13)
+    with pytest.raises(RuntimeError, match=r"Target values should be in \[0, 39\]"):
+        adaptive_cross_entropy(head, states, targets + 40)
+
+
+def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
+    """Of zeros, whatever its weights are; and all of it is the same in every bit when it is done again."""
+    head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11])
+    nn.init.constant_(head.tail[1][1].weight, torch.inf)
+    states, targets = torch.randn(23, 17), torch.randint(11, (23,))
+    found = []
+    for _ in range(2):
+        head.zero_grad()
+        loss = adaptive_cross_entropy(head, states, targets)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in head.parameters())])
+    assert found[0][0].isfinite()
+    assert head.tail[0][1].weight.grad.any()
+    assert not any(p.grad.any() for p in head.tail[1].parameters())
+    assert all(map(torch.equal, *found))
+
+
 def test_wrong_arguments() -> None:
     (states, weight, bias), targets = arguments(6, 3, 4)
-    with pytest.raises(RuntimeError, match="targets must be from 0 to 3, got 0 to 4"):
-        linear_cross_entropy(states, weight, bias, torch.tensor([0, 1, 2, 3, 4, 0]))
+    for backend in ("cpu", "torch"):
+        with pytest.raises(RuntimeError, match="targets must be from 0 to 3, got 0 to 4"):
+            linear_cross_entropy(states, weight, bias, torch.tensor([0, 1, 2, 3, 4, 0]), backend=backend)
     for wrong in (
         (states[:, :2], weight, bias, targets),
         (states, weight, bias[:3], targets),

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from headgate import LanguageModel, ModelSettings
+from headgate import InputError, LanguageModel, ModelSettings
+from headgate.configuration import Settings
 from headgate.evaluation import evaluate
 from headgate.language_model import losses_of
 
@@ -59,6 +60,82 @@ def test_scratch_start() -> None:
             assert not parameter.any()
         else:
             assert 0.009 < parameter.std() < 0.011
+
+
+def test_tied(assert_close) -> None:
+    """One matrix reads and writes: the gradient is the sum of both uses."""
+    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=H, head="tied", dropout=0.0), V).double()
+    names = {name for name in model.state_dict() if not name.startswith("gru.")}
+    assert names == {"embedding.weight", "head.bias"}
+    reference = nn.GRU(H, H, L).double()
+    reference.load_state_dict(model.gru.state_dict())
+    W_in, W_out = (model.embedding.weight.detach().clone().requires_grad_() for _ in range(2))
+    tokens, targets = torch.randint(V, (T, B)), torch.randint(V, (T, B))
+    expected = nn.functional.linear(reference(W_in[tokens])[0], W_out, model.head.bias.detach())
+    assert_close("logits", model(tokens)[0].detach(), expected.detach(), 1e-14)
+    losses = nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten(), reduction="none")
+    assert_close("losses", model.loss(tokens, targets, reduction="none")[0].detach(), losses.detach(), 1e-14)
+    losses.mean().backward()
+    model.loss(tokens, targets)[0].backward()
+    assert_close("gradient", model.embedding.weight.grad, W_in.grad + W_out.grad, 1e-14)
+    assert W_in.grad.any()
+
+
+def test_tied_starts_as_a_linear_head_does() -> None:
+    """The first logits are small, and the start does not depend on the embedding's own."""
+    V = 500
+    model = LanguageModel(ModelSettings(hidden=64, embedding=64, head="tied", dropout=0.0), V)
+    for parameter in (model.embedding.weight, model.head.bias):
+        assert 0.99 / 8 < parameter.abs().max() <= 1 / 8
+    assert model(torch.randint(V, (T, B)))[0].abs().max() < 1
+
+
+WIDE = 1003  # tokens, for an adaptive head
+
+
+def test_adaptive() -> None:
+    """The logits are log-probabilities, the loss is theirs, and the state_dict has the names of torch's module."""
+    model = LanguageModel(ModelSettings(hidden=17, embedding=5, head="adaptive", dropout=0.0), WIDE).double()
+    assert {k: tuple(v.shape) for k, v in model.state_dict().items() if k.startswith("head.")} == {
+        "head.head.weight": (62 + 2, 17),
+        "head.tail.0.0.weight": (4, 17),
+        "head.tail.0.1.weight": (250 - 62, 4),
+        "head.tail.1.0.weight": (1, 17),
+        "head.tail.1.1.weight": (WIDE - 250, 1),
+    }
+    tokens, targets = torch.randint(WIDE, (T, B)), torch.tensor([0, 61, 62, 249, 250, WIDE - 1] * 2).view(T, B)
+    log_p, state = model(tokens)
+    assert log_p.shape == (T, B, WIDE)
+    assert log_p.logsumexp(2).abs().max() < 1e-13
+    expected = -log_p.gather(2, targets[:, :, None]).flatten()
+    losses, after = model.loss(tokens, targets, reduction="none")
+    assert torch.allclose(losses, expected, atol=1e-13)
+    assert torch.equal(after, state)
+    gradients = torch.autograd.grad(expected.mean(), list(model.parameters()))
+    found = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(found, gradients, strict=True))
+    ids = np.random.default_rng(0).integers(WIDE, size=100)
+    whole = evaluate(losses_of(model), ids, rows=1, steps=7)
+    log_p, _ = model(torch.from_numpy(ids[:-1, None]))
+    assert whole.loss == pytest.approx(-log_p[:, 0].gather(1, torch.from_numpy(ids[1:, None])).mean().item(), rel=1e-12)
+
+
+def test_heads_that_do_not_fit() -> None:
+    message = (
+        "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = 64 and hidden = 9: "
+        "set embedding to 9, or take another head"
+    )
+    for make in (
+        lambda: LanguageModel(ModelSettings(hidden=9, head="tied"), V),
+        lambda: Settings().replaced(hidden=9, head="tied"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make()
+        assert str(caught.value) == message
+    with pytest.raises(InputError, match="head = adaptive needs hidden to be at least 16, got 15: take more units"):
+        Settings().replaced(hidden=15, head="adaptive")
+    with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: take head = linear or tied"):
+        LanguageModel(ModelSettings(head="adaptive"), 999)
 
 
 def test_dropout_before_the_head() -> None:

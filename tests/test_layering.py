@@ -20,6 +20,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "subwords": (1, False),
     "tokenizer": (2, False),
     "sampling": (1, False),
+    "adaptive": (2, False),
     "download": (1, False),
     "files": (1, False),
     "arguments": (1, False),

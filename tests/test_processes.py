@@ -89,6 +89,33 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, partition: str, oth
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("head", ["tied", "adaptive"])
+def test_other_heads(tmp_path: Path, head: str) -> None:
+    """Two processes compute what one does, which goes on to the bit; most batches of the text leave a cluster out."""
+    ids = np.minimum(np.random.default_rng(0).zipf(1.5, 4000), 1100)
+    ids[-1100:] = np.arange(1, 1101)  # held out: all characters are in the vocabulary
+    (tmp_path / "text.txt").write_text("".join(chr(0x4E00 + i) for i in ids), "utf-8")
+    settings = {
+        "corpus": str(tmp_path / "text.txt"), "limit": 0, "held_out": 0.3, "head": head, "embedding": 24,
+        "weight_decay": 0.1, "max_steps": 15,
+    }  # fmt: skip
+    for name in ("one", "two", "cut"):
+        start(tmp_path / name, **settings)
+    one(tmp_path / "one", 0, 1, "", {})
+    one(tmp_path / "cut", 0, 1, "", {"max_steps": 6})
+    one(tmp_path / "cut", 0, 1, "", {"max_steps": 15})
+    alone = RunDirectory.open(tmp_path / "one")
+    assert len(losses(alone)) == 15
+    assert losses(alone)[-1] < losses(alone)[0]
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (alone.path / "model.safetensors").read_bytes()
+    if head == "adaptive":  # tied weights are one parameter, and nothing new to several processes
+        two = go(tmp_path / "two", 2)
+        np.testing.assert_allclose(losses(two), losses(alone), rtol=1e-5)
+        for name, value in alone.weights().items():
+            np.testing.assert_allclose(two.weights()[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_two_processes_go_on_to_the_bit(tmp_path: Path) -> None:
     """N steps = k + resume + (N - k), with dropout: each process has a generator of its own."""
     for name in ("whole", "cut"):

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 
 from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling
 from headgate import runtime as runtime_module
+from headgate import sampling as sampling_module
 from headgate.configuration import Settings
 from headgate.kernels import native
 from headgate.run_directory import Checkpoint, RunDirectory
@@ -31,6 +33,7 @@ VARIANTS = {
     "before, single bias": ModelSettings(hidden=H, reset="before", bias="single", embedding=0, dropout=0.0),
     "before, three layers, embedding": ModelSettings(hidden=H, layers=3, embedding=4, reset="before", dropout=0.0),
     "two layers": ModelSettings(hidden=H, layers=2, embedding=0, dropout=0.0),
+    "tied": ModelSettings(hidden=H, layers=2, embedding=H, head="tied", dropout=0.0),
 }
 
 
@@ -47,6 +50,10 @@ def pair(settings: ModelSettings, tokenizer=TOKENIZER) -> tuple[LanguageModel, R
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # far from uniform, so that mistakes show
+        if settings.head == "adaptive":  # clusters, and single ids of them, often the most probable
+            model.head.head.weight[-2:] *= 4
+            for _, up in model.head.tail:
+                up.weight *= 4
     return model, Runtime(arrays_of(model), settings, tokenizer)
 
 
@@ -141,9 +148,12 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
             Runtime(arrays_of(model), settings, TOKENIZER, precision="int8")
         return
     state = np.random.default_rng(0).normal(size=(settings.layers, 4, H)).astype(np.float32) / 2
+    untied, head = settings, {}
+    if settings.head == "tied":  # what is read is not rounded, what is multiplied is
+        untied, head = replace(settings, head="linear"), {"head.weight": arrays_of(model)["embedding.weight"]}
     for precision in ("bfloat16", "int8"):
         weights = {}
-        for name, value in arrays_of(model).items():
+        for name, value in (arrays_of(model) | head).items():
             if (
                 "weight" in name
                 and "embedding" not in name
@@ -153,7 +163,7 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
                 whole = np.rint(value / step) * step
                 value = torch.from_numpy(value).bfloat16().float().numpy() if precision == "bfloat16" else whole
             weights[name] = value.astype(np.float32)
-        rounded = Runtime(weights, settings, TOKENIZER)
+        rounded = Runtime(weights, untied, TOKENIZER)
         found = Runtime(arrays_of(model), settings, TOKENIZER, precision=precision)
         expected, expected_state = rounded.step(ids, state)
         logits, new = found.step(ids, state)
@@ -161,6 +171,102 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
         assert np.abs(new - expected_state).max() < 1e-6
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, int8, got 'int4'"):
         Runtime(arrays_of(model), settings, TOKENIZER, precision="int4")
+
+
+# A vocabulary for adaptive heads. Both clusters matter in what is compared: see pair().
+WIDE = CharacterTokenizer.from_text("".join(map(chr, range(0x4E00, 0x4E00 + 1010))))
+ADAPTIVE = [
+    ModelSettings(hidden=37, layers=2, embedding=6, head="adaptive", dropout=0.0),
+    ModelSettings(hidden=33, embedding=0, reset="before", bias="single", head="adaptive", dropout=0.0),
+]
+
+
+@pytest.mark.parametrize("settings", ADAPTIVE, ids=["two layers", "one-hot"])
+def test_adaptive_head(monkeypatch, settings: ModelSettings) -> None:
+    """step, read, losses, score, beam and text agree with the model, also where losses are computed in parts."""
+    model, runtime = pair(settings, WIDE)
+    tokens = torch.randint(WIDE.vocabulary_size, (T, B))
+    state = torch.randn(settings.layers, B, settings.hidden) / 2
+    with torch.no_grad():
+        expected, expected_state = model(tokens, state)
+    found = state.numpy()
+    for t in range(T):
+        logits, found = runtime.step(tokens[t].numpy(), found)
+        assert np.abs(logits - expected[t].numpy()).max() < 2e-5
+        assert logits.dtype == found.dtype == np.float32
+    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+    log_p = expected[:-1].gather(2, tokens[1:, :, None])[:, :, 0].numpy()
+    nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
+    assert np.abs(nats + log_p).max() < 2e-5
+    monkeypatch.setattr(runtime_module, "LOGITS", 5 * WIDE.vocabulary_size)
+    parts, _ = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
+    assert np.abs(parts - nats).max() < 2e-5
+    assert after.shape == state.shape
+
+    prefix = WIDE.decode([5, 300, 900])
+    ids, at = WIDE.encode(prefix).tolist(), None
+    with torch.no_grad():
+        for t in range(3, 20):
+            logits, at = model(torch.tensor(ids if t == 3 else ids[-1:])[:, None], at)
+            logits[-1, 0, 0] = -math.inf
+            ids.append(int(logits[-1, 0].argmax()))
+        logits, _ = model(torch.tensor(ids[:-1])[:, None])
+    text = runtime.write(prefix, 17)
+    assert text == WIDE.decode(ids)
+    assert max(ids[3:]) >= 63 or settings.layers == 1  # not from the shortlist alone; score() saw clusters in any case
+    each = logits[:, 0].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+    assert np.abs(runtime.score(text) - each).max() < 2e-5
+    best, nats = runtime.beam(prefix, 1, width=2)[0]
+    assert best == text[:4]
+    assert nats == pytest.approx(each[2] - np.log1p(-np.exp(float(logits[2, 0, 0]))), abs=2e-5)  # <unk> is forbidden
+
+
+def test_adaptive_text_is_the_same_without_the_library(monkeypatch) -> None:
+    model, runtime = pair(ADAPTIVE[0], WIDE)
+    sampling = Sampling(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
+    texts = [runtime.write(WIDE.decode([7]), 60, sampling, seed=3)]
+    monkeypatch.setattr(runtime_module, "native", WITHOUT)
+    texts.append(Runtime(arrays_of(model), ADAPTIVE[0], WIDE).write(WIDE.decode([7]), 60, sampling, seed=3))
+    assert len(texts[0]) == 61
+    assert len(set(texts)) == 1
+
+
+def test_an_adaptive_head_in_fewer_bits(engine: str) -> None:
+    """The shortlist is rounded as the recurrence is, the clusters are not."""
+    settings, ids = ADAPTIVE[0], np.array([1, 400, 2, 700])
+    model, exact = pair(settings, WIDE)
+    if engine == "numpy":
+        return
+    state = np.random.default_rng(0).normal(size=(2, 4, settings.hidden)).astype(np.float32) / 2
+    weights = {
+        name: value if "embedding" in name or "tail" in name or "bias" in name
+        else torch.from_numpy(value).bfloat16().float().numpy()
+        for name, value in arrays_of(model).items()
+    }  # fmt: skip
+    expected, _ = Runtime(weights, settings, WIDE).step(ids, state)
+    logits, _ = Runtime(arrays_of(model), settings, WIDE, precision="bfloat16").step(ids, state)
+    assert np.abs(logits - expected).max() < 1e-5 < np.abs(logits - exact.step(ids, state)[0]).max()
+    logits, _ = Runtime(arrays_of(model), settings, WIDE, precision="int8").step(ids, state)
+    assert 1e-5 < np.abs(logits - exact.step(ids, state)[0]).max() < 0.5
+
+
+def test_losses_never_hold_all_logits(monkeypatch) -> None:
+    """Computed in parts, the losses are the same."""
+    _, runtime = pair(ModelSettings(hidden=H, embedding=0, dropout=0.0))
+    ids, sizes = np.random.default_rng(0).integers(V, size=(T, B, 2)), []
+
+    def counted(logits: np.ndarray) -> np.ndarray:
+        sizes.append(logits.size)
+        return sampling_module.log_softmax(logits)
+
+    monkeypatch.setattr(runtime_module, "log_softmax", counted)
+    whole, state = runtime.losses(ids[..., 0], ids[..., 1], None)
+    monkeypatch.setattr(runtime_module, "LOGITS", 4 * V + 1)
+    parts, after = runtime.losses(ids[..., 0], ids[..., 1], None)
+    assert sizes == [T * B * V, *[4 * V] * 3, 3 * V]
+    assert np.abs(parts - whole).max() < 1e-6
+    assert whole.shape == (T, B)
+    assert np.array_equal(state, after)
 
 
 def test_ids_out_of_range() -> None:
@@ -274,6 +380,25 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     run.write_settings()
     with pytest.raises(InputError, match=r"the weights and config.json disagree about gru.bias_hh_l1, gru.bias_ih_l1"):
         Runtime.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("head", "other", "names"),
+    [
+        ("tied", "linear", "head.weight"),
+        ("linear", "tied", "head.weight"),
+        (
+            "linear",
+            "adaptive",
+            "head.bias, head.head.weight, head.tail.0.0.weight, head.tail.0.1.weight, head.tail.1.0",
+        ),
+    ],
+)
+def test_weights_of_another_head(head: str, other: str, names: str) -> None:
+    settings = ModelSettings(hidden=16, embedding=16, head=head, dropout=0.0)
+    weights = arrays_of(LanguageModel(settings, WIDE.vocabulary_size))
+    with pytest.raises(InputError, match=f"the weights and config.json disagree about {names}"):
+        Runtime(weights, replace(settings, head=other), WIDE)
 
 
 def test_text_too_short_to_score() -> None:

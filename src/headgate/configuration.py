@@ -56,6 +56,23 @@ class ModelSettings:
         "uniform: as torch.nn.GRU and torch.nn.Linear; normal: N(0, 0.01) weights and zero biases",
         choices=("uniform", "normal"),
     )
+    head: str = setting(
+        "linear",
+        "linear; tied: with the embedding's weights, of size --hidden; adaptive: adaptive softmax, for vocabularies of "
+        "thousands whose ids come most frequent first",
+        choices=("linear", "tied", "adaptive"),
+    )
+
+    def wrong_head(self) -> str:
+        """Why the head does not fit the sizes, and what to do; empty where it does."""
+        if self.head == "tied" and self.embedding != self.hidden:
+            return (
+                "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = "
+                f"{self.embedding} and hidden = {self.hidden}: set embedding to {self.hidden}, or take another head"
+            )
+        if self.head == "adaptive" and type(self.hidden) is int and self.hidden < 16:
+            return f"head = adaptive needs hidden to be at least 16, got {self.hidden}: take more units or another head"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,8 @@ class Settings:
             wrong.append(
                 f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32, which is 32"
             )
+        if wrong_head := self.model.wrong_head():
+            wrong.append(wrong_head)
         if self.training.learning_rate == 0:
             wrong.append("learning_rate must be above 0, got 0")
         if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):

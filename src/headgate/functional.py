@@ -1,18 +1,21 @@
-"""``gru()`` and ``linear_cross_entropy()``: check their arguments, pick a backend, call it. Nothing else dispatches.
+"""``gru()`` and the heads' cross-entropies: check their arguments, pick a backend, call it. Nothing else dispatches.
 
 Letters: T time steps, B batch, I input size, H hidden size; N tokens, V vocabulary.
 """
 
 import functools
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from headgate import equations
 from headgate.kernels import aten, cpu, head, native
 
 BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}  # one signature
+LOGITS = 2**24  # so many at most, where torch's operations compute a cross-entropy, exist at a time
 
 
 def gru(
@@ -67,7 +70,8 @@ def linear_cross_entropy(
 
     Returns the mean loss, or with reduction="none" that of every token (N,). The native library never holds the logits
     of all tokens, and computes the gradients along with the mean; where it does not run, and for gradients of single
-    losses, torch's own operations do.
+    losses, torch's own operations do, some tokens at a time where there are more than :data:`LOGITS`; these are then
+    computed again in backward.
     Raises RuntimeError for shapes that do not fit or targets out of range.
     """
     (N, H), V = states.shape, len(weight)
@@ -76,12 +80,48 @@ def linear_cross_entropy(
         raise RuntimeError(f"states (N, H), weight (V, H) and targets (N,) do not fit each other: {shapes}")
     needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (states, weight, bias))
     ours = _pick(backend, states.device.type) == "cpu" and states.itemsize in native.SUFFIXES
-    if not ours or torch.compiler.is_compiling() or (needed and reduction == "none"):
-        return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction=reduction)
     _check_range("targets", targets, V - 1)
+    if not ours or torch.compiler.is_compiling() or (needed and reduction == "none"):
+
+        def losses(states: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction="none")
+
+        found = _some_at_a_time(losses, states, targets, V)
+        return found if reduction == "none" else found.mean()
     if reduction == "none":
         return head.losses(states, weight, bias, targets)
     return head.mean_loss(states, weight, bias, targets)
+
+
+def adaptive_cross_entropy(
+    head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of an adaptive softmax in nats: states (N, H), targets (N,) int64 ids.
+
+    Returns the mean loss, or with reduction="none" that of every token (N,). A cluster that no target lies in has a
+    gradient of zeros and not none, so that an optimizer does the same with it whether one process computes a batch or
+    several, which bring together the gradients of all parameters.
+    Raises RuntimeError for shapes that do not fit or targets out of range.
+    """
+
+    def losses(states: Tensor, targets: Tensor) -> Tensor:
+        found: Tensor = -head(states, targets).output
+        return found
+
+    # Of most tokens only the shortlist is computed, of few a cluster: less than a quarter of all logits each.
+    found = _some_at_a_time(losses, states, targets, head.n_classes // 4)
+    if reduction == "none":
+        return found
+    return found.mean() + sum(parameter[:0].sum() for parameter in head.tail.parameters())
+
+
+def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, targets: Tensor, width: int) -> Tensor:
+    """Losses (N,) of states (N, H), targets (N,), for as many tokens at once as have LOGITS logits, ``width`` each."""
+    n = max(LOGITS // width, 1)
+    if torch.compiler.is_compiling() or _transformed() or len(targets) <= n:
+        return losses(states, targets)
+    parts = zip(states.split(n), targets.split(n), strict=True)
+    return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def _pick(backend: str, device: str) -> str:

@@ -1,4 +1,4 @@
-"""A language model: ids -> GRU -> linear head; ``(tokens, state) -> (logits, state)``.
+"""A language model: ids -> GRU -> head; ``(tokens, state) -> (logits, state)``.
 
 Letters: T time steps, B batch, V vocabulary, H hidden size, L layers.
 """
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headgate import adaptive
 from headgate.configuration import ModelSettings
-from headgate.functional import linear_cross_entropy
+from headgate.errors import InputError
+from headgate.functional import adaptive_cross_entropy, linear_cross_entropy
 from headgate.layer import GRU
 
 
@@ -20,7 +22,16 @@ class LanguageModel(nn.Module):
     The input is one-hot (never made: a row of weight_ih is gathered), or an embedding where settings.embedding > 0.
     Dropout acts on the embedding, between layers and before the head. ``settings.initialization`` "normal" is the
     textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each id ``separator``, with which a document
-    begins, the state starts over from zeros.
+    begins, the state starts over from zeros. ``settings.head``:
+
+    linear    W h + b
+    tied      the same, W being the embedding's weight (Press & Wolf 2017, arXiv:1608.05859; Inan et al. 2017,
+              arXiv:1611.01462), which is then drawn as that of torch.nn.Linear: from N(0, 1), as torch.nn.Embedding
+              draws it, the first logits would be far too large. In the state_dict it is embedding.weight, and only that
+    adaptive  torch.nn.AdaptiveLogSoftmaxWithLoss (Grave et al. 2017, arXiv:1609.04309), whose clusters begin at V // 16
+              and V // 4. Ids must come most frequent first
+
+    Raises InputError where the head does not fit the sizes or the vocabulary.
 
     >>> model = LanguageModel(ModelSettings(hidden=8), vocabulary_size=5)
     >>> logits, state = model(torch.tensor([[0], [3]]))
@@ -39,6 +50,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.separator = separator
         V, H = vocabulary_size, settings.hidden
+        if wrong := settings.wrong_head():
+            raise InputError(wrong)
         self.settings = settings
         self.embedding = nn.Embedding(V, settings.embedding) if settings.embedding else None
         self.gru = GRU(
@@ -51,7 +64,13 @@ class LanguageModel(nn.Module):
             backend=backend,
         )
         self.dropout = nn.Dropout(settings.dropout)
-        self.head = nn.Linear(H, V)
+        self.head: nn.Linear | TiedHead | nn.AdaptiveLogSoftmaxWithLoss
+        if settings.head == "adaptive":
+            self.head = nn.AdaptiveLogSoftmaxWithLoss(H, V, adaptive.cutoffs(V), adaptive.DIVISOR)
+        elif self.embedding is not None and settings.head == "tied":
+            self.head = TiedHead(self.embedding)
+        else:
+            self.head = nn.Linear(H, V)
         if settings.initialization == "normal":
             for parameter in self.parameters():
                 if parameter.dim() > 1:
@@ -60,9 +79,12 @@ class LanguageModel(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step."""
+        """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step. The
+        logits of an adaptive head are log-probabilities."""
         states, state = self._read(tokens, state)
-        return self.head(states), state
+        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
+            return self.head.log_prob(states.flatten(0, 1)).unflatten(0, tokens.shape), state
+        return nn.functional.linear(states, *self._linear()), state
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: Tensor | None = None, *, reduction: str = "mean"
@@ -70,11 +92,19 @@ class LanguageModel(nn.Module):
         """The cross-entropy of the tokens that follow, targets (T, B), in nats: their mean, or with reduction="none"
         that of each, (T * B,); and the state after the last step. The same as from the logits, without making them."""
         states, state = self._read(tokens, state)
-        loss = linear_cross_entropy(
-            states.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten(), reduction=reduction,
-            backend=self.gru.backend,
-        )  # fmt: skip
+        states, targets = states.flatten(0, 1), targets.flatten()
+        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
+            return adaptive_cross_entropy(self.head, states, targets, reduction=reduction), state
+        loss = linear_cross_entropy(states, *self._linear(), targets, reduction=reduction, backend=self.gru.backend)
         return loss, state
+
+    def _linear(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, H) and bias (V,) of a head that is linear or tied."""
+        assert not isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss)
+        if self.embedding is not None and isinstance(self.head, TiedHead):
+            return self.embedding.weight, self.head.bias
+        assert isinstance(self.head, nn.Linear)
+        return self.head.weight, self.head.bias
 
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the head reads, (T, B, H), and the state after the last step."""
@@ -82,6 +112,16 @@ class LanguageModel(nn.Module):
         resets = None if self.separator is None else tokens == self.separator
         states, state = self.gru(x, state, resets=resets)
         return self.dropout(states), state
+
+
+class TiedHead(nn.Module):
+    """What a head tied to an embedding has for itself: its bias (V,). Draws the embedding's weight (V, H) anew."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        bound = embedding.embedding_dim**-0.5
+        self.bias = nn.Parameter(torch.empty(embedding.num_embeddings).uniform_(-bound, bound))
+        nn.init.uniform_(embedding.weight, -bound, bound)
 
 
 def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:

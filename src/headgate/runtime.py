@@ -1,6 +1,6 @@
 """A trained language model without torch: it steps, writes, streams and scores. The native library, or NumPy, float32.
 
-Letters: T time steps, B batch, V vocabulary, H hidden size, L layers. The equations are those of equations.py.
+Letters: T time steps, B batch, N tokens, V vocabulary, H hidden size, L layers. The equations: those of equations.py.
 """
 
 import os
@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from headgate import adaptive
 from headgate.configuration import ModelSettings
 from headgate.errors import InputError
 from headgate.kernels import native
 from headgate.run_directory import RunDirectory
 from headgate.sampling import Sampling, beam_search, log_softmax
 from headgate.tokenizer import Tokenizer
+
+LOGITS = 2**20  # so many at most exist at a time while a text is scored
 
 
 class Runtime:
@@ -25,8 +28,8 @@ class Runtime:
     Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: of the native library at most, 0 for
     as many as this process may use; the results are the same. ``precision``: "float32", or "bfloat16" or "int8" for a
     copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate --weights``
-    says what that costs); computed with is float32. Thread-safe: it holds no state of a text; the state (L, B, H) is
-    passed in and handed back.
+    says what that costs); computed with is float32, and the clusters of an adaptive head stay float32. Thread-safe: it
+    holds no state of a text; the state (L, B, H) is passed in and handed back.
     """
 
     def __init__(
@@ -54,7 +57,13 @@ class Runtime:
             )
             for layer in range(settings.layers)
         ]
-        self._head = weights["head.weight"], weights["head.bias"]
+        self._clusters = None
+        if settings.head == "adaptive":
+            self._clusters = adaptive.Clusters(weights, tokenizer.vocabulary_size)
+            shortlist = weights["head.head.weight"]
+            self._head = shortlist, np.zeros(len(shortlist), np.float32)
+        else:
+            self._head = weights["embedding.weight" if settings.head == "tied" else "head.weight"], weights["head.bias"]
         self._native = None
         if native.load() is not None:
             self._native = native.Model(
@@ -78,10 +87,14 @@ class Runtime:
         return np.zeros((self.settings.layers, batch, self.settings.hidden), np.float32)
 
     def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state."""
+        """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state. The logits of an
+        adaptive head are log-probabilities."""
         state = self._begun(np.asarray(ids), state)
         if self._native is not None:
-            return self._native.step(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
+            logits, state = self._native.step(
+                np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32)
+            )
+            return self._whole(state[-1], logits), state
         outputs, state = self._run(np.asarray(ids)[None], state)
         return self._logits(outputs[0]), state
 
@@ -110,7 +123,8 @@ class Runtime:
         Ids that stand for no text (``<unk>``) are never written.
         """
         write = self.tokenizer.writer(prefix)
-        for i in (self._draw if self._native is None else self._draw_natively)(prefix, length, sampling, seed):
+        natively = self._native is not None and self._clusters is None
+        for i in (self._draw_natively if natively else self._draw)(prefix, length, sampling, seed):
             if piece := write(i):
                 yield piece
         if piece := write(None):
@@ -173,15 +187,35 @@ class Runtime:
     def losses(self, x: np.ndarray, y: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy in nats of each target: x, y (T, B), state (L, B, H) or None -> (T, B), new state."""
         outputs, state = self._run(x, self.initial_state(x.shape[1]) if state is None else state)
-        log_p = log_softmax(self._logits(outputs))  # (T, B, V)
-        return -np.take_along_axis(log_p, y[:, :, None].astype(np.int64), 2)[:, :, 0], state
+        states, targets = outputs.reshape(-1, outputs.shape[-1]), y.reshape(-1)
+        nats = np.empty(len(targets))
+        n = max(LOGITS // self.tokenizer.vocabulary_size, 1)
+        for start in range(0, len(targets), n):
+            at = slice(start, start + n)
+            nats[at] = self._losses(states[at], targets[at])
+        return nats.reshape(y.shape), state
 
-    def _logits(self, outputs: np.ndarray) -> np.ndarray:
+    def _losses(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """states (N, H), targets (N,) -> cross-entropy in nats (N,)"""
+        logits = self._linear(states)
+        if self._clusters is not None:
+            return -self._clusters.log_probability(states, logits, targets)
+        return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
+
+    def _logits(self, states: np.ndarray) -> np.ndarray:
+        """states of the last layer (N, H) -> (N, V)"""
+        return self._whole(states, self._linear(states))
+
+    def _linear(self, states: np.ndarray) -> np.ndarray:
         if self._native is not None:
-            return self._native.logits(outputs.reshape(-1, self._native.H)).reshape(*outputs.shape[:-1], -1)
+            return self._native.logits(np.ascontiguousarray(states))
         weight, bias = self._head
-        logits: np.ndarray = outputs @ weight.T + bias
+        logits: np.ndarray = states @ weight.T + bias
         return logits
+
+    def _whole(self, states: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """What the linear part of the head says, (N, V) or an adaptive head's shortlist, of all ids (N, V)."""
+        return logits if self._clusters is None else self._clusters.log_probabilities(states, logits)
 
     def _writable(self, logits: np.ndarray) -> np.ndarray:
         """A copy of logits (..., V) that forbids the ids which stand for no text."""
@@ -246,6 +280,10 @@ def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V:
     """Raise InputError unless the weights are those of such a model."""
     H, E = settings.hidden, settings.embedding
     expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
+    if settings.head == "tied":
+        del expected["head.weight"]
+    elif settings.head == "adaptive":
+        expected = adaptive.shapes(V, H)
     if E:
         expected["embedding.weight"] = (V, E)
     for layer in range(settings.layers):

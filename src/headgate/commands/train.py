@@ -148,8 +148,8 @@ def _start(
 ) -> "tuple[RunDirectory, Corpus]":
     import torch
 
+    from headgate import adaptive, processes
     from headgate import corpus as corpora
-    from headgate import processes
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
     from headgate.sources import NAMED
@@ -161,6 +161,13 @@ def _start(
     Batches.of(
         corpus.training, settings.training, world_size=count
     )  # raises where the text is too short, before anything is written
+    if settings.model.head == "adaptive":
+        adaptive.cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
+        if settings.text.tokenizer not in ("word", "bpe"):
+            raise InputError(
+                "head = adaptive needs a vocabulary in which frequent tokens come first, which that of "
+                f"{settings.text.tokenizer} is not: take --tokenizer word or bpe, or --head linear or tied"
+            )
     comparable = recipe is not None and recipe.settings.text == settings.text
     facts = {
         "recipe": recipe.name if recipe else None,

@@ -1,6 +1,6 @@
 """The compiled library (native/headgate.h): finds it, loads it, says why it is not there. No torch.
 
-Letters: T time steps, B batch, I input size, H hidden size, L layers, V vocabulary, E embedding.
+Letters: T time steps, B batch, I input size, H hidden size, L layers, V vocabulary, E embedding, O rows of the head.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
-CONTRACT = 2  # HEADGATE_VERSION of the header that this file was written for
+CONTRACT = 3  # HEADGATE_VERSION of the header that this file was written for
 GATE_LANES = 16  # HEADGATE_GATE_LANES: the layout of gates, see there
 PRECISIONS = ("float32", "bfloat16", "int8")  # in which a Model keeps its weights
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -69,7 +69,7 @@ class _Weights(ctypes.Structure):
     """``headgate_weights``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("V", "E", "H", "layers")),
+        *((name, ctypes.c_int64) for name in ("V", "E", "H", "layers", "O")),
         *((name, ctypes.c_int32) for name in ("reset", "format")),
         *(
             (name, ctypes.c_void_p)
@@ -90,8 +90,8 @@ class Draw(ctypes.Structure):
 class Model:
     """A language model's weights inside the library, packed for reading: it steps, reads and draws without torch.
 
-    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (V, H) and (V,): float32, copied,
-    the matrices in one of PRECISIONS.
+    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (O, H) and (O,): float32, copied,
+    the matrices in one of PRECISIONS. O is V, or less where others compute what this head lacks; it then does not draw.
     Arrays that go in must be C-contiguous, ids int64, numbers float32. IndexError for ids that are not from 0 to V-1.
     """
 
@@ -107,13 +107,14 @@ class Model:
     ) -> None:
         library = load()
         assert library is not None
-        self.V, self.H = head[0].shape
+        self.O, self.H = head[0].shape
+        V = layers[0][0].shape[1] if embedding is None else len(embedding)
         self.threads = threads
         arrays = [[np.ascontiguousarray(v, np.float32) for v in column] for column in zip(*layers, strict=True)]
         pointers = [(ctypes.c_void_p * len(column))(*(v.ctypes.data for v in column)) for column in arrays]
         ends = [None if v is None else np.ascontiguousarray(v, np.float32) for v in (embedding, *head)]
         weights = _Weights(
-            self.V, 0 if embedding is None else embedding.shape[1], self.H, len(layers), reset == "before",
+            V, 0 if embedding is None else embedding.shape[1], self.H, len(layers), self.O, reset == "before",
             PRECISIONS.index(precision),
             *(None if v is None else v.ctypes.data for v in ends[:1]),
             *(ctypes.cast(p, ctypes.c_void_p) for p in pointers), *(_at(v) for v in ends[1:] if v is not None),
@@ -124,8 +125,8 @@ class Model:
         weakref.finalize(self, library.headgate_model_free, self._handle)
 
     def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids (B,), state (L, B, H) -> logits (B, V), new state."""
-        logits, new = np.empty((len(ids), self.V), np.float32), state.copy()
+        """ids (B,), state (L, B, H) -> logits (B, O), new state."""
+        logits, new = np.empty((len(ids), self.O), np.float32), state.copy()
         status = self._library.headgate_model_step(
             self._handle, len(ids), self.threads, _at(ids), _at(new), _at(logits)
         )
@@ -143,8 +144,8 @@ class Model:
         return outputs, new
 
     def logits(self, outputs: np.ndarray) -> np.ndarray:
-        """outputs (N, H) -> (N, V)"""
-        found = np.empty((len(outputs), self.V), np.float32)
+        """outputs (N, H) -> (N, O)"""
+        found = np.empty((len(outputs), self.O), np.float32)
         status = self._library.headgate_model_logits(self._handle, len(outputs), self.threads, _at(outputs), _at(found))
         if status:
             _fail(status)
