@@ -77,7 +77,7 @@ class TrainingSettings:
     clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
     patience: int = setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
     seed: int = setting(0, "seed of everything random", low=0)
-    threads: int = setting(0, "threads of the computation; 0: torch's own choice", low=0)
+    threads: int = setting(0, "threads of the computation; 0: torch's own choice", low=0, below=1025)
     backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
     max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
     report_every: int = setting(500, "report every so many steps, and at each epoch's end", low=1)

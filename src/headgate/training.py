@@ -16,14 +16,14 @@ from torch import Tensor
 from headgate.batches import Batches
 from headgate.configuration import TrainingSettings
 from headgate.corpus import Corpus
-from headgate.errors import InputError
+from headgate.errors import InputError, one_line
 from headgate.evaluation import bits_per_character, evaluate, perplexity
 from headgate.language_model import LanguageModel, losses_of
-from headgate.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.optimization import check_state, clip_gradients, learning_rate, make_optimizer
 from headgate.processes import Loss, Processes
 from headgate.report import Report
 from headgate.run_directory import Arrays, Checkpoint, RunDirectory
-from headgate.runtime import Runtime
+from headgate.runtime import Runtime, check_weights
 from headgate.sampling import Sampling
 
 BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
@@ -109,6 +109,11 @@ def train(
     settings = run.settings.training
     batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.count)
     training, progress = _start_or_continue(run, corpus, processes)
+    if progress.position >= batches.per_epoch:
+        raise InputError(
+            f"the checkpoint in {run.path} is {progress.position} batches into an epoch of {batches.per_epoch}: "
+            "restore another, or start again with --overwrite"
+        )
     total = settings.epochs * batches.per_epoch
     speed, saved_at, saved_step = Speed(), time.monotonic(), progress.step
     report.begin(progress.step, total)
@@ -300,26 +305,53 @@ def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) 
     settings = run.settings.training
     if settings.threads and processes.count == 1:
         torch.set_num_threads(settings.threads)
+    checkpoint = run.recover() if processes.first else None
+    processes.wait()
+    if not processes.first:
+        checkpoint = run.newest()
+    processes.wait()  # before anything is written again
+    if checkpoint is not None:  # before a model of that size is made
+        _check(checkpoint, run, corpus.tokenizer.vocabulary_size)
     torch.manual_seed(settings.seed)
     model = LanguageModel(run.settings.model, corpus.tokenizer.vocabulary_size, backend=settings.backend)
     loss = processes.share(model, model.loss)
     training = Training(model, make_optimizer(settings, model.parameters()), loss)
     if processes.rank:  # no two processes draw the same dropout
         torch.set_rng_state(processes.generator_state({}, settings.seed, 0))
-    checkpoint = run.recover() if processes.first else None
-    processes.wait()
-    if not processes.first:
-        checkpoint = run.newest()
-    processes.wait()  # before anything is written again
     if checkpoint is None:
         return training, Progress()
     try:
         return _restore(training, checkpoint, settings, processes)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({error}): "
-            "restore both, or start again with --overwrite"
-        ) from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _misfit(checkpoint, run, error) from None
+
+
+def _check(checkpoint: Checkpoint, run: RunDirectory, V: int) -> None:
+    """InputError unless the weights, the carried state and the progress can be those of such a run."""
+    settings = run.settings
+    try:
+        check_weights(checkpoint.arrays.get("weights", {}), settings.model, V)
+        shape = (settings.model.layers, settings.training.batch, settings.model.hidden)
+        carried = checkpoint.arrays.get("carried", {}).get("state")
+        if carried is not None and (carried.shape != shape or carried.dtype != np.float32):
+            raise ValueError(f"the carried state is {carried.dtype} of the shape {carried.shape}, not {shape}")
+        if checkpoint.state.keys() != (names := asdict(Progress()).keys()):
+            raise ValueError(f"its state names {', '.join(sorted(checkpoint.state.keys() ^ names))}")
+        for name, initial in asdict(Progress()).items():
+            value = checkpoint.state[name]
+            if type(value) is not type(initial) or math.isnan(value):
+                raise ValueError(f"{name} must be of the type {type(initial).__name__}, got {value!r}")
+            if type(value) is int and not 0 <= value < 2**63:
+                raise ValueError(f"{name} cannot be {value!r}")
+    except ValueError as error:
+        raise _misfit(checkpoint, run, error) from None
+
+
+def _misfit(checkpoint: Checkpoint, run: RunDirectory, error: Exception) -> InputError:
+    return InputError(
+        f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({one_line(error)}): "
+        "restore both, or start again with --overwrite"
+    )
 
 
 def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
@@ -364,6 +396,7 @@ def _restore(
     for key, value in tensors("optimizer").items():
         index, _, name = key.partition(".")
         states.setdefault(int(index), {})[name] = value
+    check_state(training.optimizer, states)
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": states, "param_groups": groups})
     carried = tensors("carried").get("state")
