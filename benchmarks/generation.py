@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from headgate import LanguageModel, ModelSettings, Runtime
 from headgate.kernels import native
+from headgate.language_model import arrays_of
 from headgate.tokenizer import CharacterTokenizer
-from headgate.training import arrays_of
 from rounds import conclude, in_turn, machine, ratio, start
 
 H, LENGTH = 256, 1000

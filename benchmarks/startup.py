@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 
 from headgate.configuration import ModelSettings, Settings
-from headgate.language_model import LanguageModel
+from headgate.language_model import LanguageModel, arrays_of
 from headgate.run_directory import Checkpoint, RunDirectory
 from headgate.tokenizer import CharacterTokenizer
-from headgate.training import arrays_of
 
 V, H = 1027, 256
 

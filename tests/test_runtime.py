@@ -17,9 +17,9 @@ from headgate import runtime as runtime_module
 from headgate import sampling as sampling_module
 from headgate.configuration import Settings
 from headgate.kernels import native
+from headgate.language_model import arrays_of
 from headgate.run_directory import Checkpoint, RunDirectory
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
-from headgate.training import arrays_of
 from tests.test_public import BLOCKER
 
 T, B, H = 5, 3, 9

@@ -8,6 +8,15 @@ class InputError(ValueError):
     """What the user gave cannot work. The message is one sentence: what was expected, what came, what to do."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error of another program says, without line breaks.
+
+    >>> one_line(RuntimeError("Missing:\\n\\tbias. "))
+    'Missing: bias.'
+    """
+    return " ".join(str(error).split())
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known words most like ``word``, as the end of an error message.
 

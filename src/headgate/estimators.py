@@ -92,6 +92,10 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if found != expected or sum("weight_hh" in name for name in weights) != D * self.num_layers:
             raise ValueError(f"weights of the sizes {found} are not those of hidden_size={H}")  # before any is made
         outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
+        if any(len(scale.mean) != len(scale.deviation) for scale in (self.x_scale_, self.y_scale_)) or not outputs:
+            raise ValueError("means and deviations, or outputs, are missing")
+        if type(self._table) is not bool or (1 if self._table else self.n_features_in_) != features:
+            raise ValueError(f"numbers of {features} features, not of n_features_in_")
         self._fit = self._begin(features, outputs, self._settings(self.epochs), 0)
         self._fit.model.load_state_dict(weights)
         self._fit.history = facts["history_"]

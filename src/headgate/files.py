@@ -52,7 +52,7 @@ def parse_arrays(content: bytes, file: Path) -> dict[str, np.ndarray]:
     try:
         arrays: dict[str, np.ndarray] = load(content)
         return arrays
-    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+    except (SafetensorError, ValueError, KeyError, OverflowError, struct.error) as error:
         raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None
 
 

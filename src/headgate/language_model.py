@@ -124,6 +124,11 @@ class TiedHead(nn.Module):
         nn.init.uniform_(embedding.weight, -bound, bound)
 
 
+def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The weights as NumPy arrays, which share the memory of a model on a CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+
+
 def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
     """A model as :func:`headgate.evaluation.evaluate` wants it: in evaluation mode, left as it was found."""
 

@@ -1,10 +1,10 @@
 """How gradients become steps: the optimizer, the learning rate over the run, clipping by norm."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headgate.configuration import TrainingSettings
 
@@ -16,6 +16,21 @@ def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter
         return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, lr=rate, weight_decay=decay, fused=True)
+
+
+def check_state(optimizer: torch.optim.Optimizer, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """ValueError unless each parameter's numbers have its shape: a fused optimizer reads and writes beyond others."""
+    parameters = optimizer.param_groups[0]["params"]
+    names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    if states and states.keys() != set(range(len(parameters))):
+        raise ValueError(f"the optimizer has numbers of the parameters {sorted(states)}, not of {len(parameters)}")
+    for index, values in states.items():
+        shape = parameters[index].shape
+        expected = {name: torch.Size() if name == "step" else shape for name in names}
+        if (found := {name: value.shape for name, value in values.items()}) != expected:
+            raise ValueError(f"the optimizer's numbers of parameter {index} are {found}, not {expected}")
+        if any(value.dtype != torch.float32 for value in values.values()):
+            raise ValueError(f"the optimizer's numbers of parameter {index} are not all float32")
 
 
 def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:

@@ -59,7 +59,7 @@ def look(path: Path) -> Overview:
         epoch = entries[-1]["epoch"] if entries else 0
         perplexity = entries[-1]["perplexity"] if entries else None
         state = _state(run, log, progress)
-    except (InputError, KeyError, TypeError, AttributeError):
+    except (InputError, KeyError, TypeError):
         return Overview(path, "damaged", None, None, None, None, age, size)
     best = min(held_out) if held_out else None
     return Overview(path, state, epoch, run.settings.training.epochs, perplexity, best, age, size)

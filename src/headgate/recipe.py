@@ -76,7 +76,10 @@ def load(name: str) -> Recipe:
 def parse(text: str, name: str) -> Recipe:
     """Read the TOML of a recipe; unknown keys and impossible values raise InputError that names them."""
     try:
+        if any(line.count(".") > 200 for line in text.splitlines()):
+            raise ValueError("a key has too many parts")  # the parser's memory grows with their square
         tables = tomllib.loads(text)
+        repr(tables)  # what cannot be shown, such as whole numbers of 5000 digits, cannot be refused by name below
     except (ValueError, RecursionError) as error:
         raise InputError(f"recipe {name} is no TOML: {error}") from None
     known = {"description", "source", "published", "noise", *SECTIONS}

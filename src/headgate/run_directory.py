@@ -135,9 +135,13 @@ class RunDirectory:
         if not (self.path / "log.jsonl").exists():
             return []
         try:
-            return [json.loads(line) for line in (self.path / "log.jsonl").read_text("utf-8").splitlines()]
+            entries = [json.loads(line) for line in (self.path / "log.jsonl").read_text("utf-8").splitlines()]
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}/log.jsonl is damaged ({error}): remove the broken line") from None
+        for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict) or not all(map(_reportable, entry.values())):
+                raise InputError(f"{self.path}/log.jsonl is damaged (line {number} is no report): remove that line")
+        return entries
 
     # Checkpoints
 
@@ -217,8 +221,7 @@ class RunDirectory:
     def progress(self) -> dict[str, Any] | None:
         """The state of the newest complete checkpoint, or None; nothing is changed."""
         path = next((path for path in self._candidates() if _complete(path)), None)
-        found: dict[str, Any] | None = None if path is None else json.loads((path / "state.json").read_bytes())
-        return found
+        return None if path is None else _read_state(path)
 
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None; nothing is changed."""
@@ -243,6 +246,11 @@ class RunDirectory:
         return file.stat().st_size if file.exists() else 0
 
 
+def _reportable(value: Any) -> bool:
+    """Whether log.jsonl can hold such a value: a number that a float can be, a truth value, null."""
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
 def is_run(path: Path) -> bool:
     """Whether a directory holds a run, whole or damaged."""
     return (path / "config.json").exists()
@@ -262,19 +270,40 @@ def _remove_run(path: Path) -> None:
 
 def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
     """A complete checkpoint, and how long log.jsonl and samples.txt were."""
-    state = json.loads((path / "state.json").read_bytes())
+    state = _read_state(path)
     lengths = state.pop("lengths")
     arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
     return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state), lengths
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state of a complete checkpoint, and under "lengths" how long log.jsonl and samples.txt were."""
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        lengths = state["lengths"]
+        if lengths.keys() != {"log.jsonl", "samples.txt"} or any(type(n) is not int or n < 0 for n in lengths.values()):
+            raise ValueError(f"lengths cannot be {lengths}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}/state.json is damaged ({error!r}): restore the checkpoint, or start again with --overwrite"
+        ) from None
+    found: dict[str, Any] = state
+    return found
+
+
 def _complete(checkpoint: Path) -> bool:
-    """Whether the manifest is there and every file is as it says."""
+    """Whether the manifest is there, names this checkpoint, and every file is as it says."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-        return manifest["format"] == FORMAT and all(
-            (checkpoint / name).stat().st_size == fact["size"] and file_sha256(checkpoint / name) == fact["sha256"]
-            for name, fact in manifest["files"].items()
+        there = {file.name for file in checkpoint.iterdir() if file.is_file()}
+        return (
+            manifest["format"] == FORMAT
+            and f"step-{manifest['step']:09d}" == checkpoint.name.removesuffix(".old")
+            and {"state.json"} <= manifest["files"].keys() <= there
+            and all(
+                (checkpoint / name).stat().st_size == fact["size"] and file_sha256(checkpoint / name) == fact["sha256"]
+                for name, fact in manifest["files"].items()
+            )
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

@@ -279,6 +279,10 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
     """Raise InputError unless the weights are those of such a model."""
     H, E = settings.hidden, settings.embedding
+    if settings.layers > len(weights):  # before that many names are made
+        raise InputError(
+            f"the weights are not of {settings.layers} layers, as config.json says: restore both from one run"
+        )
     expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
     if settings.head == "tied":
         del expected["head.weight"]
@@ -299,3 +303,5 @@ def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V:
                 f"{name} has the shape {weights[name].shape}, a vocabulary of {V} and config.json need {shape}: "
                 "restore weights, config.json and tokenizer.json from one run"
             )
+        if weights[name].dtype.kind != "f":
+            raise InputError(f"{name} holds {weights[name].dtype}, not floating-point numbers: restore the weights")

@@ -18,7 +18,7 @@ import numpy as np
 
 import headgate
 from headgate import files
-from headgate.errors import InputError
+from headgate.errors import InputError, one_line
 
 FORMAT = 1  # of config.json; raised when an older headgate could not read it
 
@@ -38,9 +38,19 @@ class Saved:
         """Within it, parts that do not fit each other are an InputError that names the directory."""
         try:
             yield
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, OSError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            ArithmeticError,
+            OSError,
+            MemoryError,
+        ) as error:
             raise InputError(
-                f"config.json and model.safetensors in {self.path} do not fit each other ({error}): restore both"
+                f"config.json and model.safetensors in {self.path} do not fit each other ({one_line(error)}): "
+                "restore both"
             ) from None
 
 
@@ -125,10 +135,12 @@ def read(path: str | os.PathLike[str], kind: str) -> Saved:
     learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
     if _checksum(learned, content) != config.get("sha256"):
         raise InputError(f"{where} or {file.name} is damaged, or not of the same save: restore both, or fit again")
-    parameters, facts = (
-        {name: _restored(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
-    )
-    return Saved(path, found, parameters, facts, files.parse_arrays(content, file))
+    arrays = files.parse_arrays(content, file)
+    with Saved(path, found, {}, {}, {}).damage():
+        parameters, facts = (
+            {name: _restored(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
+        )
+    return Saved(path, found, parameters, facts, arrays)
 
 
 def _checksum(learned: Mapping[str, Any], content: bytes) -> str:

@@ -5,6 +5,7 @@ the features, and the target is one value a group. To be forecast, the target co
 group). Otherwise each row is a sequence of numbers, its columns the steps.
 """
 
+import errno
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ class Roles:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> "Roles":
+        texts = [v for k, v in described.items() if k != "features" and v is not None] + list(described["features"])
+        if described["task"] not in TASKS or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a task, and names of columns, are expected")
         return cls(**{**described, "features": tuple(described["features"])})
 
 
@@ -43,11 +47,11 @@ def read_table(path: str) -> pd.DataFrame:
         raise InputError(f"there is no file {path}: give a .csv or .parquet file, or - for standard input")
     try:
         table = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(sys.stdin if path == "-" else path)
-    except (ValueError, pd.errors.ParserError, OSError) as error:  # pandas' and Arrow's own errors are ValueErrors
-        if isinstance(error, OSError) and error.errno is not None:
+    except Exception as error:  # whatever pandas, Arrow and a dozen ways of compression raise for what is damaged
+        if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
             raise
         kind = "Parquet" if path.endswith(".parquet") else "CSV"
-        raise InputError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} cannot be read as {kind}: {(str(error) or repr(error)).splitlines()[0]}") from None
     if table.empty:
         raise InputError(f"{path} has no rows: at least one is needed")
     return table

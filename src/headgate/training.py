@@ -7,45 +7,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from headgate.batches import Batches
 from headgate.configuration import TrainingSettings
 from headgate.corpus import Corpus
-from headgate.device import Device
 from headgate.errors import InputError
 from headgate.evaluation import bits_per_character, evaluate, perplexity
-from headgate.language_model import LanguageModel, losses_of
-from headgate.optimization import clip_gradients, learning_rate, make_optimizer
-from headgate.processes import Loss, Processes, share
+from headgate.language_model import LanguageModel, arrays_of, losses_of
+from headgate.optimization import clip_gradients, learning_rate
+from headgate.processes import Processes
 from headgate.report import Report
-from headgate.run_directory import Arrays, Checkpoint, RunDirectory
+from headgate.run_directory import RunDirectory
 from headgate.runtime import Runtime
 from headgate.sampling import Sampling
+from headgate.training_state import Progress, Training, save, start_or_continue
 
 BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
-
-
-@dataclass
-class Progress:
-    """Where a run is; everything in it is saved."""
-
-    step: int = 0  # steps made in all, skipped ones included
-    epoch: int = 0
-    position: int = 0  # batches of this epoch done
-    loss_sum: float = 0.0  # nats over the tokens of this epoch so far
-    tokens: int = 0  # predicted in this epoch so far
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best_loss: float = math.inf  # the lowest held-out loss
-    best_epoch: int = 0
-    waited: int = 0  # epochs since
-    rate_factor: float = 1.0  # of schedule plateau
-    scaling: dict[str, float] = field(default_factory=dict)  # of the loss, in float16
 
 
 @dataclass
@@ -81,18 +62,6 @@ class Result:
     speed: Speed
 
 
-@dataclass
-class Training:
-    """What a step changes, apart from the progress; saved with it."""
-
-    model: LanguageModel
-    optimizer: torch.optim.Optimizer
-    loss: Loss  # that of the model; its gradients are those of all processes
-    device: Device
-    state: Tensor | None = None  # (L, B, H), this process' rows, carried from batch to batch
-    best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
-
-
 def train(
     run: RunDirectory,
     corpus: Corpus,
@@ -111,7 +80,12 @@ def train(
     """
     settings = run.settings.training
     batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.count)
-    training, progress = _start_or_continue(run, corpus, processes)
+    training, progress = start_or_continue(run, corpus.tokenizer, processes)
+    if progress.position >= batches.per_epoch:
+        raise InputError(
+            f"the checkpoint in {run.path} is {progress.position} batches into an epoch of {batches.per_epoch}: "
+            "restore another, or start again with --overwrite"
+        )
     total = settings.epochs * batches.per_epoch
     speed, saved_at, saved_step = Speed(), time.monotonic(), progress.step
     report.begin(progress.step, total)
@@ -147,7 +121,7 @@ def train(
         ending = _ending(settings, progress) or ("interrupted" if stopping else "")
         due = progress.step % settings.checkpoint_every == 0 if settings.checkpoint_every else late
         if ending or due:
-            _save(run, training, progress, saved_step, processes)
+            save(run, training, progress, saved_step, processes)
             saved_at, saved_step = time.monotonic(), progress.step
     if ending == "stopped early" and processes.first:
         run.use_best()
@@ -295,99 +269,3 @@ def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
     """What samples start with: the prefixes of the settings, else the first words of the text."""
     lines = [line.strip() for line in corpus.beginning.splitlines() if line.strip()]
     return settings.sample_prefixes or ((lines[0] if lines else corpus.beginning)[:10].strip(),)
-
-
-def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
-    """The weights as NumPy arrays, which share the memory of a model on a CPU."""
-    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
-
-
-def _start_or_continue(run: RunDirectory, corpus: Corpus, processes: Processes) -> tuple[Training, Progress]:
-    settings = run.settings.training
-    if settings.threads and processes.count == 1:
-        torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    model = LanguageModel(
-        run.settings.model,
-        corpus.tokenizer.vocabulary_size,
-        separator=corpus.tokenizer.separator,
-        backend=settings.backend,
-    )
-    device = Device.of(settings.device, settings.precision, number=share()[0])
-    model.to(device.place)
-    loss = processes.share(model, model.loss)
-    training = Training(model, make_optimizer(settings, model.parameters()), loss, device)
-    if processes.rank:  # no two processes draw the same dropout
-        torch.manual_seed(processes.own_seed(settings.seed, 0))
-    checkpoint = run.recover() if processes.first else None
-    processes.wait()
-    if not processes.first:
-        checkpoint = run.newest()
-    processes.wait()  # before anything is written again
-    if checkpoint is None:
-        return training, Progress()
-    try:
-        return _restore(training, checkpoint, settings, processes)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({error}): "
-            "restore both, or start again with --overwrite"
-        ) from None
-
-
-def _save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
-    """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
-    carried = None if training.state is None else processes.gather_rows(training.state.detach().float().cpu())
-    generators = processes.gather(training.device.random_state())
-    if not processes.first:
-        processes.wait()
-        return
-    arrays: dict[str, Arrays] = {
-        "weights": arrays_of(training.model),
-        "optimizer": {
-            f"{index}.{name}": value.cpu().numpy()
-            for index, values in training.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-            if value is not None
-        },
-        "random": {f"torch.{rank}" if rank else "torch": state.numpy() for rank, state in enumerate(generators)},
-        "carried": {} if carried is None else {"state": carried.numpy()},
-    }
-    progress.scaling = training.device.scaling
-    if training.best:
-        arrays["best"] = training.best
-    try:
-        run.save(Checkpoint(progress.step, {k: dict(v) for k, v in arrays.items()}, asdict(progress)))
-    except OSError as error:
-        before = f"that of step {saved_step} is intact" if saved_step else "there is none before it"
-        raise InputError(
-            f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
-            f"{before}: make room, then continue with --resume"
-        ) from error
-    processes.wait()
-
-
-def _restore(
-    training: Training, checkpoint: Checkpoint, settings: TrainingSettings, processes: Processes
-) -> tuple[Training, Progress]:
-    def tensors(group: str) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(value.copy()) for name, value in checkpoint.arrays.get(group, {}).items()}
-
-    training.model.load_state_dict(tensors("weights"))
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors("optimizer").items():
-        index, _, name = key.partition(".")
-        states.setdefault(int(index), {})[name] = value
-    groups = training.optimizer.state_dict()["param_groups"]
-    training.optimizer.load_state_dict({"state": states, "param_groups": groups})
-    carried = tensors("carried").get("state")
-    training.state = None if carried is None else processes.rows(carried).to(training.device.place)
-    training.best = checkpoint.arrays.get("best", {})
-    saved = checkpoint.arrays["random"].get(f"torch.{processes.rank}" if processes.rank else "torch")
-    if saved is None:  # there were fewer processes
-        torch.manual_seed(processes.own_seed(settings.seed, checkpoint.step))
-    else:
-        training.device.set_random_state(torch.from_numpy(saved.copy()))
-    progress = Progress(**checkpoint.state)
-    training.device.scaling = progress.scaling
-    return training, progress
