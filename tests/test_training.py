@@ -21,6 +21,7 @@ from headgate import files, training
 from headgate.batches import Batches
 from headgate.configuration import Settings
 from headgate.corpus import Corpus
+from headgate.device import Device
 from headgate.errors import InputError
 from headgate.language_model import LanguageModel
 from headgate.overview import look
@@ -279,7 +280,7 @@ def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
 def test_any_lower_loss_is_the_best(loss: float, better: bool) -> None:
     settings = small()
     model = LanguageModel(settings.model, 7)
-    state = training.Training(model, None, model.loss)
+    state = training.Training(model, None, model.loss, Device(torch.device("cpu")))
     progress = training.Progress(epoch=4, best_loss=1.0, best_epoch=2, waited=2)
     training._compare_with_best(loss, progress, state, settings.training)
     assert (progress.best_loss, progress.best_epoch, progress.waited) == ((loss, 5, 0) if better else (1.0, 2, 3))
