@@ -145,10 +145,12 @@ def _start(
     import torch
 
     from headgate import corpus as corpora
-    from headgate import processes
+    from headgate import events, processes
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
 
+    if settings.training.tensorboard:
+        events.check()
     if os.path.exists(settings.text.corpus) and settings.text.corpus not in corpora.NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
     corpus = corpora.load(settings.text, data_dir=data_dir)
@@ -176,6 +178,7 @@ def _continue(
     """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
     process is told of changes; the others read what that has written."""
     from headgate import corpus as corpora
+    from headgate import events
     from headgate.run_directory import RunDirectory
 
     directory = RunDirectory.open(out)
@@ -192,6 +195,8 @@ def _continue(
     if first:
         changed = {"max_steps": 0, **changed}
     directory.settings = directory.settings.replaced(**changed)
+    if first and directory.settings.training.tensorboard:
+        events.check()
     corpus = corpora.load(directory.settings.text, data_dir=data_dir)
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
