@@ -54,6 +54,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "cell": (3, True),
     "curve": (3, True),
     "report": (4, True),
+    "events": (1, True),
     "language_model": (4, True),
     "sequence_model": (4, True),
     "fitting": (5, True),

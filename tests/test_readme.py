@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headgate.cli import _parser
 from tests.conftest import ROOT
 
 PAGES = ["README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md"]
@@ -68,8 +69,17 @@ def test_estimators(tmp_path: Path) -> None:
     assert run_blocks("docs/estimators.md", tmp_path, None) >= 6
 
 
+def test_flags_of_the_sweeps_are_there() -> None:
+    """The sweeps take minutes; that every flag in them is one of headgate train, runs or compare is seen at once."""
+    page = (ROOT / "docs" / "sweeps.md").read_text("utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) - {"--logdir"}  # TensorBoard's
+    known = {flag for name in ("train", "runs", "compare") for flag in _parser().parse_args([name, "x"]).flags}
+    assert named >= {"--hidden", "--learning-rate", "--resume", "--json", "--tensorboard"}
+    assert named <= known
+
+
 def test_every_file_that_a_page_names_is_there() -> None:
-    for page in [*PAGES, "docs/architecture.md", "docs/estimators.md", "docs/benchmarks.md"]:
+    for page in [*PAGES, "docs/architecture.md", "docs/estimators.md", "docs/benchmarks.md", "docs/sweeps.md"]:
         text = (ROOT / page).read_text("utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}"

@@ -112,6 +112,7 @@ class TrainingSettings:
     max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
     report_every: int = setting(500, "report every so many steps, and at each epoch's end", low=1)
     checkpoint_every: int = setting(0, "steps between checkpoints; 0: one a minute", low=0)
+    tensorboard: bool = setting(False, "write the reports to events/ of the run as well, for TensorBoard")
     sample_every: int = setting(10, "epochs between samples of the model's writing; 0: none", low=0)
     sample_length: int = setting(50, "characters of a sample", low=1)
     sample_temperature: float = setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
@@ -124,6 +125,7 @@ CHANGEABLE = (
     "max_steps",
     "report_every",
     "checkpoint_every",
+    "tensorboard",
     "sample_every",
     "sample_length",
     "sample_temperature",

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live bar on a terminal, plain lines in a pipe, log.jsonl and samples.txt."""
+"""What a run says while it runs: a live bar on a terminal, plain lines in a pipe, log.jsonl, samples.txt, events."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from headgate.evaluation import perplexity
+from headgate.events import Events
 from headgate.run_directory import RunDirectory
 
 
@@ -18,6 +19,7 @@ class Report:
         self.run = run
         self.quiet = quiet
         self._bar: Any = None
+        self._events: Events | None = None  # from the first report on: of several processes, one reports
         epochs = run.settings.training.epochs
         self._line_every = max(epochs // 20, 1)  # epochs: some twenty lines a run
 
@@ -40,7 +42,11 @@ class Report:
     def entry(self, entry: dict[str, Any], *, end_of_epoch: bool) -> None:
         """One line of log.jsonl, where what is not finite is null; and now and then a line to read."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+        if self._events is None and self.run.settings.training.tensorboard:
+            self._events = Events(self.run.path / "events", self.run.log())
         self.run.append("log.jsonl", json.dumps(finite) + "\n")
+        if self._events is not None:
+            self._events.entry(finite)
         epoch, epochs = entry["epoch"], self.run.settings.training.epochs
         if end_of_epoch and epoch % self._line_every and epoch not in (1, epochs):
             return
@@ -58,6 +64,8 @@ class Report:
     def samples(self, epoch: int, texts: list[str]) -> None:
         """What the model wrote after an epoch."""
         self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))
+        if self._events is not None:
+            self._events.samples(texts)
         for text in texts:
             self.line("  | " + text.replace("\n", "\n  | "))
 
@@ -71,3 +79,5 @@ class Report:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._events is not None:
+            self._events.close()

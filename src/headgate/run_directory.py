@@ -8,6 +8,7 @@
     log.jsonl              one report a line
     samples.txt            what the model wrote along the way
     curve.png              perplexity over epochs
+    events/                the reports once more, for TensorBoard (--tensorboard)
     lock                   locked by the process that trains, which it names
 
 Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
@@ -263,6 +264,10 @@ def _check_kind(path: Path) -> None:
 
 
 def _remove_run(path: Path) -> None:
+    for file in (path / "events").glob("events.out.tfevents.*"):
+        file.unlink()
+    if (path / "events").is_dir() and not any((path / "events").iterdir()):
+        (path / "events").rmdir()
     for name in (*RunDirectory.FILES, "curve.png"):
         (path / name).unlink(missing_ok=True)
     shutil.rmtree(path / "checkpoints", ignore_errors=True)

@@ -148,12 +148,14 @@ def _start(
 ) -> "tuple[RunDirectory, Corpus]":
     import torch
 
-    from headgate import adaptive, processes
+    from headgate import adaptive, events, processes
     from headgate import corpus as corpora
     from headgate.batches import Batches
     from headgate.run_directory import RunDirectory
     from headgate.sources import NAMED
 
+    if settings.training.tensorboard:
+        events.check()
     if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
     corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.share())
@@ -188,7 +190,7 @@ def _continue(
     """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
     process is told of changes; the others read what that has written."""
     from headgate import corpus as corpora
-    from headgate import processes
+    from headgate import events, processes
     from headgate.run_directory import RunDirectory
     from headgate.sources import NAMED
 
@@ -206,6 +208,8 @@ def _continue(
     if first:
         changed = {"max_steps": 0, **changed}
     directory.settings = directory.settings.replaced(**changed)
+    if first and directory.settings.training.tensorboard:
+        events.check()
     corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=processes.share())
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
