@@ -184,6 +184,19 @@ def test_torchrun(tmp_path: Path) -> None:
     assert not (tmp_path / "seven").exists()
 
 
+def test_who_connects_to_nobody_is_ended() -> None:
+    """So that torchrun can start it again: a wait inside gloo has no end of its own."""
+    code = (
+        "import time\nfrom headgate import processes\nprocesses.CONNECTING = 0.5\n"
+        "processes.distributed.init_process_group = lambda backend: time.sleep(30)\n"
+        "with processes.Processes.joined():\n    pass"
+    )
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Timeout (0:00:00.500000)!")
+
+
 def test_one_process_alone() -> None:
     with Processes.joined() as alone:
         assert (alone.rank, alone.count, alone.first) == (0, 1, True)

@@ -4,6 +4,7 @@ Letters: L layers, B batch, H hidden size.
 """
 
 import contextlib
+import faulthandler
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # x, y, state -> mean loss, new state
+CONNECTING = 600  # seconds; processes that torchrun starts arrive within some of each other
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,17 @@ class Processes:
     @classmethod
     @contextlib.contextmanager
     def joined(cls) -> Iterator["Processes"]:
-        """Within it, the processes that torchrun started can talk to each other; without torchrun it is one alone."""
+        """Within it, the processes that torchrun started can talk to each other; without torchrun it is one alone.
+
+        A process that is not connected to the others after ten minutes is ended.
+        """
         if not launched():
             yield cls()
             return
+        # Started again, gloo very rarely waits for a connection for ever, whatever its timeout; torchrun tries anew.
+        faulthandler.dump_traceback_later(CONNECTING, exit=True)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        faulthandler.cancel_dump_traceback_later()
         together = cls(distributed.get_rank(), distributed.get_world_size())
         try:
             yield together

@@ -1,0 +1,265 @@
+"""Kills training at random moments, or fills its disk, and looks whether anything is lost on the way.
+
+    python benchmarks/killing.py [--kills 200]                   # kill -9
+    python benchmarks/killing.py --full-disk [--attempts 200]    # a disk that fills; Linux, where it may be mounted
+
+A run writes a checkpoint every third step and is cut short again and again, then goes on with --resume. After every cut
+the newest complete checkpoint must load and must not be older than the one before the cut. At the end the weights, the
+checkpoint, log.jsonl (but for its tokens_per_second) and samples.txt must be the bytes of a run left alone, with no
+other file there. A failure on a full disk must be one sentence and exit code 2. What finishes early is compared and
+begun anew. Exit code: 0 nothing was lost, 1 something was, 77 no disk can be mounted here.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch  # noqa: F401 - loaded once; no operation of it may run here, so that its threads begin in the children
+from matplotlib.backends import backend_agg  # noqa: F401
+
+from headgate import corpus, curve, report, training  # noqa: F401
+from headgate.cli import main as headgate
+from headgate.run_directory import RunDirectory, is_run
+
+FLAGS = [
+    "verses", "--limit", "3000", "--hidden", "16", "--batch", "8", "--steps", "7", "--dropout", "0.3", "--epochs", "4",
+    "--checkpoint-every", "3", "--report-every", "1", "--sample-every", "1", "--sample-length", "9", "--threads", "1",
+    "--quiet",
+]  # fmt: skip
+SHARE = 0.25  # of the time of a run left alone: twice what a start takes, so that cuts fall into it and behind it
+DISK = 3_500_000  # bytes: twice what the run needs with one checkpoint
+
+
+class LostError(Exception):
+    """Something is not as it should be; says what."""
+
+
+def begin(path: Path, errors: Path, *flags: str) -> int:
+    """Train the run in ``path`` in a process of its own, from the start or on; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        with errors.open("w", buffering=1) as sys.stderr:
+            go_on = ["--resume"] if is_run(path) else FLAGS
+            code = headgate(["train", *go_on, "--quiet", "--out", str(path), *flags])
+    finally:
+        os._exit(code)
+
+
+def ended(child: int, seconds: float) -> int | None:
+    """The exit code of a process, or None when it still runs after so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(min(0.001, max(until - time.monotonic(), 0)))
+
+
+def kill(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def cut_at(path: Path, child: int) -> str:
+    """Where a run in ``path`` was cut, from what the process left."""
+    folder = path / "checkpoints"
+    if not is_run(path):
+        return "before the run was there"
+    if list(folder.glob(".step-*")):
+        return "while a checkpoint was written"
+    whole = list(folder.glob("step-*"))
+    if len(whole) > 1 or list(path.glob(".*.tmp")):
+        return "while a checkpoint took the place of another"
+    if not (path / "lock").exists() or f"process {child} " not in (path / "lock").read_text():
+        return "while it started"
+    if not whole:
+        return "in the steps before any checkpoint"
+    lengths = json.loads((whole[0] / "state.json").read_bytes())["lengths"]
+    if any((path / name).exists() and (path / name).stat().st_size > size for name, size in lengths.items()):
+        return "in steps behind a checkpoint"
+    return "with nothing to clear"
+
+
+def newest_step(path: Path, before: int) -> int:
+    """The step of the newest complete checkpoint; LostError where it is older than ``before``, or does not load."""
+    if not is_run(path):
+        if before:
+            raise LostError(f"the run was at step {before} and is gone")
+        return 0
+    run = RunDirectory.open(path)
+    newest = run.newest()
+    step = newest.step if newest else 0
+    if step < before:
+        raise LostError(f"the newest complete checkpoint is of step {step}, it was of {before}")
+    if (path / "model.safetensors").exists():
+        run.weights()  # raises where it is damaged
+    unfinished = [p.name for p in (path / "checkpoints").glob(".step-*")]
+    if len(unfinished) > 1:
+        raise LostError(f"{', '.join(unfinished)}: a start has not removed what was left")
+    return step
+
+
+def contents(path: Path) -> dict[str, bytes | str]:
+    """The files of a run, without what tells of time: speeds in the log, its length, pictures, the lock."""
+    found: dict[str, bytes | str] = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = str(file.relative_to(path))
+        if file.name == "log.jsonl":
+            entries = [json.loads(line) for line in file.read_text().splitlines()]
+            found[name] = json.dumps([{k: v for k, v in e.items() if k != "tokens_per_second"} for e in entries])
+        elif file.name == "state.json":
+            state = json.loads(file.read_bytes())
+            found[name] = json.dumps({**state, "lengths": state["lengths"]["samples.txt"]})
+        else:
+            found[name] = "" if file.name in ("curve.png", "lock", "manifest.json") else file.read_bytes()
+    return found
+
+
+def compare(path: Path, whole: Path) -> None:
+    """LostError that names the files which two finished runs do not share, to the bit."""
+    found, expected = contents(path), contents(whole)
+    if names := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
+        raise LostError(f"not as in a run left alone: {', '.join(names)}")
+
+
+def finish(path: Path, errors: Path, whole: Path) -> None:
+    """Let a run go on to its end, and compare it."""
+    if code := ended(begin(path, errors), 120):
+        raise LostError(f"going on ended with {code}: {errors.read_text()[-2000:]}")
+    compare(path, whole)
+
+
+def cut_again_and_again(
+    whole: Path, path: Path, cuts: int, cut: Callable[[int, float], tuple[str, bool]]
+) -> tuple[Counter[str], int]:
+    """Cut a run in ``path`` short, ``cuts`` times, and let it go on each time; whenever it is finished, begin anew.
+
+    ``cut(step, seconds)`` makes one attempt to go on behind a step and cuts it short within so many seconds: what
+    became of it, and whether it was cut. Returns how often each thing became of it, and how many runs were compared.
+    """
+    errors, began = path.with_suffix(".errors"), time.monotonic()
+    if code := ended(begin(whole, errors), 120):
+        raise LostError(f"the run left alone ended with {code}: {errors.read_text()[-2000:]}")
+    last, seconds = newest_step(whole, 1), SHARE * (time.monotonic() - began)
+    counted, runs, step, left = Counter[str](), 0, 0, cuts
+    while left:
+        became, was_cut = cut(step, seconds)
+        counted[became] += 1
+        left -= was_cut
+        step = newest_step(path, step)
+        if step == last or not left:
+            finish(path, errors, whole)
+            shutil.rmtree(path)
+            runs, step = runs + 1, 0
+    return counted, runs
+
+
+def killed(folder: Path, kills: int, chance: random.Random) -> tuple[Counter[str], int]:
+    """kill -9 at random moments."""
+    path, errors = folder / "killed", folder / "killed.errors"
+
+    def cut(_: int, seconds: float) -> tuple[str, bool]:
+        child = begin(path, errors)
+        code = ended(child, chance.uniform(0, seconds))
+        if code is None:
+            kill(child)
+            return cut_at(path, child), True
+        if code:
+            raise LostError(f"going on ended with {code}: {errors.read_text()[-2000:]}")
+        return "it was finished first", False
+
+    return cut_again_and_again(folder / "whole", path, kills, cut)
+
+
+def filled(folder: Path, disk: Path, attempts: int, chance: random.Random) -> tuple[Counter[str], int]:
+    """A disk with random room, from the beginning or from a random moment on; one attempt in five is killed as well."""
+    path, errors, ballast = disk / "full", folder / "full.errors", disk / "ballast"
+
+    def fill() -> None:
+        room = os.statvfs(disk)
+        size = room.f_bavail * room.f_frsize - chance.randrange(DISK * 2 // 3)
+        with ballast.open("wb") as file, contextlib.suppress(OSError):  # the run may have been faster
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+
+    def cut(step: int, seconds: float) -> tuple[str, bool]:
+        moment = chance.choice([0.0, chance.uniform(0, seconds)])
+        if not moment:
+            fill()
+        child = begin(path, errors, "--max-steps", str(step + chance.randrange(3, 60)))
+        code = ended(child, moment)
+        if moment and code is None:
+            fill()
+        if code is None:
+            code = ended(child, chance.uniform(0, seconds) if chance.random() < 0.2 else 120)
+        if code is None:
+            kill(child)
+        ballast.unlink(missing_ok=True)
+        said = errors.read_text() if errors.exists() else ""
+        if code is None:
+            return "killed before it was noticed", True
+        if code == 0 and not said:
+            return "there was room", True
+        if code != 2 or not said.startswith("headgate: ") or said.count("\n") != 1 or "make room" not in said:
+            raise LostError(f"a full disk ended training with {code}: {said[-2000:]}")
+        return "a checkpoint did not fit" if "the checkpoint of step" in said else "something else did not fit", True
+
+    return cut_again_and_again(folder / "whole", path, attempts, cut)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--full-disk", action="store_true", help="fill the disk instead")
+    parser.add_argument("--attempts", type=int, default=200, help="of --full-disk")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # what is mounted goes with the process
+    options = parser.parse_args()
+    if options.full_disk and not options.alone:
+        alone = ["unshare", "--user", "--map-root-user", "--mount"]
+        if not shutil.which("unshare") or subprocess.run([*alone, "true"], stderr=subprocess.DEVNULL).returncode:
+            print("no disk can be mounted here: unshare --user --map-root-user --mount does not work")
+            return 77
+        return subprocess.run([*alone, sys.executable, *sys.argv, "--alone"]).returncode
+
+    chance, began = random.Random(options.seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            if options.full_disk:
+                disk = folder / "disk"
+                disk.mkdir()
+                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", disk], check=True)
+                try:
+                    counted, runs = filled(folder, disk, options.attempts, chance)
+                finally:
+                    subprocess.run(["umount", disk], check=True)
+            else:
+                counted, runs = killed(folder, options.kills, chance)
+        except LostError as error:
+            print(f"LOST, with --seed {options.seed}: {error}")
+            return 1
+    print(f"{sum(counted.values())} attempts in {time.monotonic() - began:.0f} s:")
+    for became, count in counted.most_common():
+        print(f"  {count:4}  {became}")
+    print(f"{runs} runs finished: all the bytes of one left alone, nothing else there")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
