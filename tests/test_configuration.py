@@ -150,7 +150,9 @@ def test_a_number_that_no_float_holds_does_no_harm(kind, value):
 def test_only_the_choices_are_taken(section, name):
     choices = FIELDS[section, name].metadata["choices"]
     for choice in choices or ("anything", "分开"):
-        assert getattr(getattr(from_tables({section: {name: choice}}, "x"), section), name) == choice
+        with_it = {"tied": {"embedding": 256}, "bf16": {"device": "cuda"}, "16": {"device": "cuda"}}.get(choice, {})
+        tables = {section: {name: choice, **with_it}}
+        assert getattr(getattr(from_tables(tables, "x"), section), name) == choice
     if choices:
         assert message_of({section: {name: "sideways"}}) == (
             f"some file: {name} must be one of {', '.join(choices)}, got 'sideways'"
@@ -162,6 +164,11 @@ def test_only_the_choices_are_taken(section, name):
     [
         ({"text": {"held_out": 0.51}}, "held_out must be at most 0.5, got 0.51"),
         ({"model": {"dropout": 1.0}}, "dropout must be below 1, got 1.0"),
+        ({"training": {"threads": 1025}}, "threads must be below 1025, got 1025"),
+        (
+            {"training": {"precision": "bf16"}},
+            "precision bf16 is for device cuda or mps: a CPU computes in float32, which is 32",
+        ),
         ({"training": {"learning_rate": 0}}, "learning_rate must be above 0, got 0"),
         (
             {"text": {"held_out": 0}, "training": {"patience": 2}},
@@ -236,7 +243,7 @@ def values_of(section: str, name: str):
     if f.metadata["choices"]:
         return st.sampled_from(f.metadata["choices"])
     if kind is int:
-        return st.integers(int(f.metadata["low"]), 10**6)
+        return st.integers(int(f.metadata["low"]), 1024 if name == "threads" else 10**6)
     if kind is float:
         high = {"held_out": 0.5, "dropout": 0.99}.get(name, 1e6)
         return st.floats(f.metadata["low"] or (1e-9 if name in ("held_out", "learning_rate") else 0), high)
@@ -245,7 +252,18 @@ def values_of(section: str, name: str):
     ]
 
 
-possible = st.fixed_dictionaries({name: values_of(section, name) for section, name in FIELDS})
+def fitting(values: dict) -> dict:
+    """Values that can go together."""
+    if values["device"] == "cpu":
+        values["precision"] = "32"
+    if values["head"] == "tied":
+        values["embedding"] = values["hidden"]
+    if values["head"] == "adaptive":
+        values["hidden"] = max(values["hidden"], 16)
+    return values
+
+
+possible = st.fixed_dictionaries({name: values_of(section, name) for section, name in FIELDS}).map(fitting)
 
 
 @thorough

@@ -1,5 +1,7 @@
 """LanguageModel: against the same model put together from torch's own pieces, with one-hot vectors made."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,27 @@ def test_state_carries_a_text_through() -> None:
     first, state = model(tokens[:T])
     second, _ = model(tokens[T:], state)
     assert torch.allclose(whole, torch.cat([first, second]), atol=1e-14)
+
+
+@pytest.mark.parametrize("embedding", [0, 5])
+def test_each_document_starts_over(embedding: int) -> None:
+    """At a separator the state is zeros again, in its row alone: as if every document were read by itself."""
+    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=embedding, dropout=0.0), V, separator=V - 1)
+    tokens, state = torch.randint(V - 1, (2 * T, B)), torch.randn(L, B, H)
+    begins = {0: [3, 5], 2: [0]}  # row: steps
+    for row, steps in begins.items():
+        tokens[steps, row] = V - 1
+    logits, new = model(tokens, state)
+    for row in range(B):
+        pieces = [0, *begins.get(row, []), len(tokens)]
+        before = state[:, row : row + 1]
+        for start, end in pairwise(pieces):
+            if start == end:
+                continue
+            before = torch.zeros_like(before) if start in begins.get(row, []) else before
+            alone, before = model(tokens[start:end, row : row + 1], before)
+            assert torch.allclose(logits[start:end, row : row + 1], alone, atol=1e-6)
+        assert torch.allclose(new[:, row : row + 1], before, atol=1e-6)
 
 
 def test_the_one_hot_is_never_made() -> None:

@@ -19,7 +19,8 @@ from headgate.configuration import Settings
 from headgate.kernels import native
 from headgate.language_model import arrays_of
 from headgate.run_directory import Checkpoint, RunDirectory
-from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
+from headgate.words import WordTokenizer
 from tests.test_public import BLOCKER
 
 T, B, H = 5, 3, 9
@@ -75,6 +76,51 @@ def test_steps_are_those_of_the_model(variant: str) -> None:
     log_p = expected.double().log_softmax(-1)[:-1].gather(2, tokens[1:, :, None])[:, :, 0]
     assert np.abs(nats + log_p.numpy()).max() < 1e-5
     assert after.shape == (settings.layers, B, H)
+
+
+def test_documents_start_over_as_in_the_model() -> None:
+    """Many steps at once, one at a time, and with nothing read before."""
+    documents = DocumentTokenizer(TOKENIZER)
+    settings = VARIANTS["before, three layers, embedding"]
+    model, runtime = pair(settings, documents)
+    model.separator = documents.separator
+    tokens = torch.randint(V, (3 * T, B))
+    for t, row in ((4, 0), (4, 2), (9, 2), (0, 1)):
+        tokens[t, row] = documents.separator
+    state = torch.randn(settings.layers, B, H) / 2
+    with torch.no_grad():
+        expected, expected_state = model(tokens, state)
+        nats = model.loss(tokens[:-1], tokens[1:], state, reduction="none")[0].view(3 * T - 1, B)
+    assert np.abs(runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())[0] - nats.numpy()).max() < 1e-5
+    found = state.numpy()
+    for t in range(3 * T):
+        logits, found = runtime.step(tokens[t].numpy(), found)
+        assert np.abs(logits - expected[t].numpy()).max() < 1e-5
+    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+    with torch.no_grad():
+        begun = model(torch.tensor([[documents.separator]]))[0][-1]
+    assert np.abs(runtime.read("")[0] - begun.numpy()).max() < 1e-5
+    model.head.bias.data[documents.separator] = 99.0  # what would be written if it could be
+    assert "\ufffd" not in Runtime(arrays_of(model), settings, documents).write("a", 20)
+    assert len(Runtime(arrays_of(model), settings, documents).write("a", 20)) == 21
+
+
+def test_words_are_set_off_by_spaces() -> None:
+    """A prefix and what follows are one text: a space between two words, none behind a line break or a space."""
+    words = WordTokenizer(["to", "be", "or", "\n"])
+    model, _ = pair(VARIANTS["one layer"], words)
+    with torch.no_grad():
+        model.head.bias[:] = torch.tensor([99.0, 50.0, 0.0, 0.0, 0.0])  # <unk>, which is never written, then "to"
+    runtime = Runtime(arrays_of(model), VARIANTS["one layer"], words)
+    for prefix, text in (
+        ("be", "be to to"),
+        ("be ", "be to to"),
+        ("be\n", "be\nto to"),
+        ("", "to to"),
+        (" ", " to to"),
+    ):
+        assert runtime.write(prefix, 2) == text
+        assert runtime.beam(prefix, 2, 2)[0][0] == text
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -146,7 +146,7 @@ class Settings:
         held_out = self.text.held_out
         if type(held_out) is float and held_out > 0.5:
             wrong.append(f"held_out must be at most 0.5, got {held_out}")
-        if self.training.precision != "32" and self.training.device == "cpu":
+        if self.training.precision in ("bf16", "16") and self.training.device == "cpu":
             wrong.append(
                 f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32, which is 32"
             )

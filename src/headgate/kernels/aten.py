@@ -31,14 +31,23 @@ def sequence(
 
     Floating x with reset="after" goes to ``torch._VF.gru`` (cuDNN on a CUDA device). Ids, which that has no way in
     for without a one-hot tensor, and reset="before" run step by step on the projected input. Lengths, resets and gates
-    it does not know: these are computed as the definition computes them.
+    it does not know: these are computed as the definition computes them. Under autocast only ``torch._VF.gru`` is in
+    half precision; the others, which mix operations that autocast knows with some that it does not, stay in float32.
     """
-    if lengths is not None or resets is not None or return_gates:
+    unknown = lengths is not None or resets is not None or return_gates
+    whole = not unknown and x.is_floating_point() and reset == "after" and (bias_ih is None) == (bias_hh is None)
+    if not whole and torch.is_autocast_enabled(h0.device.type):
+        with torch.autocast(h0.device.type, enabled=False):
+            return sequence(
+                x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
+                resets=resets, reset_state=reset_state, return_gates=return_gates,
+            )  # fmt: skip
+    if unknown:
         return equations.sequence(
             x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
             resets=resets, reset_state=reset_state, return_gates=return_gates,
         )  # fmt: skip
-    if x.is_floating_point() and reset == "after" and len(x) and (bias_ih is None) == (bias_hh is None):
+    if whole and len(x):
         weights = [w for w in (weight_ih, weight_hh, bias_ih, bias_hh) if w is not None]
         states, last = torch._VF.gru(
             x.flip(0) if reverse else x, h0[None].contiguous(), weights, bias_ih is not None, 1, 0.0, True, False, False

@@ -1,0 +1,105 @@
+"""Devices and precisions: what is not there is named; scaled losses train, overflow is skipped, and the scale is saved.
+
+There may be no GPU here: mixed precision itself is tried on the CPU, which ``headgate train`` does not do.
+"""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from headgate import training_state
+from headgate.device import Device
+from headgate.errors import InputError
+from headgate.run_directory import RunDirectory
+from tests.test_training import everything, go, small, start
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(
+        InputError, match=r"^device cuda: this torch finds no CUDA GPU: install a build of torch for it"
+    ):
+        Device.of("cuda", "32")
+
+
+def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"^process 2 of this machine needs a GPU of its own, there are 2: "):
+        Device.of("cuda", "32", number=2)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
+def test_an_apple_gpu_that_is_not_there() -> None:
+    with pytest.raises(InputError, match=r"^device mps: this torch finds no Apple GPU: leave --device away$"):
+        Device.of("mps", "32")
+
+
+def test_a_cpu_computes_in_float32() -> None:
+    with pytest.raises(InputError, match="precision bf16 is for device cuda or mps: a CPU computes in float32"):
+        small(precision="bf16")
+    assert small(precision="bf16", device="cuda").training.precision == "bf16"
+    assert Device.of("cpu", "32").scaling == {}
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+    """Runs train as on a GPU with precision 16, on the CPU; the devices they were given."""
+    made: list[Device] = []
+
+    def of(name: str, precision: str, *, number: int = 0) -> Device:
+        made.append(Device(torch.device("cpu"), "16"))
+        return made[-1]
+
+    monkeypatch.setattr(training_state.Device, "of", of)
+    return made
+
+
+@pytest.mark.parametrize("model", [{"reset": "before"}, {"embedding": 0}, {"backend": "auto"}], ids=str)
+def test_a_scaled_loss_trains_the_same(
+    tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch, model: dict[str, object]
+) -> None:
+    """Losses times a power of two, gradients divided by it: nothing changes but for what is rounded to 16 bits."""
+    settings = small(**{"max_steps": 12, "clip": 0.1, "backend": "torch", **model})
+    run, corpus = start(tmp_path, settings, "scaled")
+    go(run, corpus)
+    assert scaled[0].scaling["scale"] == 2.0**16
+    monkeypatch.undo()
+    plain, _ = start(tmp_path, settings, "plain")
+    go(plain, corpus)
+    weights = plain.weights()
+    difference = max(abs(value - weights[name]).max() for name, value in run.weights().items())
+    assert 0 <= difference < 2e-2
+
+
+def test_overflow_is_skipped_and_the_scale_falls(
+    tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While gradients overflow the factor is halved, and no weight is touched."""
+    backward = Device.backward
+
+    def overflow(self: Device, loss: torch.Tensor) -> None:
+        backward(self, loss * math.inf if self.scaling["scale"] > 2.0**13 else loss)
+
+    monkeypatch.setattr(Device, "backward", overflow)
+    run, corpus = start(tmp_path, small(max_steps=8, dropout=0.0))
+    assert go(run, corpus).progress.skipped == 3
+    assert scaled[0].scaling["scale"] == 2.0**13
+    assert math.isfinite(sum(float(abs(value).sum()) for value in run.weights().values()))
+
+
+def test_goes_on_with_its_scale(tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped and continued as if it had not been, also between two growths of the factor."""
+    grow = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: grow(device, init_scale=4.0, growth_interval=4))
+    whole, corpus = start(tmp_path, small(), "whole")
+    go(whole, corpus)
+    assert scaled[0].scaling["scale"] > 4.0
+    run, _ = start(tmp_path, small(max_steps=7), "parts")
+    go(run, corpus)
+    run = RunDirectory.open(run.path)
+    run.settings = run.settings.replaced(max_steps=0)
+    go(run, corpus)
+    assert everything(run) == everything(whole)
