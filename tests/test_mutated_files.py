@@ -29,10 +29,12 @@ from safetensors.numpy import load, save
 from headgate import GRURegressor, recipe, saved
 from headgate import corpus as corpora
 from headgate.cli import main
-from headgate.configuration import Settings
+from headgate.configuration import Settings, TextSettings
 from headgate.corpus import Corpus
 from headgate.errors import InputError
 from headgate.overview import as_json, in_words, look
+from headgate.preparation import prepare
+from headgate.prepared import checksum_of
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
 from headgate.runtime import Runtime
@@ -302,6 +304,53 @@ def test_state(kept: Kept, data: Any) -> None:
 @given(data=st.data(), name=st.sampled_from(GROUPS))
 def test_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
     use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
+
+
+# Prepared corpora
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small prepared corpus for each kind of tokenizer that has a vocabulary."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "text.txt").write_text("to be or not\nto be 分开\n" * 30)
+    made = {}
+    for kind in ("characters", "word", "bpe"):
+        chosen = TextSettings(tokenizer=kind, vocab_size=260, documents="lines")
+        prepare([str(folder / "text.txt")], chosen, folder / kind)
+        made[kind] = folder / kind
+    return made
+
+
+@repeatably(120)
+@given(
+    data=st.data(), kind=st.sampled_from(["characters", "word", "bpe"]),
+    name=st.sampled_from(["manifest.json", "manifest.json", "tokenizer.json", "tokenizer.json", "shard-000000.bin"]),
+    hidden=st.booleans(),
+)  # fmt: skip
+def test_prepared_corpora(prepared: dict[str, Path], data: Any, kind: str, name: str, hidden: bool) -> None:
+    """With ``hidden`` the checksums are made right again."""
+    contents = {p.name: p.read_bytes() for p in prepared[kind].iterdir() if p.name != "lock"}
+    changed = {name: data.draw(bytes_of(contents[name]) if name.endswith("bin") else json_of(contents[name]))}
+    if hidden:
+        changed = {"manifest.json": contents["manifest.json"], **changed}
+        with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
+            manifest = json.loads(changed["manifest.json"])
+            if name == "tokenizer.json":
+                manifest["tokenizer_sha256"] = hashlib.sha256(changed[name]).hexdigest()
+            manifest.pop("checksum", None)
+            manifest["checksum"] = checksum_of(manifest)
+            changed["manifest.json"] = json.dumps(manifest).encode()
+    path = prepared[kind].with_name("changed")
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    for file, content in {**contents, **changed}.items():
+        (path / file).write_bytes(content)
+    with refused(path):
+        corpus = corpora.load(TextSettings(corpus=str(path), held_out=0.0))
+        assert len(corpus.training[np.arange(len(corpus.training))]) == len(corpus.training)
+        assert isinstance(corpus.tokenizer.decode(corpus.tokenizer.encode("to be")), str)
+        assert corpus.characters >= 0
 
 
 # Recipes

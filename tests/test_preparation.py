@@ -142,10 +142,21 @@ def test_what_is_there_already(text, tmp_path):
         prepare([str(text)], TextSettings(), text / "a.txt")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "preparing.json").write_text("{}")
+    (tmp_path / "begun" / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="the preparation of another corpus, or with other settings, was begun"):
         prepare([str(text)], TextSettings(), tmp_path / "begun")
     with locked(out), pytest.raises(InputError, match=f"{out} is in use by process {os.getpid()}"):
         prepare([str(text)], TextSettings(), out)
+
+
+def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
+    """A source that is not there: nothing is made. An encoding that is wrong: the right one may be given next."""
+    with pytest.raises(InputError, match=r"^there is no file and no corpus none\.txt"):
+        prepare([str(text), "none.txt"], TextSettings(), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(InputError, match=r"a\.txt is not ascii: byte 0xe6 at offset 57"):
+        prepare([str(text)], TextSettings(encoding="ascii"), tmp_path / "made")
+    assert len(prepare([str(text)], TextSettings(), tmp_path / "made").ids) == 2 * len(TEXT)
 
 
 def test_standard_input_is_read_once(tmp_path, monkeypatch):
@@ -175,8 +186,8 @@ def damaged(file: Path, change) -> None:
         ("shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "is damaged (its checksum differs)"),
         ("shard-000003.bin", lambda b: b[:-1], "has 296 bytes, 297 are expected"),
         ("manifest.json", lambda b: b.replace(b'"tokens": ', b'"tokens": 1', 1), "is damaged (its checksum differs)"),
-        ("manifest.json", lambda b: b[:-9], "is damaged (JSONDecodeError"),
-        ("manifest.json", lambda b: b"[]", "is damaged (TypeError"),
+        ("manifest.json", lambda b: b[:-9], "is damaged ("),
+        ("manifest.json", lambda b: b"[]", "is damaged ("),
         (
             "tokenizer.json",
             lambda b: b.replace("水".encode(), "氷".encode()),
@@ -219,7 +230,7 @@ def test_a_manifest_of_another_format(text, tmp_path):
     manifest["format"] = 99
     manifest["checksum"] = checksum_of(manifest)
     (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"manifest.json has format 99, this headgate reads 1: prepare it again$"):
+    with pytest.raises(InputError, match=r"has format 99, this headgate reads 1: prepare the corpus again$"):
         PreparedCorpus.open(tmp_path / "made")
 
 

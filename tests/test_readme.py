@@ -69,17 +69,36 @@ def test_estimators(tmp_path: Path) -> None:
     assert run_blocks("docs/estimators.md", tmp_path, None) >= 6
 
 
-def test_flags_of_the_sweeps_are_there() -> None:
-    """The sweeps take minutes; that every flag in them is one of headgate train, runs or compare is seen at once."""
-    page = (ROOT / "docs" / "sweeps.md").read_text("utf-8")
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) - {"--logdir"}  # TensorBoard's
-    known = {flag for name in ("train", "runs", "compare") for flag in _parser().parse_args([name, "x"]).flags}
-    assert named >= {"--hidden", "--learning-rate", "--resume", "--json", "--tensorboard"}
-    assert named <= known
+@pytest.mark.parametrize(
+    ("page", "some", "of_others"),
+    [
+        ("sweeps.md", {"--hidden", "--learning-rate", "--resume", "--json", "--tensorboard"}, {"--logdir"}),
+        (
+            "scaling.md",
+            {"--out", "--documents", "--vocab-size", "--min-frequency", "--head", "--device", "--accumulate"},
+            {"--nnodes", "--nproc-per-node", "--max-restarts", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint",
+             "--rdzv-conf", "--local-addr", "--full-disk"},
+        ),
+    ],
+)  # fmt: skip
+def test_flags_of_a_page_are_there(page: str, some: set[str], of_others: set[str]) -> None:
+    """What is shown takes minutes; that every flag in it is one of headgate, or of a named other, is seen at once."""
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - of_others
+    asked = (["train", "x"], ["runs", "x"], ["compare", "x"], ["prepare", "x", "--out", "y"])
+    known = {flag for arguments in asked for flag in _parser().parse_args(arguments).flags}
+    assert some <= named <= known
 
 
 def test_every_file_that_a_page_names_is_there() -> None:
-    for page in [*PAGES, "docs/architecture.md", "docs/estimators.md", "docs/benchmarks.md", "docs/sweeps.md"]:
+    for page in [
+        *PAGES,
+        "docs/architecture.md",
+        "docs/estimators.md",
+        "docs/benchmarks.md",
+        "docs/sweeps.md",
+        "docs/scaling.md",
+    ]:
         text = (ROOT / page).read_text("utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}"

@@ -27,7 +27,7 @@ from headgate.errors import InputError
 from headgate.files import write_whole
 from headgate.lock import locked
 from headgate.prepared import FORMAT, SETTINGS, PreparedCorpus, checksum_of, dtype_of, is_prepared, read_tokenizer
-from headgate.sources import Passage, passages
+from headgate.sources import Passage, check, passages
 
 SHARD = 1 << 23  # characters
 SAMPLE = 1 << 30  # characters that subwords are learned from, at most
@@ -65,6 +65,7 @@ def prepare(
             "or use --tokenizer bytes"
         )
     _check_folder(folder)
+    check(sources, data_dir=data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if is_prepared(folder):
@@ -100,9 +101,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _begin(folder: Path, job: dict[str, Any]) -> None:
-    """Note what is being prepared; InputError where something else was begun."""
+    """Note what is being prepared; InputError where something else was begun that has come to anything."""
     file = folder / "preparing.json"
-    if not file.exists():
+    if not (folder / "tokenizer.json").exists():
         write_whole(file, json.dumps(job, indent=2, ensure_ascii=False).encode())
         return
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from headgate import tokenizer as tokenizers
 from headgate.download import file_sha256
-from headgate.errors import InputError
+from headgate.errors import InputError, one_line
 from headgate.ids import StoredIds
 from headgate.tokenizer import Tokenizer
 
@@ -77,16 +77,33 @@ def settings_of(path: Path) -> dict[str, Any]:
 def _parse(raw: bytes, where: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(raw)
-        checksum = manifest.pop("checksum")
+        if manifest.pop("checksum") != checksum_of(manifest):
+            raise ValueError("its checksum differs")
+        if manifest["format"] != FORMAT:
+            raise InputError(
+                f"{where} has format {manifest['format']!r}, this headgate reads {FORMAT}: prepare the corpus again"
+            )
+        _check(manifest)
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where} is damaged ({error!r}): restore it, or prepare the corpus again") from None
-    if checksum != checksum_of(manifest):
-        raise InputError(f"{where} is damaged (its checksum differs): restore it, or prepare the corpus again")
-    if manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{where} has format {manifest.get('format')!r}, this headgate reads {FORMAT}: prepare it again"
-        )
+        raise InputError(f"{where} is damaged ({one_line(error)}): restore it, or prepare the corpus again") from None
     return manifest
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """ValueError, KeyError or TypeError where a manifest is not what ``prepare`` writes."""
+    shards = manifest["shards"]
+    for number, shard in enumerate(shards):
+        if shard["file"] != f"shard-{number:06d}.bin" or not isinstance(shard["sha256"], str):
+            raise ValueError(f"shard {number} is not described")
+    numbers = [shard["tokens"] for shard in shards] + [manifest[key] for key in ("characters", "documents")]
+    if not all(type(n) is int and 0 <= n < 1 << 50 for n in numbers) or not isinstance(manifest["beginning"], str):
+        raise ValueError("what it counts are no counts")
+    if manifest["settings"].keys() != set(SETTINGS) or not isinstance(manifest["tokenizer_sha256"], str):
+        raise ValueError("its settings are not all there")
+    for key in JOB:
+        manifest[key]
 
 
 def is_prepared(path: str | Path) -> bool:

@@ -100,6 +100,13 @@ def passages(
             begins = begins or (settings.documents == "lines" and text.endswith("\n"))
 
 
+def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:
+    """InputError for a source that is not there; what has to be downloaded is."""
+    for source in sources:
+        for _ in _files(source, data_dir):
+            pass
+
+
 def read(settings: TextSettings, *, data_dir: Path | None = None) -> str:
     """The whole text of ``settings.corpus``."""
     return "".join(passage.text for passage in passages(settings, data_dir=data_dir))

@@ -11,7 +11,7 @@ from pathlib import Path
 from headgate.commands.invocation import add_setting, command
 from headgate.configuration import Settings, TextSettings
 from headgate.errors import InputError
-from headgate.prepared import SETTINGS
+from headgate.prepared import SETTINGS, is_prepared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings().replaced(**given).text
     processes = options.processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     progress = _Progress(quiet=options.quiet)
+    before = is_prepared(options.out)
     try:
         corpus = prepare(
             options.corpora,
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         documents = f" in {corpus.documents:,} documents" if corpus.tokenizer.separator is not None else ""
         print(
             f"{corpus.path}: {corpus.characters:,} characters{documents}, {len(corpus.ids):,} tokens, vocabulary "
-            f"{corpus.tokenizer.vocabulary_size:,}"
+            f"{corpus.tokenizer.vocabulary_size:,}" + (" (prepared before, left as it is)" if before else "")
         )
         print(f"train on it:\n  {command()} train {options.out}")
     return 0
