@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,26 @@ def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, a
     prepare([str(text)], TextSettings(), tmp_path / "made")
     assert contents(tmp_path / "made") == contents(tmp_path / "whole")
     assert {name: (tmp_path / "made" / name).stat().st_mtime_ns for name in written} == written
+
+
+@pytest.mark.parametrize("damage", ["gone", "facts", "empty facts", "begun"])
+def test_what_was_damaged_meanwhile_is_made_again(text, tmp_path, damage):
+    prepare([str(text)], TextSettings(), tmp_path / "whole")
+
+    def stop(stage, characters):
+        if stage == "ids" and len(list((tmp_path / "made").glob("shard-*.json"))) == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        prepare([str(text)], TextSettings(), tmp_path / "made", tell=stop)
+    if damage == "gone":
+        (tmp_path / "made" / "shard-000001.bin").unlink()
+    elif damage == "begun":
+        (tmp_path / "made" / ".shard-000003.bin.tmp").write_bytes(b"half")
+    else:
+        (tmp_path / "made" / "shard-000001.json").write_text('{"file"' if damage == "facts" else "{}")
+    prepare([str(text)], TextSettings(), tmp_path / "made")
+    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
 
 
 def test_a_text_that_changed_meanwhile_is_refused(text, tmp_path):
@@ -293,6 +314,26 @@ if __name__ == "__main__":
     print("begun", flush=True)
     preparation.prepare([sys.argv[1]], TextSettings(), Path(sys.argv[2]))
 """
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_workers_do_not_outlive_their_parent(text, tmp_path):
+    code = KILLED.replace("Path(sys.argv[2]))", "Path(sys.argv[2]), processes=2, tell=lambda *_: time.sleep(0.05))")
+    (tmp_path / "killed.py").write_text("import time\n" + code)
+    with subprocess.Popen([sys.executable, tmp_path / "killed.py", text, tmp_path / "made"]) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        for _ in range(900):
+            started = children.read_text().split()
+            if len(started) >= 2:  # a worker and multiprocessing's own tracker
+                break
+            time.sleep(0.05)
+        process.kill()
+    assert len(started) >= 2
+    for _ in range(900):
+        if not any(Path(f"/proc/{pid}").is_dir() for pid in started):
+            return
+        time.sleep(0.05)
+    raise AssertionError("workers are still there")
 
 
 def test_killed_again_and_again(text, tmp_path):

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -170,11 +171,10 @@ def _write_shard(task: tuple[Path, str, int, list[Passage]]) -> dict[str, Any]:
         "documents": sum(passage.begins for passage in text),
         "beginning": beginning_of(text) if number == 0 else "",
     }
-    done = folder / f"{name}.json"
-    if done.exists():
-        before = json.loads(done.read_bytes())
-        if all(before[key] == value for key, value in facts.items()):
-            return before  # type: ignore[no-any-return]
+    before = _recorded(folder / f"{name}.json")
+    if before is not None and (folder / f"{name}.bin").exists():
+        if before.items() >= facts.items():
+            return before
         raise InputError(
             f"the text has changed since its preparation in {folder} was begun (shard {number}): remove the "
             "directory and begin again"
@@ -186,8 +186,17 @@ def _write_shard(task: tuple[Path, str, int, list[Passage]]) -> dict[str, Any]:
     content = ids.astype(dtype_of(V)).tobytes()
     facts |= {"tokens": len(ids), "sha256": hashlib.sha256(content).hexdigest()}
     write_whole(folder / f"{name}.bin", content)
-    write_whole(done, json.dumps(facts).encode())
+    write_whole(folder / f"{name}.json", json.dumps(facts).encode())
     return facts
+
+
+def _recorded(file: Path) -> dict[str, Any] | None:
+    """The facts about a shard; None where there are none, or they cannot be read: the shard is then made again."""
+    try:
+        facts: dict[str, Any] = json.loads(file.read_bytes())
+        return facts if facts.keys() >= {"file", "text_sha256", "tokens", "sha256"} else None
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
+        return None
 
 
 def _finish(folder: Path, job: dict[str, Any], sha256: str, facts: list[dict[str, Any]]) -> None:
@@ -221,7 +230,7 @@ def _workers(count: int) -> Iterator[Any]:
     if count == 1:
         yield map
         return
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent) as pool:
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_to_work) as pool:
 
         def each(function: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
             waiting: collections.deque[Future[Any]] = collections.deque()
@@ -242,5 +251,14 @@ def _workers(count: int) -> Iterator[Any]:
             pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _begin_to_work() -> None:
+    """A worker leaves interrupts to its parent, and does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -108,7 +108,8 @@ def _check(manifest: dict[str, Any]) -> None:
 
 def is_prepared(path: str | Path) -> bool:
     """Whether a directory holds a prepared corpus, whole or damaged."""
-    return (Path(path) / "manifest.json").is_file()
+    there = [(Path(path) / name).is_file() for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
+    return there[0] and any(there[1:])
 
 
 def read_tokenizer(path: Path, sha256: str) -> Tokenizer:

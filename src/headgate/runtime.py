@@ -3,7 +3,6 @@
 Letters: T time steps, B batch, N tokens, V vocabulary, H hidden size, L layers. The equations: those of equations.py.
 """
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,7 +67,7 @@ class Runtime:
         if native.load() is not None:
             self._native = native.Model(
                 self._embedding, self._layers, self._head, reset=settings.reset,
-                threads=threads or _processors(), precision=precision,
+                threads=threads or native.processors(), precision=precision,
             )  # fmt: skip
         elif precision != "float32":
             raise InputError(f"weights in {precision} need the native library: {native.MISSING}")
@@ -252,10 +251,6 @@ class Runtime:
             last.append(h)
         assert x is not None  # there is at least one layer
         return x, np.stack(last)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 import time
 import typing
@@ -11,6 +10,7 @@ from pathlib import Path
 from headgate.commands.invocation import add_setting, command
 from headgate.configuration import Settings, TextSettings
 from headgate.errors import InputError
+from headgate.kernels import native
 from headgate.prepared import SETTINGS, is_prepared
 
 
@@ -38,7 +38,6 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--processes and --seed must be at least 0")
     given = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)}
     settings = Settings().replaced(**given).text
-    processes = options.processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     progress = _Progress(quiet=options.quiet)
     before = is_prepared(options.out)
     try:
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             options.corpora,
             settings,
             Path(options.out),
-            processes=processes,
+            processes=options.processes or native.processors(),
             seed=options.seed,
             data_dir=Path(options.data_dir) if options.data_dir else None,
             tell=progress.tell,
