@@ -8,11 +8,14 @@ BIN := .venv/bin
 train: .venv/ready
 	$(BIN)/headgate train
 
+# Two at a time, with one thread each: most of the time is single-threaded Python.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
