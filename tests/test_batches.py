@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.batches import Batches
+from headgate.batches import Batches, shuffled
 from headgate.configuration import TrainingSettings
 from headgate.errors import InputError
 
@@ -234,3 +234,21 @@ def test_the_settings_of_a_run():
     np.testing.assert_array_equal(found.at(3, 1).x, expected.at(3, 1).x)
     assert (found.B, found.T, found.partition, found.random_offset, found.seed) == (6, 4, "random", False, 5)
     assert Batches.of(np.arange(80), chosen).world_size == 1
+
+
+@pytest.mark.parametrize("n", [40_000, 100_003, 3_000_017])
+def test_long_shuffles_are_shuffles(n: int) -> None:
+    """Each place once; another order for another key; no trace of the order before in neighbours or in halves."""
+    places = np.arange(min(n, 200_000))
+    first, second = (shuffled(places, n, (key, 1)) for key in (5, 6))
+    assert len(np.unique(first)) == len(places)
+    assert first.min() >= 0
+    assert first.max() < n
+    assert np.mean(first == second) < 1e-3
+    assert np.array_equal(first[7:9], shuffled(places[7:9], n, (5, 1)))
+    for lag in (1, 2, 64):
+        assert abs(np.corrcoef(first[:-lag], first[lag:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(places, first)[0, 1]) < 0.02
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
+    low_bits = np.bincount(first & 7, minlength=8) / len(first)
+    assert abs(low_bits - 1 / 8).max() < 0.01

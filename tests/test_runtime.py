@@ -99,7 +99,11 @@ def test_documents_start_over_as_in_the_model() -> None:
     assert np.abs(found - expected_state.numpy()).max() < 1e-6
     with torch.no_grad():
         begun = model(torch.tensor([[documents.separator]]))[0][-1]
+        written = model(torch.tensor([[documents.separator], *([i] for i in documents.encode("ab").tolist())]))[0][-1]
     assert np.abs(runtime.read("")[0] - begun.numpy()).max() < 1e-5
+    assert np.abs(runtime.read("ab")[0] - written.numpy()).max() < 1e-5
+    halves = runtime.read("b", runtime.read("a")[1])
+    assert np.abs(halves[0] - written.numpy()).max() < 1e-5
     model.head.bias.data[documents.separator] = 99.0  # what would be written if it could be
     assert "\ufffd" not in Runtime(arrays_of(model), settings, documents).write("a", 20)
     assert len(Runtime(arrays_of(model), settings, documents).write("a", 20)) == 21

@@ -101,17 +101,18 @@ class Runtime:
         """Read a text: -> logits (1, V) of what follows it, state (L, 1, H).
 
         Characters or words that the vocabulary lacks are read as its stand-in, with one warning that names them. A text
-        without ids, an empty one or spaces between words, is read as the beginning of a document, or where there are
-        none as a line break (or what stands in for it).
+        without ids, an empty one or spaces between words, is read as a line break (or what stands in for it). Where the
+        model knows documents, a text without a ``state`` begins one, and one without ids begins another.
         """
         if unknown := self.tokenizer.unknown(text):
             stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
             warnings.warn(
                 f"not in the vocabulary, read as {stand_in!r}: {' '.join(unknown)}", UserWarning, stacklevel=2
             )
-        ids = self.tokenizer.encode(text)
-        if not len(ids):
-            separator = self.tokenizer.separator
+        ids, separator = self.tokenizer.encode(text), self.tokenizer.separator
+        if separator is not None and state is None:
+            ids = np.concatenate([[separator], ids])
+        elif not len(ids):
             ids = self.tokenizer.encode("\n") if separator is None else np.array([separator])
         outputs, state = self._run(ids[:, None], self.initial_state() if state is None else state)
         return self._logits(outputs[-1]), state

@@ -97,7 +97,6 @@ def passages(
                     left -= len(normal)
                 if not left:
                     return
-            begins = begins or (settings.documents == "lines" and text.endswith("\n"))
 
 
 def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:
