@@ -12,6 +12,8 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -524,3 +526,72 @@ def test_tables(tmp_path_factory: pytest.TempPathFactory, data: Any, name: str) 
     path.write_bytes(data.draw(bytes_of(table_files()[name])))
     with refused(path):
         assert len(read_table(str(path)))
+
+
+# What claims to be huge
+
+HOSTILE = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+from headgate import corpus as corpora, recipe
+from headgate.configuration import TextSettings
+from headgate.errors import InputError
+from headgate.report import Report
+from headgate.run_directory import RunDirectory
+from headgate.runtime import Runtime
+from headgate.training import train
+
+run, cases, corpus = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), corpora.load(
+    TextSettings(corpus=sys.argv[3], held_out=0.3)
+)
+kept = {name: (run / name).read_bytes() for name, _ in cases}
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000, resource.RLIM_INFINITY))
+
+def go_on():
+    directory = RunDirectory.open(run)
+    train(directory, corpus, Report(directory, quiet=True), stop=lambda: True)
+
+readers = (lambda: Runtime.load(run), go_on, lambda: recipe.load(str(run / "a.toml")))
+for name, content in cases:
+    (run / name).write_bytes(content.encode("latin-1"))
+    said = []
+    began = time.monotonic()
+    for read in readers:
+        try:
+            read()
+        except InputError as error:
+            said.append(len(str(error)))
+    assert said, name
+    assert time.monotonic() - began < 10, name
+    (run / name).write_bytes(kept[name])
+print("bounded")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
+def test_what_claims_to_be_huge_takes_no_memory(kept: Kept, tmp_path: Path) -> None:
+    run = kept.with_changed({"a.toml": b"[model]\nhidden = 3\n"})
+    config = kept.contents["config.json"].decode()
+    cases = [
+        ("config.json", config.replace(f'"{name}": {SMALL[name]}', f'"{name}": {2**31 - 1}'))
+        for name in ("hidden", "layers", "embedding", "batch", "steps", "threads")
+    ]
+    for length in (2**63, 2**40, 10**8 - 1):
+        cases.append(("model.safetensors", length.to_bytes(8, "little").decode("latin-1") + "{}"))
+    for shape in ([2**40], [0, 2**64 - 1], [2**32, 2**32], [1] * 100):
+        header = json.dumps(
+            {"head.bias": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0 if 0 in shape else 4]}}
+        )
+        cases.append(("model.safetensors", len(header).to_bytes(8, "little").decode("latin-1") + header + "\0" * 4))
+    cases.append(("tokenizer.json", json.dumps({"type": "characters", "characters": "a" * 1_000_000})))
+    cases.append(("a.toml", "a" + ".a" * 100_000 + " = 1"))
+    assert all(content.encode("latin-1") != kept.contents.get(name) for name, content in cases)
+    (tmp_path / "cases").write_text(json.dumps(cases))
+    (tmp_path / "text.txt").write_text("abcabdabeacb" * 14)
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, str(run), str(tmp_path / "cases"), str(tmp_path / "text.txt")],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.stdout == "bounded\n", done.stderr

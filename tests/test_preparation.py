@@ -180,6 +180,20 @@ def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
     assert len(prepare([str(text)], TextSettings(), tmp_path / "made").ids) == 2 * len(TEXT)
 
 
+def test_subwords_are_learned_from_a_sample_of_a_long_text(monkeypatch):
+    """Whole passages, in order, as many as fit; others for another seed; all of a text that is short enough."""
+    texts = [chr(97 + number) * 10 for number in range(20)]
+    monkeypatch.setattr(preparation, "SAMPLE", 55)
+    samples = [list(preparation._sample(lambda: iter(texts), seed)) for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2]
+    for sample in samples:
+        assert len(sample) == 5
+        assert sample == sorted(sample)
+        assert set(sample) < set(texts)
+    monkeypatch.setattr(preparation, "SAMPLE", 200)
+    assert list(preparation._sample(lambda: iter(texts), 0)) == texts
+
+
 def test_standard_input_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     with pytest.raises(InputError, match=r"^standard input can be read only once, "):
