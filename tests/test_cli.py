@@ -404,6 +404,29 @@ def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
     assert "No space left on device: make room" in done.stderr
 
 
+def test_unknown_words_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evaluated line by line, as it was trained; words that the vocabulary lacks are counted as words."""
+    (tmp_path / "text.txt").write_text("the gate is shut\nthe water is low\n" * 40)
+    (tmp_path / "other.txt").write_text("the gate\n\nthe flood is low flood\n")
+    how = ("--tokenizer", "word", "--documents", "lines", "--hidden", "4", "--embedding", "3", "--epochs", "1")
+    run = str(tmp_path / "run")
+    assert (
+        main(["train", str(tmp_path / "text.txt"), *how, "--batch", "4", "--steps", "5", "--quiet", "--out", run]) == 0
+    )
+    assert main(["evaluate", run, str(tmp_path / "other.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tokens"], found["unknown_words"]) == (8, 2)  # seven words and two separators, less the first
+    assert main(["evaluate", run, str(tmp_path / "other.txt")]) == 0
+    assert "2 words are not in the vocabulary: flood\n" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_leaves_no_run(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "device mps: this torch finds no" in fails(
+        "train", "voyage", "--device", "mps", "--out", str(tmp_path / "r")
+    )
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str]) -> None:
     """Going on with a run that somebody trains is refused before its settings are touched."""
     before = (trained / "config.json").read_bytes()

@@ -109,6 +109,31 @@ def test_bytes_of_another_encoding_are_those_of_the_text(tmp_path):
     assert bytes(corpus.training.tolist()) == "分\n".encode()
 
 
+def test_documents_have_separators_before_them(tmp_path):
+    """One more id, the last; where documents begin is part of what the text is."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name, text in {"a/1.txt": "ab", "a/2.txt": "cd", "b/1.txt": "abc", "b/2.txt": "d"}.items():
+        (tmp_path / name).write_text(text)
+    found = {}
+    for folder in "ab":
+        corpus = load(TextSettings(corpus=str(tmp_path / folder), documents="files", held_out=0.0))
+        assert corpus.tokenizer.separator == 5
+        found[folder] = (corpus.training.tolist(), corpus.sha256)
+    assert found["a"][0] == [5, 1, 2, 5, 3, 4]
+    assert found["b"][0] == [5, 1, 2, 3, 5, 4]
+    assert found["a"][1] != found["b"][1]
+
+
+def test_words_of_lines_stay_apart(tmp_path):
+    (tmp_path / "a.txt").write_text("to be\nor not\nto be\n")
+    lines = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word", documents="lines", held_out=0.0))
+    assert lines.tokenizer.inner.words == ("be", "to", "not", "or")
+    assert lines.training.tolist() == [5, 2, 1, 5, 4, 3, 5, 2, 1]
+    one = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word", held_out=0.0))
+    assert one.tokenizer.words == ("\n", "be", "to", "not", "or")
+
+
 def test_bundled_texts_train_as_they_are():
     for name in ("voyage", "verses"):
         corpus = load(TextSettings(corpus=name))

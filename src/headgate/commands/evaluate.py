@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     directory = RunDirectory.open(Path(options.path))
     data_dir = Path(options.data_dir) if options.data_dir else None
     settings, tokenizer = directory.settings.text, directory.tokenizer
+    foreign: list[str] = []
     if options.text is None:
         if not settings.held_out:
             raise InputError(f"{directory.path} held nothing out: say which text to evaluate on")
@@ -57,14 +58,15 @@ def run(options: argparse.Namespace) -> int:
         if corpus.sha256 != directory.facts.get("corpus_sha256"):
             raise InputError(f"{settings.corpus} has changed since {directory.path} was trained: name a text")
         ids, ratio, name = corpus.held_out, corpus.characters_per_token, f"held-out part of {settings.corpus}"
-        foreign = ""
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
-        text = sources.read(settings, data_dir=data_dir)
-        ids, name = tokenizer.encode(text), options.text
-        ratio = len(text) / max(len(ids), 1)
-        unknown = set(tokenizer.unknown(text))
-        foreign = "".join(c for c in text if c in unknown)
+        passages = list(sources.passages(settings, data_dir=data_dir))
+        ids, name = corpora.encode(tokenizer, passages), options.text
+        ratio = sum(len(passage.text) for passage in passages) / max(len(ids), 1)
+        for passage in passages:
+            unknown = set(tokenizer.unknown(passage.text))
+            pieces = passage.text.split() if settings.tokenizer == "word" else passage.text
+            foreign += [piece for piece in pieces if piece in unknown]
 
     losses = _losses(directory, best=options.best, without_torch=options.runtime)
     result = evaluate(losses, ids, rows=options.rows, characters_per_token=ratio)
@@ -74,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
         result = evaluate(runtime.losses, ids, rows=options.rows, characters_per_token=ratio)
         lost = result.perplexity / exact.perplexity - 1
+    units = "words" if settings.tokenizer == "word" else "characters"
     if options.json:
         answer = {
             "text": name,
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             "loss": result.loss,
             "perplexity": result.perplexity if math.isfinite(result.perplexity) else None,
             "bits_per_character": result.bits_per_character,
-            "unknown_characters": len(foreign),
+            f"unknown_{units}": len(foreign),
             "weights": options.weights,
             "perplexity_lost": lost if math.isfinite(lost) else None,
         }
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     if options.weights != "float32":
         print(f"with weights in {options.weights}; in float32 the perplexity is {exact.perplexity:.4f} ({lost:+.3%})")
     if foreign:
-        print(f"{len(foreign):,} characters are not in the vocabulary: {' '.join(sorted(set(foreign))[:20])}")
+        print(f"{len(foreign):,} {units} are not in the vocabulary: {' '.join(sorted(set(foreign))[:20])}")
     return 0
 
 

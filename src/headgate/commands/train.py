@@ -151,6 +151,7 @@ def _start(
     from headgate import adaptive, events, processes
     from headgate import corpus as corpora
     from headgate.batches import Batches
+    from headgate.device import Device
     from headgate.run_directory import RunDirectory
     from headgate.sources import NAMED
 
@@ -163,6 +164,7 @@ def _start(
     Batches.of(
         corpus.training, settings.training, world_size=count
     )  # raises where the text is too short, before anything is written
+    Device.of(settings.training.device, settings.training.precision, number=processes.share()[0])  # likewise
     if settings.model.head == "adaptive":
         adaptive.cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
         if settings.text.tokenizer not in ("word", "bpe"):
