@@ -103,3 +103,4 @@ def test_goes_on_with_its_scale(tmp_path: Path, scaled: list[Device], monkeypatc
     run.settings = run.settings.replaced(max_steps=0)
     go(run, corpus)
     assert everything(run) == everything(whole)
+    assert scaled[2].scaling == scaled[0].scaling
