@@ -795,3 +795,13 @@ def test_a_directory_in_use_is_refused(tmp_path):
         pass
     with locked(run.path):
         pass
+
+
+@pytest.mark.parametrize("line", ["[]", "5", "null", '{"loss": "1.0"}', '{"loss": [1]}', '{"step": 1' + "0" * 30 + "}"])
+def test_a_line_that_is_no_report_is_named(tmp_path, line):
+    run = make(tmp_path)
+    run.append("log.jsonl", '{"step": 1, "loss": 0.5, "perplexity": null}\n')
+    assert len(run.log()) == 1
+    run.append("log.jsonl", line + "\n")
+    with pytest.raises(InputError, match=r"log\.jsonl is damaged \(line 2 is no report\): remove that line$"):
+        run.log()
