@@ -1,5 +1,7 @@
 """Ids in files are read as an array of them is, and do not stay in memory."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,10 +48,28 @@ def test_what_lies_outside_is_refused(tmp_path):
         ids[::2]
 
 
-def test_maps_are_let_go_of(tmp_path, monkeypatch):
+def test_files_are_let_go_of(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "ROWS", 5)
-    ids, _ = store(tmp_path, [3, 4, 5])
+    monkeypatch.setattr(stored, "MAPS", 2)
+    ids, whole = store(tmp_path, [3, 4, 5])
     ids[np.array([[0, 4], [1, 5]])]  # two rows
     assert len(ids._maps) == 2
     ids[np.array([[8, 9, 10]])]
     assert len(ids._maps) == 0
+    assert np.array_equal(ids[np.arange(12)], whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_what_was_read_does_not_stay_resident(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "ROWS", 4)
+
+    def resident() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssFile"))
+
+    ids, whole = store(tmp_path, [4 << 20] * 12)  # 96 MiB
+    ids[np.arange(3)]
+    before = resident()
+    for start in range(0, len(ids) - 2, 100_003):
+        assert np.array_equal(ids[np.array([[start], [start + 1]])][:, 0], whole[start : start + 2])
+        assert resident() - before < 30

@@ -1,5 +1,6 @@
 """Token ids in files: indexed like an array, of which little is in memory at a time."""
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -10,8 +11,8 @@ import numpy as np
 class StoredIds:
     """The ids of several files, one after the other, or a part of them: ``ids[5:9]`` is a part, ``ids[places]`` arrays.
 
-    Files are memory-mapped when something of them is read, and let go of again after a while: what has been read
-    stays resident as long as it is mapped, and over an epoch that would be the whole corpus.
+    Files are memory-mapped when something of them is read. The pages are let go of again every few rows: what has been
+    read stays resident as long as it is mapped, and over an epoch that would be the whole corpus.
     """
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int], dtype: np.dtype) -> None:
@@ -20,8 +21,8 @@ class StoredIds:
         self._ends = np.cumsum(np.asarray(counts, np.int64))
         self._dtype = dtype
         self._start, self._stop = 0, int(self._ends[-1]) if len(counts) else 0
-        self._maps: dict[int, np.ndarray] = {}
-        self._read = 0  # rows since the maps were let go of
+        self._maps: dict[int, mmap.mmap] = {}
+        self._read = 0  # rows since the pages were let go of
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -51,15 +52,24 @@ class StoredIds:
             found[here] = self._map(int(shard))[places[here] - begin]
         self._read += places.size // max(len(places), 1)
         if self._read >= ROWS:
-            self._maps.clear()
-            self._read = 0
+            self._let_go()
         return found
 
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
-            self._maps[shard] = np.memmap(self._files[shard], self._dtype, "r")
-        return self._maps[shard]
+            with self._files[shard].open("rb") as file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._maps[shard], self._dtype)
+
+    def _let_go(self) -> None:
+        """Leave what has been read to the system's cache, which takes no memory that others need."""
+        self._read = 0
+        if len(self._maps) > MAPS or not hasattr(mmap, "MADV_DONTNEED"):
+            self._maps.clear()
+        for pages in self._maps.values():
+            pages.madvise(mmap.MADV_DONTNEED)
 
 
 Ids = np.ndarray | StoredIds
-ROWS = 1024  # each makes at most some 64 KiB resident before the maps go
+ROWS = 64  # each makes up to two megabytes resident, whatever its length, where the system caches in large pages
+MAPS = 256  # a process may not have many ten thousands
