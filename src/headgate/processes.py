@@ -119,7 +119,7 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def share() -> tuple[int, int]:
+def on_this_machine() -> tuple[int, int]:
     """This process' number among those of its machine, and how many they are."""
     return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 

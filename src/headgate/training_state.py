@@ -15,7 +15,7 @@ from headgate.device import Device
 from headgate.errors import InputError, one_line
 from headgate.language_model import LanguageModel, arrays_of
 from headgate.optimization import check_state, make_optimizer
-from headgate.processes import Loss, Processes, share
+from headgate.processes import Loss, Processes, on_this_machine
 from headgate.run_directory import Arrays, Checkpoint, RunDirectory
 from headgate.runtime import check_weights
 from headgate.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Proces
     model = LanguageModel(
         run.settings.model, tokenizer.vocabulary_size, separator=tokenizer.separator, backend=settings.backend
     )
-    device = Device.of(settings.device, settings.precision, number=share()[0])
+    device = Device.of(settings.device, settings.precision, number=on_this_machine()[0])
     model.to(device.place)
     loss = processes.share(model, model.loss)
     training = Training(model, make_optimizer(settings, model.parameters()), loss, device)

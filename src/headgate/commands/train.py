@@ -159,12 +159,12 @@ def _start(
         events.check()
     if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
-    corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.share())
+    corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.on_this_machine())
     settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
     Batches.of(
         corpus.training, settings.training, world_size=count
     )  # raises where the text is too short, before anything is written
-    Device.of(settings.training.device, settings.training.precision, number=processes.share()[0])  # likewise
+    Device.of(settings.training.device, settings.training.precision, number=processes.on_this_machine()[0])  # likewise
     if settings.model.head == "adaptive":
         adaptive.cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
         if settings.text.tokenizer not in ("word", "bpe"):
@@ -212,7 +212,7 @@ def _continue(
     directory.settings = directory.settings.replaced(**changed)
     if first and directory.settings.training.tensorboard:
         events.check()
-    corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=processes.share())
+    corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=processes.on_this_machine())
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
         raise InputError(
