@@ -805,3 +805,17 @@ def test_a_line_that_is_no_report_is_named(tmp_path, line):
     run.append("log.jsonl", line + "\n")
     with pytest.raises(InputError, match=r"log\.jsonl is damaged \(line 2 is no report\): remove that line$"):
         run.log()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+    run = make(tmp_path)
+    arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
+    run.write("model.safetensors", files.format_arrays(arrays))
+    assert run.weights().keys() == arrays.keys()
+    arrays["b"][2] = value
+    run.write("model.safetensors", files.format_arrays(arrays))
+    with pytest.raises(
+        InputError, match=r"model\.safetensors is damaged \(b holds what is no finite number\): restore"
+    ):
+        run.weights()

@@ -120,7 +120,14 @@ class RunDirectory:
                 f"{self.path} has no {file.name}: "
                 + ("the run held no text out; leave --best away" if best else "it has not reached a checkpoint yet")
             )
-        return files.parse_arrays(file.read_bytes(), file)
+        arrays = files.parse_arrays(file.read_bytes(), file)
+        if wrong := [
+            name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
+        ]:
+            raise InputError(
+                f"{file} is damaged ({wrong[0]} holds what is no finite number): restore it, or train again"
+            )
+        return arrays
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file of the run: all of it or nothing."""
