@@ -435,3 +435,23 @@ def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str])
             "train", "--resume", "--out", str(trained), "--epochs", "9"
         )
     assert (trained / "config.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    """Trained on, continued, prepared and printed: byte for byte what it is."""
+    name = b"caf\xe9.txt"
+    (tmp_path / os.fsdecode(name)).write_text(TEXT * 3)
+    small = ("--hidden", "4", "--embedding", "3", "--batch", "4", "--steps", "5")
+
+    def run(*arguments: str | bytes) -> bytes:
+        command = [sys.executable, "-m", "headgate", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONUTF8": "1"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert name + b":" in run("train", name, "--out", "run", "--max-steps", "3", *small)
+    assert b"finished" in run("train", "--resume", "--epochs", "1", "--out", "run")
+    assert b"characters" in run("prepare", name, "--out", b"made\xff", "--processes", "1")
+    assert b"train made\xff" in run("prepare", name, "--out", b"made\xff", "--processes", "1")

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ _EXTRAS = {  # what installs a missing module
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may have bytes that are no UTF-8
     options, unknown = _parser().parse_known_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)

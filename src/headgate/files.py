@@ -5,6 +5,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -30,6 +31,15 @@ def write_whole(file: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def format_json(value: Any, *, indent: int | None = None) -> bytes:
+    """JSON in UTF-8. What that cannot hold, such as a byte of a file's name, is escaped.
+
+    >>> format_json({"路": "caf\\udce9"}).decode()
+    '{"路": "caf\\\\udce9"}'
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def flush_directory(path: Path) -> None:

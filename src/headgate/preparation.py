@@ -25,7 +25,7 @@ from headgate.configuration import TextSettings
 from headgate.corpus import beginning_of, checksum, encode, tokenizer_for
 from headgate.download import file_sha256
 from headgate.errors import InputError
-from headgate.files import write_whole
+from headgate.files import format_json, write_whole
 from headgate.lock import locked
 from headgate.prepared import FORMAT, SETTINGS, PreparedCorpus, checksum_of, dtype_of, is_prepared, read_tokenizer
 from headgate.sources import Passage, check, passages
@@ -105,7 +105,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
     """Note what is being prepared; InputError where something else was begun that has come to anything."""
     file = folder / "preparing.json"
     if not (folder / "tokenizer.json").exists():
-        write_whole(file, json.dumps(job, indent=2, ensure_ascii=False).encode())
+        write_whole(file, format_json(job, indent=2))
         return
     try:
         begun = json.loads(file.read_bytes())
@@ -128,7 +128,7 @@ def _make_tokenizer(
         if settings.tokenizer == "bpe":
             texts = _sample(lambda: (passage.text for passage in read()), seed)
         tokenizer = tokenizer_for(settings, texts, each=each)
-        write_whole(file, json.dumps(tokenizer.to_json(), ensure_ascii=False).encode())
+        write_whole(file, format_json(tokenizer.to_json()))
     return file_sha256(file)
 
 
@@ -214,7 +214,7 @@ def _finish(folder: Path, job: dict[str, Any], sha256: str, facts: list[dict[str
         "shards": [{key: f[key] for key in ("file", "tokens", "sha256")} for f in facts],
     }
     manifest["checksum"] = checksum_of(manifest)
-    write_whole(folder / "manifest.json", (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / "manifest.json", format_json(manifest, indent=1))
     _clear(folder)
 
 

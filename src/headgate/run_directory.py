@@ -80,7 +80,7 @@ class RunDirectory:
             raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = cls(path, settings, tokenizer, facts)
-        run.write("tokenizer.json", json.dumps(tokenizer.to_json(), ensure_ascii=False).encode())
+        run.write("tokenizer.json", files.format_json(tokenizer.to_json()))
         run.write_settings()
         return run
 
@@ -110,7 +110,7 @@ class RunDirectory:
 
     def write_settings(self) -> None:
         config = {"format": FORMAT, "settings": self.settings.to_dict(), "facts": self.facts}
-        self.write("config.json", (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+        self.write("config.json", files.format_json(config, indent=2))
 
     def weights(self, *, best: bool = False) -> dict[str, np.ndarray]:
         """The weights to use, or those with the lowest held-out loss."""

@@ -78,7 +78,7 @@ def write(
         "facts": {name: _described(value, name) for name, value in facts.items()},
     }
     config = {"format": FORMAT, "headgate": headgate.__version__, "sha256": _checksum(learned, content), **learned}
-    described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f".{path.name}.{ending}") for ending in ("tmp", "old"))
     shutil.rmtree(new, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import Any
 from headgate.commands.invocation import command, default_directory
 from headgate.errors import InputError
 from headgate.estimator_parameters import ClassifierParameters, ForecastParameters
+from headgate.files import format_json
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -205,7 +206,7 @@ def _write(
     saved.write(
         out, type(estimator).__name__, estimator.get_params(), *estimator.describe(), overwrite=options.overwrite,
         more={
-            "data.json": json.dumps(roles.to_json(), indent=1, ensure_ascii=False).encode(),
+            "data.json": format_json(roles.to_json(), indent=1),
             "log.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
         },
     )  # fmt: skip
