@@ -39,7 +39,8 @@ def format_json(value: Any, *, indent: int | None = None) -> bytes:
     >>> format_json({"路": "caf\\udce9"}).decode()
     '{"路": "caf\\\\udce9"}'
     """
-    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + ("\n" if indent else "")
+    return text.encode("utf-8", "backslashreplace")
 
 
 def flush_directory(path: Path) -> None:
