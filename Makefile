@@ -27,7 +27,7 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Alone on the machine; some fifteen minutes. A goal that is missed does not stop the rest: read the verdicts.
+# Alone on the machine; some twenty minutes. A goal that is missed does not stop the rest: read the verdicts.
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnx onnxruntime openvino
 	$(BIN)/python benchmarks/layer.py --threads 2
@@ -36,6 +36,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/fitting.py --rounds 5
+	$(BIN)/python benchmarks/heads.py
+	$(BIN)/python benchmarks/large_text.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/peers.py
 
