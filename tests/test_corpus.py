@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from headgate.configuration import TextSettings
 from headgate.corpus import load
 from headgate.errors import InputError
-from headgate.sources import read
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
-from tests.test_sources import zipped
+from tests.test_sources import read, zipped
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -22,7 +22,7 @@ from headgate import download as downloads
 from headgate import sources
 from headgate.configuration import TextSettings
 from headgate.errors import InputError
-from headgate.sources import NAMED, SUFFIXES, NamedCorpus, locate, normalize, passages, read
+from headgate.sources import NAMED, SUFFIXES, NamedCorpus, locate, normalize, passages
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -39,6 +39,11 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+def read(chosen: TextSettings, **options) -> str:
+    """A whole text."""
+    return "".join(passage.text for passage in passages(chosen, **options))
 
 
 def text_of(path, **settings) -> str:

@@ -82,13 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, takes, add_arguments, run, text in (
         ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
-        (
-            "prepare",
-            "CORPUS --out DIR",
-            prepare.add_arguments,
-            prepare.run,
-            "tokenize texts of any size for headgate train",
-        ),
+        ("prepare", "CORPUS --out DIR", prepare.add_arguments, prepare.run, "tokenize texts of any size to train on"),
         ("generate", "RUN", generate.add_arguments, generate.run, "let a trained model write"),
         ("evaluate", "RUN [TEXT]", evaluate.add_arguments, evaluate.run, "how well a trained model predicts a text"),
         (

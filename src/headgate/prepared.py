@@ -102,8 +102,8 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError("what it counts are no counts")
     if manifest["settings"].keys() != set(SETTINGS) or not isinstance(manifest["tokenizer_sha256"], str):
         raise ValueError("its settings are not all there")
-    for key in JOB:
-        manifest[key]
+    if not manifest.keys() >= set(JOB):
+        raise ValueError("it does not say what was prepared")
 
 
 def is_prepared(path: str | Path) -> bool:

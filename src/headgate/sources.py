@@ -106,11 +106,6 @@ def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:
             pass
 
 
-def read(settings: TextSettings, *, data_dir: Path | None = None) -> str:
-    """The whole text of ``settings.corpus``."""
-    return "".join(passage.text for passage in passages(settings, data_dir=data_dir))
-
-
 def normalize(text: str, how: str) -> str:
     """A text as ``TextSettings.normalize`` says. Whole lines are normalized independently.
 
