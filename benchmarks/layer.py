@@ -1,13 +1,15 @@
 """The layer against torch.nn.GRU with the same weights: forward and backward, forward alone, share of the FMA peak.
 
-Before anything is timed, values and all gradients must agree. Packing of the weights is in every call.
+Before anything is timed, values and all gradients must agree. Packing of the weights is in every call. Ours is timed as
+it is, and with batch_invariant=False where the processor has matrix tiles, which that is for.
 
     python benchmarks/layer.py [--threads 2] [--rounds 9]
 """
 
-import statistics
 import time
 from functools import partial
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,19 @@ SHAPES = {  # T, B, I, H: forward and backward at least so many times faster
 MEAN, MEAN_FORWARD, SHARE = 3.3, 2.5, 0.75
 
 
-def pair(T: int, B: int, I: int, H: int) -> tuple[nn.GRU, GRU, Tensor, Tensor, Tensor]:  # noqa: E741
-    """Both layers with the same weights, an input, a first state, and the gradient of the outputs."""
-    theirs, ours = nn.GRU(I, H), GRU(I, H, backend="cpu")
-    ours.load_state_dict(theirs.state_dict())
+def ways() -> dict[str, bool]:
+    """What to call ours, and its batch_invariant."""
+    return {"ours": True, "batch_invariant=False": False} if native.level() == "AMX" else {"ours": True}
+
+
+def layers(T: int, B: int, I: int, H: int) -> tuple[list[nn.Module], Tensor, Tensor, Tensor]:  # noqa: E741
+    """Theirs and ours with the same weights, an input, a first state, and the gradient of the outputs."""
+    theirs = nn.GRU(I, H)
+    ours = [GRU(I, H, batch_invariant=invariant, backend="cpu") for invariant in ways().values()]
+    for layer in ours:
+        layer.load_state_dict(theirs.state_dict())
     x, h0 = torch.randn(T, B, I, requires_grad=True), torch.zeros(1, B, H, requires_grad=True)
-    return theirs, ours, x, h0, torch.randn(T, B, H)
+    return [theirs, *ours], x, h0, torch.randn(T, B, H)
 
 
 def step(layer: nn.Module, x: Tensor, h0: Tensor, d_states: Tensor) -> tuple[Tensor, ...]:
@@ -46,7 +55,7 @@ def forward(layer: nn.Module, x: Tensor, h0: Tensor) -> Tensor:
         return layer(x, h0)[0]
 
 
-def parity_gate(theirs: nn.GRU, ours: GRU, *rest: Tensor) -> float:
+def parity_gate(theirs: nn.Module, ours: nn.Module, *rest: Tensor) -> float:
     """The largest difference of a value or gradient, relative to the tensor's largest element. Raises above 1e-4."""
     worst = max(
         float((a - b).detach().abs().max() / b.detach().abs().max())
@@ -59,34 +68,37 @@ def parity_gate(theirs: nn.GRU, ours: GRU, *rest: Tensor) -> float:
 
 def main() -> None:
     options = start(__doc__)
-    print(f"{'T':>4} {'B':>4} {'I':>5} {'H':>5}   {'forward + backward':^32}   {'forward':^32}   parity")
+    header = "   T    B     I     H   ", f"{'forward + backward, ms: theirs / ours':^44}", f"{'forward':^44}", "parity"
+    print("   ".join(header))
     goals, results = {}, []
     for shape, least in SHAPES.items():
-        T, B, I, H = shape  # noqa: E741 - the letters of the equations
-        *layers, x, h0, d_states = both = pair(*shape)
-        worst = parity_gate(*both)
-        times = in_turn([partial(step, layer, x, h0, d_states) for layer in layers], options.rounds)
-        alone = in_turn([partial(forward, layer, x, h0) for layer in layers], options.rounds)
-        found = {"shape": shape, "ratio": ratio(*times), "forward": ratio(*alone)}
-        flop = 2 * T * B * 3 * H * (H + I)
-        columns = [
-            f"{sorted(t)[len(t) // 2] * 1e3:8.2f} /{sorted(o)[len(o) // 2] * 1e3:8.2f} ms {ratio(t, o):6.2f}x"
-            for t, o in (times, alone)
-        ]
-        print(f"{T:>4} {B:>4} {I:>5} {H:>5}   {columns[0]:>32}   {columns[1]:>32}   {worst:.0e}", flush=True)
-        found["gflops"] = 3 * flop / sorted(times[1])[options.rounds // 2] / 1e9
+        found: dict[str, Any] = {"shape": shape}
+        (theirs, *ours), *rest = layers(*shape)
+        worst = max(parity_gate(theirs, layer, *rest) for layer in ours)
+        columns = []
+        for what, run, arguments in (("both", step, rest), ("forward", forward, rest[:2])):
+            first, *others = in_turn([partial(run, layer, *arguments) for layer in (theirs, *ours)], options.rounds)
+            found[what] = [ratio(first, times) for times in others]
+            times = " ".join(f"{median(t) * 1e3:.2f} {r:.2f}x" for t, r in zip(others, found[what], strict=True))
+            columns.append(f"{median(first) * 1e3:.2f} / {times}")
+        print(
+            "{:>4} {:>4} {:>5} {:>5}".format(*shape), f"  {columns[0]:^44}   {columns[1]:^44}   {worst:.0e}", flush=True
+        )
         results.append(found)
-        goals[f"forward + backward T={T} B={B} I={I} H={H}"] = (found["ratio"], least)
-    goals["geometric mean"] = (geometric_mean(r["ratio"] for r in results), MEAN)
-    goals["geometric mean, forward"] = (geometric_mean(r["forward"] for r in results), MEAN_FORWARD)
-    print(f"\ngeometric means: {goals['geometric mean'][0]:.2f}x, forward {goals['geometric mean, forward'][0]:.2f}x")
-    for name, share in recurrent_share(options.threads).items():
-        goals[f"share of the FMA peak, {name}"] = (share, SHARE)
-        print(f"recurrent kernel, B=32, H=256, {name}: {share:.0%} of the FMA peak")
+        for way, found_ratio in zip(ways(), found["both"], strict=True):
+            goals["{}: forward + backward T={} B={} I={} H={}".format(way, *shape)] = (found_ratio, least)
+    print()
+    for i, (way, invariant) in enumerate(ways().items()):
+        means = [geometric_mean(r[what][i] for r in results) for what in ("both", "forward")]
+        goals |= {f"{way}: mean": (means[0], MEAN), f"{way}: mean, forward": (means[1], MEAN_FORWARD)}
+        print(f"{way}: geometric means {means[0]:.2f}x, forward {means[1]:.2f}x")
+        for name, share in recurrent_share(options.threads, invariant).items():
+            goals[f"{way}: share of the FMA peak, {name}"] = (share, SHARE)
+            print(f"{way}: recurrent kernel, B=32, H=256, {name}: {share:.0%} of the FMA peak")
     conclude(goals, threads=options.threads, machine=machine(options.threads), results=results)
 
 
-def recurrent_share(threads: int, seconds: float = 3.0) -> dict[str, float]:
+def recurrent_share(threads: int, invariant: bool, seconds: float = 3.0) -> dict[str, float]:
     """What the recurrence makes of the FMA peak: B=32, H=256, T=35, ids of a small vocabulary, the kernel alone.
 
     Peak and kernel in turn, because processors change their clock with the work: the median of the ratios.
@@ -94,7 +106,8 @@ def recurrent_share(threads: int, seconds: float = 3.0) -> dict[str, float]:
     T, B, V, H = 35, 32, 28, 256
     layer = GRU(V, H, backend="cpu")
     weights = [w.detach() for w in layer.all_weights[0]]
-    arguments = cpu._Arguments(torch.randint(V, (T, B)), torch.zeros(B, H), *weights, None, None, None, False, False)
+    x, h0, nothing = torch.randint(V, (T, B)), torch.zeros(B, H), [None] * 3
+    arguments = cpu._Arguments(x, h0, *weights, *nothing, before=False, reverse=False, invariant=invariant)
     states, _, gates = cpu._forward(arguments, True)
     d_states, needed = torch.randn(T, B, H), (False, *[True] * 5, False)
     kernels = {
@@ -109,7 +122,7 @@ def recurrent_share(threads: int, seconds: float = 3.0) -> dict[str, float]:
             began = time.perf_counter()
             kernel()
             ratios.append(products * 2 * T * B * 3 * H * H / (time.perf_counter() - began) / peak)
-        shares[name] = statistics.median(ratios)
+        shares[name] = median(ratios)
     return shares
 
 

@@ -22,7 +22,7 @@ def processor() -> str:
 
 def fma_rate(threads: int, steps: int = 500_000) -> float:
     """Floating-point operations a second that so many threads make just now, float32, with nothing but registers."""
-    library, lanes = native.load(), {"baseline": 4, "AVX2": 8, "AVX-512": 16}[native.level()]
+    library, lanes = native.load(), {"baseline": 4, "AVX2": 8, "AVX-512": 16, "AMX": 16}[native.level()]
     began = time.perf_counter()
     library.headgate_peak_float(threads, native.ctypes.c_int64(steps))
     return threads * 2 * 12 * lanes * steps / (time.perf_counter() - began)

@@ -18,19 +18,21 @@
 
 #include "product.h"
 #include "sequence.h"
+#include "tiles.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
-template <class T> class Backward {
+// P: the type in which weights are packed. on_tiles: their gradients are computed on matrix tiles.
+template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class Backward {
   static constexpr int w = width<T>;
   enum Part { of_n, of_r, of_z, fourth };  // of a token
 
  public:
   Backward(const headgate_gru& g, const headgate_gru_gradients& d) : q_(g), d_(d), team_(g.threads) {
     threads_ = team_.size();
-    split_rows_ = splits_rows(q_.B, q_.H, threads_, sizeof(T));
+    split_rows_ = splits_rows<P>(q_.B, q_.H, threads_);
     if (!split_rows_ && q_.U < threads_ * 2) threads_ = 1;
     T* zeros = workspace_.get<T>(q_.H + w);
     std::memset(zeros, 0, size_t(q_.H + w) * sizeof(T));
@@ -51,20 +53,34 @@ template <class T> class Backward {
     chunk_ = chunks > 0 ? 1 + (T_ - 1) / chunks : 1;
     if (chunk_ < 1) chunk_ = 1;
     const int64_t rows = split_rows_ ? (B + threads_ - 1) / threads_ : B;
-    group_ = least(chunk_, 1 + (row_group - 1) / (rows ? rows : 1));
+    group_ = least(chunk_, 1 + (rows_together - 1) / (rows ? rows : 1));
     const int64_t tokens = chunk_ * B, packed = vector_stride<T>(tokens);
     IV_ = (I + w - 1) / w;
     few_ids_ = q_.ids && T_ * B < I / 2;
     dense_ = !q_.ids && d.d_weight_ih;
-    pack_hidden_ = H % w || B > rows_without_packing;
+    pack_hidden_ = !std::is_same_v<P, T> || H % w || B > rows_without_packing;
 
-    if (pack_hidden_) hidden_memory_ = workspace_.get<T>(U * vector_stride<T>(3 * H));
-    hidden_ = pack_hidden_ ? packed_columns<T>(static_cast<const T*>(hidden_memory_), 3 * H) : Columns<T>{q_.weight_hh, w, H};
-    if (d.d_x) input_ = workspace_.get<T>(IV_ * vector_stride<T>(3 * H));
+    last_ = q_.after ? 3 * H : 2 * H;
+    if (pack_hidden_) {
+      hidden_memory_ = workspace_.get<P>(U * vector_stride<T, P>(last_));
+      hidden_ = packed_columns<T>(static_cast<const P*>(hidden_memory_), last_);
+      if (!q_.after) candidate_memory_ = workspace_.get<P>(U * vector_stride<T, P>(H));
+      candidate_ = packed_columns<T>(static_cast<const P*>(candidate_memory_), H);
+    } else if constexpr (std::is_same_v<P, T>) {
+      hidden_ = {q_.weight_hh, w, H};
+      candidate_ = hidden_.from(0, 2 * H);
+    }
+    if (d.d_x) input_ = workspace_.get<P>(IV_ * vector_stride<T, P>(3 * H));
     rows_ = workspace_.get<T>(group_ * B * row_stride() + w);
     for (T*& part : packed_) part = workspace_.get<T>(U * packed);
     states_ = workspace_.get<T>(U * packed);
     if (dense_) inputs_ = workspace_.get<T>(IV_ * packed);
+    if constexpr (on_tiles) {
+      const int64_t panel = tiles_of_panel(tokens);
+      if (d.d_weight_hh) states_panels_ = workspace_.get<Tile>(U * panel);
+      if (d.d_weight_hh && !q_.after) fourth_panels_ = workspace_.get<Tile>(U * panel);
+      if (dense_) inputs_panels_ = workspace_.get<Tile>(IV_ * panel);
+    }
     dh_ = workspace_.get<T>(U * B * w);
     token_ = workspace_.get<int64_t>(tokens + 1);
     const int64_t sums = 4 * U * w, table = q_.ids && d.d_weight_ih && !few_ids_ ? 3 * U * I * w : 0;
@@ -73,16 +89,18 @@ template <class T> class Backward {
     own_ = workspace_.get<Own>(threads_);
     for (int i = 0; i < threads_; ++i) {
       Own& my = own_[i];
-      my.sums = workspace_.get<T>(sums_size<T>(3 * H));
+      my.sums = workspace_.get<T>(sums_size<T, P>(3 * H, U > IV_ ? U : IV_));
       my.active = workspace_.get<int64_t>(B + 1);
       my.places = workspace_.get<int64_t>(group_ * B + 1);
       my.rows = workspace_.get<const T*>(tokens + 3 * H + 1);
+      if constexpr (on_tiles) my.panels = workspace_.get<Tile>((2 + U / threads_) * tiles_of_panel(tokens));
     }
   }
 
   void run() {
     team_.run([this](int index) {
       if (index >= threads_) return;
+      [[maybe_unused]] const std::conditional_t<on_tiles, TileUse, std::nullptr_t> use{};
       Own& my = own_[index];
       const Territory own = territory(q_.B, q_.U, index, threads_, split_rows_);
       prepare(index, own, my);
@@ -103,6 +121,10 @@ template <class T> class Backward {
           pack_inputs(tokens, index, my);
           wait();
         }
+        if constexpr (on_tiles) {
+          pack_panels(tokens, index);
+          wait();
+        }
         weights_gradients(tokens, index, my, first);
         wait();
         first = false;
@@ -117,10 +139,13 @@ template <class T> class Backward {
     T* sums;
     int64_t *active, *places;
     const T** rows;
+    Tile* panels;
   };
 
   // So few rows read W_hh where it lies: packing it would cost more than it saves.
   static constexpr int64_t rows_without_packing = 4;
+  static constexpr int64_t rows_together = std::is_same_v<P, Tile> ? tiled_group : row_group;
+  static constexpr int64_t vectors_to_share = 8;
 
   void wait() {
     if (threads_ > 1) team_.barrier().wait();
@@ -142,12 +167,14 @@ template <class T> class Backward {
     const Range units = part(q_.U, index, threads_);
     if (pack_hidden_) {
       for (int64_t k = 0; k < 3 * H; ++k) my.rows[k] = q_.weight_hh + k * H;
-      pack_columns(my.rows, 3 * H, H, units.begin, units.end, hidden_memory_, vector_stride<T>(3 * H));
+      pack_columns(my.rows, last_, H, units.begin, units.end, hidden_memory_, vector_stride<T, P>(last_));
+      if (!q_.after)
+        pack_columns(my.rows + 2 * H, H, H, units.begin, units.end, candidate_memory_, vector_stride<T, P>(H));
     }
     if (d_.d_x) {
       for (int64_t k = 0; k < 3 * H; ++k) my.rows[k] = q_.weight_ih + (k < H ? k + 2 * H : k - H) * q_.I;
       const Range vectors = part(IV_, index, threads_);
-      pack_columns(my.rows, 3 * H, q_.I, vectors.begin, vectors.end, input_, vector_stride<T>(3 * H));
+      pack_columns(my.rows, 3 * H, q_.I, vectors.begin, vectors.end, input_, vector_stride<T, P>(3 * H));
       if (q_.g.lengths) {
         const Range steps = part(q_.T, index, threads_);
         std::memset(out(d_.d_x) + steps.begin * q_.B * q_.I, 0, size_t(steps.size() * q_.B * q_.I) * sizeof(T));
@@ -199,7 +226,7 @@ template <class T> class Backward {
       multiply<1>(rows, my.rows, 3 * H, hidden_, units.begin, units.end, my.sums,
                   [&](int64_t v, int n, int64_t i, const T* sums) { add(my.active[i], v, n, sums); });
     } else {
-      multiply<1>(rows, my.rows, H, hidden_.from(0, 2 * H), units.begin, units.end, my.sums,
+      multiply<1>(rows, my.rows, H, candidate_, units.begin, units.end, my.sums,
                   [&](int64_t v, int n, int64_t i, const T* sums) {
                     const int64_t b = my.active[i];
                     for (int64_t u = v; u < v + n; ++u, sums += w)
@@ -279,7 +306,11 @@ template <class T> class Backward {
   // The input's gradient at the steps [from, last) of a group.
   void inputs_gradient(int64_t from, int64_t last, int index, Territory own, Own& my) {
     const int64_t I = q_.I, H = q_.H;
-    const Range mine = split_rows_ ? Range{0, (last - from) * q_.B} : part((last - from) * q_.B, index, threads_);
+    // Where hidden units are split, threads share these rows; or many vectors, so that no thread reads all weights.
+    const bool share_vectors = !split_rows_ && IV_ >= vectors_to_share * threads_;
+    const Range mine = split_rows_ || share_vectors ? Range{0, (last - from) * q_.B}
+                                                    : part((last - from) * q_.B, index, threads_);
+    const Range vectors = share_vectors ? part(IV_, index, threads_) : Range{0, IV_};
     int64_t n = 0;
     for (int64_t s = from; s < last; ++s)
       for (int64_t b = own.rows.begin; b < own.rows.end; ++b) {
@@ -288,7 +319,7 @@ template <class T> class Backward {
         my.rows[n] = row(s, from, b, of_n);
         my.places[n++] = t * q_.B + b;
       }
-    multiply<1>(n, my.rows, 3 * H, packed_columns<T>(static_cast<const T*>(input_), 3 * H), 0, IV_, my.sums,
+    multiply<1>(n, my.rows, 3 * H, packed_columns<T>(static_cast<const P*>(input_), 3 * H), vectors.begin, vectors.end, my.sums,
                 [&](int64_t v, int n, int64_t i, const T* sums) {
                   T* to = out(d_.d_x) + my.places[i] * I;
                   for (int64_t u = v; u < v + n; ++u, sums += w)
@@ -300,6 +331,18 @@ template <class T> class Backward {
     for (int64_t i = 0; i < tokens; ++i) my.rows[i] = q_.input(token_[i] / q_.B, token_[i] % q_.B);
     const Range vectors = part(IV_, index, threads_);
     pack_columns(my.rows, tokens, q_.I, vectors.begin, vectors.end, inputs_, packed(1));
+  }
+
+  // What the parts of tokens are multiplied with, as right sides on tiles.
+  void pack_panels(int64_t tokens, int index) {
+    const auto pack = [&](const T* from, Tile* to, int64_t vectors) {
+      const Range mine = part(vectors, index, threads_);
+      for (int64_t v = mine.begin; to && v < mine.end; ++v)
+        pack_right(from + packed(v), tokens, to + v * tiles_of_panel(tokens));
+    };
+    pack(states_, states_panels_, q_.U);
+    pack(packed_[fourth], fourth_panels_, q_.U);
+    pack(inputs_, inputs_panels_, IV_);
   }
 
   // What a chunk adds to the gradients of weights and biases, own units.
@@ -317,13 +360,27 @@ template <class T> class Backward {
       for (int gate = 0; gate < 3; ++gate)
         for (int64_t u = units.begin; u < units.end; ++u) scatter(tokens, gate, u, packed_[input_parts[gate]] + packed(u));
     }
-    for (int gate = 0; gate < 3; ++gate) {
-      const auto product = [&](Part p, const T* right, void* d, int64_t N) {
-        multiply_left(tokens, packed_[p], packed(1), units.begin, units.end, H, packed_right(right), N,
-                      out(d) + gate * H * N, first, my.rows, my.sums);
-      };
-      if (d_.d_weight_hh) product(hidden_parts[gate], !q_.after && gate == 2 ? packed_[fourth] : states_, d_.d_weight_hh, H);
-      if (dense_) product(input_parts[gate], inputs_, d_.d_weight_ih, I);
+    if constexpr (on_tiles) {
+      const auto place = [&](void* d, int64_t gate, int64_t N) { return static_cast<float*>(d) + gate * H * N; };
+      for (Part p : {of_n, of_r, of_z, fourth}) {  // each packed once for what it has a share in
+        Right with[2];
+        int count = 0;
+        for (int gate = 0; gate < 3; ++gate) {
+          if (d_.d_weight_hh && hidden_parts[gate] == p)
+            with[count++] = {!q_.after && gate == 2 ? fourth_panels_ : states_panels_, H, place(d_.d_weight_hh, gate, H)};
+          if (dense_ && input_parts[gate] == p) with[count++] = {inputs_panels_, I, place(d_.d_weight_ih, gate, I)};
+        }
+        if (count) multiply_left(tokens, packed_[p], packed(1), units.begin, units.end, H, with, count, first, my.panels);
+      }
+    } else {
+      for (int gate = 0; gate < 3; ++gate) {
+        const auto product = [&](Part p, const T* right, void* d, int64_t N) {
+          multiply_left(tokens, packed_[p], packed(1), units.begin, units.end, H, packed_right(right), N,
+                        out(d) + gate * H * N, first, my.rows, my.sums);
+        };
+        if (d_.d_weight_hh) product(hidden_parts[gate], !q_.after && gate == 2 ? packed_[fourth] : states_, d_.d_weight_hh, H);
+        if (dense_) product(input_parts[gate], inputs_, d_.d_weight_ih, I);
+      }
     }
   }
 
@@ -372,12 +429,14 @@ template <class T> class Backward {
   bool split_rows_ = false, few_ids_ = false, dense_ = false, pack_hidden_ = true;
   int64_t chunk_ = 1, group_ = 1, IV_ = 0;  // steps of a chunk, of a group; vectors of the input
   int64_t* first_ = nullptr;                // (T + 1): tokens before step s
-  T* hidden_memory_ = nullptr;              // W_hh in (U) vectors of 3H
-  Columns<T> hidden_{};                     // that, or W_hh where it lies
-  T* input_ = nullptr;                      // W_ih, rows in the order n, r, z, in (IV) vectors of 3H
+  int64_t last_ = 0;                        // rows of W_hh that a step's last product is with: all; reset before: of r, z
+  P *hidden_memory_ = nullptr, *candidate_memory_ = nullptr;  // these in (U) vectors; with reset before those of n
+  Columns<P> hidden_{}, candidate_{};       // that, or W_hh where it lies
+  P* input_ = nullptr;                      // W_ih, rows in the order n, r, z, in (IV) vectors of 3H
   T *rows_ = nullptr, *dh_ = nullptr;       // (group, B, 4, H); (U, B, w)
   T* packed_[4] = {};                       // the parts of a chunk's tokens: (U) vectors of tokens
   T *states_ = nullptr, *inputs_ = nullptr; // the states before, the inputs: (U) and (IV) vectors of tokens
+  Tile *states_panels_ = nullptr, *fourth_panels_ = nullptr, *inputs_panels_ = nullptr;  // such vectors on tiles
   int64_t* token_ = nullptr;                // (tokens): t * B + b
   T *table_ = nullptr, *table_excess_ = nullptr, *bias_ = nullptr, *bias_excess_ = nullptr;  // (3, U, I, w); (4, U, w)
   Own* own_ = nullptr;

@@ -8,6 +8,7 @@
 #include "activation.h"
 #include "product.h"
 #include "sequence.h"
+#include "tiles.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
@@ -87,7 +88,7 @@ template <class T, class P = T> class Forward {
  public:
   Forward(const headgate_gru& g, Team& team, Workspace& workspace) : q_(g), team_(team) {
     const int64_t threads = team_.size(), columns = q_.U * 3 * w;
-    split_rows_ = splits_rows(q_.B, q_.H, int(threads), sizeof(P));
+    split_rows_ = splits_rows<P>(q_.B, q_.H, int(threads));
     if (!split_rows_ && q_.U < threads * 2) threads_ = 1;
     threads_ = threads_ ? threads_ : int(threads);
     T* zeros = workspace.get<T>(q_.H + w);
@@ -103,7 +104,7 @@ template <class T, class P = T> class Forward {
     if (!q_.after) reset_state_ = workspace.get<T>(q_.B * q_.U * w), z_ = workspace.get<T>(q_.B * q_.U * w);
     own_ = workspace.get<Own>(threads);
     for (int i = 0; i < threads; ++i) {
-      own_[i].sums = workspace.get<T>(sums_size<T>(q_.H > q_.I ? q_.H : q_.I));
+      own_[i].sums = workspace.get<T>(sums_size<T, P>(q_.H > q_.I ? q_.H : q_.I, 3 * q_.U));
       own_[i].share = workspace.get<T>(chunk_ * rows * columns);
       own_[i].pointers = workspace.get<const T*>(rows * (chunk_ > 1 ? chunk_ : 1) + 1);
       own_[i].active = workspace.get<int64_t>(rows + 1);
@@ -122,6 +123,7 @@ template <class T, class P = T> class Forward {
   void run() {
     team_.run([this](int index) {
       if (index >= threads_) return;
+      [[maybe_unused]] const std::conditional_t<std::is_same_v<P, Tile>, TileUse, std::nullptr_t> use{};
       if (!q_.g.packed) {
         packed_.fill(q_, index, threads_);
         wait();

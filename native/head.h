@@ -14,6 +14,7 @@
 #include "activation.h"
 #include "product.h"
 #include "sequence.h"
+#include "tiles.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
@@ -21,7 +22,8 @@ namespace {
 
 constexpr int64_t logits_tokens = 256;  // of a chunk
 
-template <class T> class Head {
+// P: the type in which the weight is packed. on_tiles: its gradient is computed on matrix tiles.
+template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class Head {
   static constexpr int w = width<T>;
 
  public:
@@ -31,21 +33,25 @@ template <class T> class Head {
     const int64_t chunks = 1 + (N_ - 1) / logits_tokens;
     chunk_ = N_ ? 1 + (N_ - 1) / chunks : 1;
     threads_ = team_.size();
-    by_token_ = workspace_.get<T>(VV_ * vector_stride<T>(H_));
-    if (g.d_states) by_word_ = workspace_.get<T>(HV_ * vector_stride<T>(V_));
+    by_token_ = workspace_.get<P>(VV_ * vector_stride<T, P>(H_));
+    if (g.d_states) by_word_ = workspace_.get<P>(HV_ * vector_stride<T, P>(V_));
     logits_ = workspace_.get<T>(chunk_ * VV_ * w);
     if (g.d_weight) states_ = workspace_.get<T>(HV_ * vector_stride<T>(chunk_));
     d_logits_ = workspace_.get<T>(VV_ * vector_stride<T>(chunk_));
     d_bias_ = workspace_.get<T>(2 * VV_ * w), d_bias_excess_ = d_bias_ + VV_ * w;
+    if constexpr (on_tiles)
+      if (g.d_weight) panels_ = workspace_.get<Tile>(HV_ * tiles_of_panel(chunk_));
     own_ = workspace_.get<Own>(threads_);
     for (int i = 0; i < threads_; ++i) {
-      own_[i].sums = workspace_.get<T>(sums_size<T>(V_ > H_ ? V_ : H_));
+      own_[i].sums = workspace_.get<T>(sums_size<T, P>(V_ > H_ ? V_ : H_, V_ > H_ ? VV_ : HV_));
       own_[i].rows = workspace_.get<const T*>((V_ > chunk_ ? V_ : chunk_) + 1);
+      if constexpr (on_tiles) own_[i].panels = workspace_.get<Tile>((2 + VV_ / threads_) * tiles_of_panel(chunk_));
     }
   }
 
   void run() {
     team_.run([this](int index) {
+      [[maybe_unused]] const std::conditional_t<on_tiles, TileUse, std::nullptr_t> use{};
       Own& my = own_[index];
       prepare(index, my);
       wait();
@@ -72,6 +78,7 @@ template <class T> class Head {
   struct Own {  // a thread's memory
     T* sums;
     const T** rows;
+    Tile* panels;
   };
   void wait() {
     if (threads_ > 1) team_.barrier().wait();
@@ -85,12 +92,12 @@ template <class T> class Head {
     for (int64_t v = vectors.begin; v < vectors.end; ++v) {
       const T* from[w];
       for (int j = 0; j < w; ++j) from[j] = v * w + j < V_ ? weight(v * w + j) : nullptr;
-      pack_lanes(from, H_, by_token_ + v * vector_stride<T>(H_), w);
+      pack_lanes_as(from, H_, by_token_ + v * vector_stride<T, P>(H_), static_cast<T*>(nullptr));
     }
     if (by_word_) {
       for (int64_t v = 0; v < V_; ++v) my.rows[v] = weight(v);
       const Range columns = part(HV_, index, threads_);
-      pack_columns(my.rows, V_, H_, columns.begin, columns.end, by_word_, vector_stride<T>(V_));
+      pack_columns(my.rows, V_, H_, columns.begin, columns.end, by_word_, vector_stride<T, P>(V_));
     }
     for (int64_t v = vectors.begin; v < vectors.end; ++v)
       store(d_bias_ + v * w, Vec<T>{}), store(d_bias_excess_ + v * w, Vec<T>{});
@@ -102,7 +109,7 @@ template <class T> class Head {
     const Range own = {least(share.begin, tokens), least(share.end, tokens)};
     const T* bias = static_cast<const T*>(g_.bias);
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = state(begin + i);
-    multiply<1>(own.size(), my.rows, H_, packed_columns<T>(static_cast<const T*>(by_token_), H_), 0, VV_, my.sums,
+    multiply<1>(own.size(), my.rows, H_, packed_columns<T>(static_cast<const P*>(by_token_), H_), 0, VV_, my.sums,
                 [&](int64_t v, int n, int64_t i, const T* sums) {
                   for (int64_t u = v; u < v + n; ++u, sums += w) {
                     Vec<T> x = load(sums);
@@ -113,7 +120,7 @@ template <class T> class Head {
     for (int64_t i = own.begin; i < own.end; ++i) softmax(logits(i), begin + i);
     if (!g_.d_states) return;
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = logits(i);
-    multiply<1>(own.size(), my.rows, V_, packed_columns<T>(static_cast<const T*>(by_word_), V_), 0, HV_, my.sums,
+    multiply<1>(own.size(), my.rows, V_, packed_columns<T>(static_cast<const P*>(by_word_), V_), 0, HV_, my.sums,
                 [&](int64_t v, int n, int64_t i, const T* sums) {
                   T* to = static_cast<T*>(g_.d_states) + (begin + own.begin + i) * H_;
                   for (int64_t u = v; u < v + n; ++u, sums += w)
@@ -159,9 +166,18 @@ template <class T> class Head {
     for (int64_t i = 0; i < tokens; ++i) my.rows[i] = state(begin + i);
     const Range columns = part(HV_, index, threads_);
     pack_columns(my.rows, tokens, H_, columns.begin, columns.end, states_, packed);
-    wait();
-    multiply_left(tokens, d_logits_, packed, words.begin, words.end, V_, packed_columns<T>(static_cast<const T*>(states_), chunk_),
-                  H_, static_cast<T*>(g_.d_weight), first, my.rows, my.sums);
+    T* const d_weight = static_cast<T*>(g_.d_weight);
+    if constexpr (on_tiles) {
+      for (int64_t v = columns.begin; v < columns.end; ++v)
+        pack_right(states_ + v * packed, tokens, panels_ + v * tiles_of_panel(tokens));
+      wait();
+      const Right with = {panels_, H_, d_weight};
+      multiply_left(tokens, d_logits_, packed, words.begin, words.end, V_, &with, 1, first, my.panels);
+    } else {
+      wait();
+      multiply_left(tokens, d_logits_, packed, words.begin, words.end, V_,
+                    packed_columns<T>(static_cast<const T*>(states_), chunk_), H_, d_weight, first, my.rows, my.sums);
+    }
   }
 
   const headgate_head& g_;
@@ -171,9 +187,10 @@ template <class T> class Head {
   int threads_ = 1;
   bool gradients_ = false;
   int64_t chunk_ = 1;
-  T *by_token_ = nullptr, *by_word_ = nullptr;  // W: V in vectors of H; H in vectors of V
+  P *by_token_ = nullptr, *by_word_ = nullptr;  // W: V in vectors of H; H in vectors of V
   T *logits_ = nullptr, *d_logits_ = nullptr, *states_ = nullptr;  // (chunk, VV, w); V and H in vectors of tokens
   T *d_bias_ = nullptr, *d_bias_excess_ = nullptr;                 // (VV, w)
+  Tile* panels_ = nullptr;                                          // states_ on tiles
   Own* own_ = nullptr;
 };
 

@@ -7,6 +7,12 @@
 
 #include "level.h"
 
+#if defined(HEADGATE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 struct headgate_model {
   std::unique_ptr<headgate::Model> of_level;
 };
@@ -15,7 +21,25 @@ namespace {
 
 using headgate::Level;
 
+#if defined(HEADGATE_AMX)
+// Matrix tiles with bfloat16; the kernel saves them for those only who ask, once a process.
+bool has_amx() {
+  unsigned a, b, c, d;
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+  constexpr int request_permission = 0x1023, tile_data = 18;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & amx_bf16) || !(d & amx_tile)) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & avx512_bf16)) return false;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
+constexpr int32_t highest_level = 3;
+
 const Level* of(int32_t level) {
+#if defined(HEADGATE_AMX)
+  static const bool amx = has_amx();
+  if (level == 3 && amx && of(2)) return &headgate::amx_level;
+#endif
 #if defined(HEADGATE_X86)
   __builtin_cpu_init();
   if (level == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -27,7 +51,7 @@ const Level* of(int32_t level) {
 }
 
 int32_t highest() {
-  int32_t level = 2;
+  int32_t level = highest_level;
   while (!of(level)) --level;
   return level;
 }
@@ -112,7 +136,7 @@ int32_t headgate_model_generate(const headgate_model* model, const headgate_samp
 int32_t headgate_version(void) { return HEADGATE_VERSION; }
 int32_t headgate_level(void) { return in_use().load(); }
 int32_t headgate_use_level(int32_t level) {
-  if (level < 0 || level > 2 || !of(level)) return HEADGATE_NO_LEVEL;
+  if (level < 0 || level > highest_level || !of(level)) return HEADGATE_NO_LEVEL;
   in_use().store(level);
   return HEADGATE_OK;
 }

@@ -11,7 +11,8 @@
  * Every pointer is the caller's, who allocates and frees; arrays are dense and row-major unless strides are given, of
  * floats or doubles as the function's name says, aligned as such. No output may overlap an input or another output.
  * "May be null" is said where it holds. Nothing is kept between calls but a pool of threads and its workspace. Results
- * are bitwise the same for any number of threads, and for a row alone or in a batch, at one level of instructions.
+ * are bitwise the same for any number of threads, and (unless a caller has waived it: `invariant`) for a row alone or in a
+ * batch, at one level of instructions.
  *
  * Functions return HEADGATE_OK or another status; after another one the outputs are undefined. They check no shape:
  * the caller does. They may be called from several threads at once.
@@ -31,7 +32,7 @@ extern "C" {
 #define HEADGATE_API __attribute__((visibility("default")))
 #endif
 
-#define HEADGATE_VERSION 3 /* of this contract */
+#define HEADGATE_VERSION 4 /* of this contract */
 #define HEADGATE_GATE_LANES 16 /* hidden units whose gates lie together */
 
 enum { HEADGATE_OK = 0, HEADGATE_NO_MEMORY = 1, HEADGATE_NO_LEVEL = 2, HEADGATE_NO_THREADS = 3, HEADGATE_BAD_ID = 4 };
@@ -45,6 +46,8 @@ typedef struct {
   int32_t reverse; /* 1: the sequence is read from its end */
   int32_t threads; /* at least 1 */
   int32_t one_hot; /* 1: the input is ids; 0: it is x */
+  int32_t invariant; /* 1: a row's results have the same bits alone and in any batch; 0: whatever is faster. The same for
+                        forward and backward */
 
   const void* x;          /* (T, B, I); null where the input is ids */
   int64_t x_t, x_b;       /* elements from one time step, one row, of x to the next; those of I lie side by side */
@@ -89,7 +92,8 @@ HEADGATE_API int32_t headgate_backward_double(const headgate_gru*, const headgat
 typedef struct {
   int64_t N, H, V;        /* N tokens */
   double scale;
-  int64_t threads;        /* at least 1 */
+  int32_t threads;        /* at least 1 */
+  int32_t invariant;      /* as above, a token being a row */
   const void* states;     /* (N, H) */
   const void* weight;     /* (V, H) */
   const void* bias;       /* (V); may be null: zeros */
@@ -150,7 +154,8 @@ HEADGATE_API int32_t headgate_model_generate(const headgate_model*, const headga
                                              const double* uniform, const uint8_t* forbidden, uint8_t* seen,
                                              float* logits, float* state, int64_t* ids);
 
-/* Levels of instructions: 0 the baseline of the architecture, 1 AVX2 with FMA, 2 AVX-512. */
+/* Levels of instructions: 0 the baseline of the architecture, 1 AVX2 with FMA, 2 AVX-512, 3 that and matrix tiles (AMX), for
+ * the weights' gradients in float and for what need not be invariant. */
 HEADGATE_API int32_t headgate_version(void);
 HEADGATE_API int32_t headgate_level(void);              /* the one in use: the highest that this machine has */
 HEADGATE_API int32_t headgate_use_level(int32_t level); /* for tests; HEADGATE_NO_LEVEL where it is not to be had */

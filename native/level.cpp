@@ -1,4 +1,4 @@
-// Everything that is vectors, compiled for one level of instructions: -DHEADGATE_LEVEL=baseline, avx2 or avx512.
+// Everything that is vectors, compiled for one level of instructions: -DHEADGATE_LEVEL=baseline, avx2, avx512 or amx.
 //
 // What is not inlined here must have no name that another level's object file could supply in its place: all of it is
 // in the level's namespace or in an unnamed one.
@@ -21,13 +21,34 @@ template <class T, Vec<T> (*f)(Vec<T>)> void elementwise(int64_t n, const T* x, 
   }
 }
 
+// f(P, on_tiles): P the type in which weights are packed that rows are multiplied with; whether the weights' gradients are
+// computed on tiles. Where there is less of something, tiles save no more than packing costs.
+constexpr int64_t units_for_tiles = 128, tokens_for_tiles = 32, rows_for_tiles = 32;
+template <class T, class F> void on_tiles(bool invariant, int64_t rows, int64_t H, int64_t tokens, F f) {
+  T* const vectors = nullptr;
+  if constexpr (has_tiles && std::is_same_v<T, float>) {
+    if (H >= units_for_tiles) {
+      if (!invariant && rows >= rows_for_tiles) return f(static_cast<Tile*>(nullptr), std::true_type{});
+      if (tokens >= tokens_for_tiles) return f(vectors, std::true_type{});
+    }
+  }
+  f(vectors, std::false_type{});
+}
+template <class P> using Pointed = std::remove_pointer_t<P>;
+
 template <class T> void forward(const headgate_gru& g) {
   Workspace workspace;
   Team team(g.threads);
-  Forward<T>(g, team, workspace).run();
+  on_tiles<T>(g.invariant, g.B, g.H, 0, [&](auto* p, auto) { Forward<T, Pointed<decltype(p)>>(g, team, workspace).run(); });
 }
-template <class T> void backward(const headgate_gru& g, const headgate_gru_gradients& d) { Backward<T>(g, d).run(); }
-template <class T> void cross_entropy(const headgate_head& g) { Head<T>(g).run(); }
+template <class T> void backward(const headgate_gru& g, const headgate_gru_gradients& d) {
+  on_tiles<T>(g.invariant, g.B, g.H, g.T * g.B,
+              [&](auto* p, auto of_gradients) { Backward<T, Pointed<decltype(p)>, of_gradients>(g, d).run(); });
+}
+template <class T> void cross_entropy(const headgate_head& g) {
+  on_tiles<T>(g.invariant, g.N, g.H, g.N,
+              [&](auto* p, auto of_gradients) { Head<T, Pointed<decltype(p)>, of_gradients>(g).run(); });
+}
 
 void peak(int32_t threads, int64_t steps) {
   Team team(threads);

@@ -34,6 +34,6 @@ struct Level {
   void (*peak_float)(int32_t threads, int64_t steps);
 };
 
-extern const Level baseline_level, avx2_level, avx512_level;
+extern const Level baseline_level, avx2_level, avx512_level, amx_level;
 
 }  // namespace headgate

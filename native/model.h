@@ -220,7 +220,7 @@ template <class P> class PackedModel : public Model {
   headgate_gru describe(int64_t l, int64_t T, int64_t B, int threads) const {
     headgate_gru g = {};
     g.T = T, g.B = B, g.I = l ? H_ : E_ ? E_ : V_, g.H = H_;
-    g.reset = reset_, g.threads = threads, g.one_hot = !l && !E_;
+    g.reset = reset_, g.threads = threads, g.one_hot = !l && !E_, g.invariant = 1;
     g.x_t = B * g.I, g.x_b = g.I;
     g.packed = layers_[size_t(l)].get();
     return g;

@@ -25,6 +25,9 @@ constexpr int tile_rows = vector_registers == 32 ? 8 : 4;  // times 3 vectors: t
 constexpr int64_t depth = 128;     // so much of three vectors (12 KB with AVX2) stays in the first cache
 constexpr int64_t row_group = 64;  // rows whose results wait together for what comes next
 
+// Of a packed number.
+template <class P> constexpr int64_t bytes_of_number = sizeof(P);
+
 // Elements from one packed vector to the next: not a multiple of 4 KB, or all would compete for the same cache lines.
 template <class T, class P = T> constexpr int64_t vector_stride(int64_t K) {
   return (K * width<T> * int64_t(sizeof(P)) + 63) / 64 * 64 / int64_t(sizeof(P)) + 64 / int64_t(sizeof(P));
@@ -228,7 +231,7 @@ HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
 // a group, which are packed w side by side where many vectors follow: they are then read in order, and rows that lie a power
 // of two apart do not compete for the same cache lines.
 template <class T> constexpr int64_t packed_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
-template <class T> constexpr int64_t sums_size(int64_t K) { return row_group * (3 * width<T> + packed_row<T>(K)); }
+template <class T, class P = T> constexpr int64_t sums_size(int64_t K, int64_t /*vectors*/ = 0) { return row_group * (3 * width<T> + packed_row<T>(K)); }
 constexpr int64_t rows_to_pack = 8, vectors_to_pack = 32;
 
 template <int S, class T, class P, class Out>

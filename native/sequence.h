@@ -9,7 +9,7 @@
 #pragma once
 
 #include "headgate.h"
-#include "simd.h"
+#include "product.h"
 #include "threads.h"
 
 namespace headgate {
@@ -98,8 +98,8 @@ inline Territory territory(int64_t B, int64_t U, int index, int threads, bool sp
 // With at least so many rows a thread, rows are split: every thread reads all weights, but none waits for another. Unless
 // half of them would stay in a thread's second cache, and all of them do not: then hidden units are split.
 constexpr int64_t rows_to_split = 8, weights_to_split = 2 << 20;
-inline bool splits_rows(int64_t B, int64_t H, int threads, size_t size_of_number) {
-  return B >= rows_to_split * threads && (threads == 1 || 3 * H * H * int64_t(size_of_number) <= weights_to_split);
+template <class P> bool splits_rows(int64_t B, int64_t H, int threads) {
+  return B >= rows_to_split * threads && (threads == 1 || 3 * H * H * bytes_of_number<P> <= weights_to_split);
 }
 
 }  // namespace

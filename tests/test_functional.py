@@ -179,7 +179,7 @@ def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
-@pytest.mark.parametrize("H", [5, 64])
+@pytest.mark.parametrize("H", [5, 64, 130])
 def test_same_bits_for_a_row_alone(H: int, reset: str) -> None:
     values = {k: v.float() for k, v in arguments(Case(7, 70, 40, H)).items()}
     states, last = gru(**values, reset=reset, backend="cpu")

@@ -19,14 +19,15 @@ SHAPES = [
     (70, 33, 130),
     (2100, 6, 28),
     (65, 64, 257),
-]  # N, H, V; more tokens than a chunk
+    (300, 130, 35),
+]  # N, H, V; more tokens than a chunk; enough for tiles
 
 
 def arguments(N: int, H: int, V: int) -> tuple[list[Tensor], Tensor]:
     return [torch.randn(s, dtype=torch.float64) for s in ((N, H), (V, H), (V,))], torch.randint(V, (N,))
 
 
-def mean_and_gradients(values: list[Tensor], targets: Tensor, **options: str) -> list[Tensor]:
+def mean_and_gradients(values: list[Tensor], targets: Tensor, **options: Any) -> list[Tensor]:
     leaves = [v.detach().requires_grad_() for v in values]
     loss = linear_cross_entropy(*leaves, *[None] * (2 - len(leaves) + 1), targets, **options)
     return [loss.detach(), *torch.autograd.grad(3 * loss, leaves)]
@@ -44,22 +45,25 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
     torch.set_num_threads(threads)
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-6)):
         given = [v.to(dtype) for v in values]
-        found = mean_and_gradients(given, targets, backend="cpu")
-        for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), found, expected, strict=False):
-            assert value.dtype == dtype
-            assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
+        for invariant in (True, False):
+            found = mean_and_gradients(given, targets, backend="cpu", batch_invariant=invariant)
+            for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), found, expected, strict=False):
+                assert value.dtype == dtype
+                assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
         each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="cpu")
         assert_close(f"losses ({dtype})", each, losses, tolerance * max(float(losses.max()), 1.0))
 
 
 def test_same_bits_for_any_number_of_threads() -> None:
-    values, targets = arguments(1500, 20, 101)
-    found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(mean_and_gradients([v.float() for v in values], targets, backend="cpu"))
-    for other in found[1:]:
-        assert all(map(torch.equal, found[0], other))
+    for H in (20, 140):
+        values, targets = arguments(1500, H, 101)
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            given = [v.float() for v in values]
+            found.append(mean_and_gradients(given, targets, backend="cpu", batch_invariant=False))
+        for other in found[1:]:
+            assert all(map(torch.equal, found[0], other))
 
 
 @pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")

@@ -64,6 +64,7 @@ class Problem:
     strided: bool = False  # the input is batch first
     threads: int = 1
     dtype: str = "float32"
+    invariant: bool = True
 
 
 def blocked(gates: Array) -> Array:
@@ -140,7 +141,7 @@ def run(p: Problem, place: Place = copied, without: tuple[str, ...] = ()) -> dic
     x_t, x_b = (p.I, p.T * p.I) if p.strided else (p.B * p.I, p.I)
     described = native.Gru(
         **{name: getattr(p, name) for name in ("T", "B", "I", "H", "reverse", "threads")},
-        reset=p.before, one_hot=p.ids, x_t=x_t, x_b=x_b,
+        reset=p.before, one_hot=p.ids, invariant=p.invariant, x_t=x_t, x_b=x_b,
         **{name: at for name, at in pointers.items() if not name.startswith("d_")},
     )  # fmt: skip
     gradients = native.Gradients(**{name: at for name, at in pointers.items() if name.startswith("d_")})
@@ -312,6 +313,11 @@ def awkward_problems() -> Iterator[Problem]:
                 ids, choice(yes_or_no), choice(yes_or_no), choice(yes_or_no), choice((False, True, True)),
                 choice(yes_or_no), choice((1, 1, 1, 2)), dtype,
             )  # fmt: skip
+    for H, before, invariant in itertools.product((128, 129, 144, 161), yes_or_no, yes_or_no):  # on tiles
+        yield Problem(
+            choice((1, 2)), choice((32, 33, 49)), choice((1, 16, 33, 60)), H, before, choice(yes_or_no),
+            choice(yes_or_no), choice(yes_or_no), choice(yes_or_no), threads=choice((1, 2)), invariant=invariant,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -322,6 +328,7 @@ class HeadProblem:
     bias: bool
     threads: int
     dtype: str
+    invariant: bool = True
 
 
 def run_head(p: HeadProblem, place: Place = copied) -> dict[str, Array]:
@@ -337,7 +344,9 @@ def run_head(p: HeadProblem, place: Place = copied) -> dict[str, Array]:
     given = {name: place(name, v) for name, v in given.items()}
     written = {name: place(name, np.full(shape, np.nan, p.dtype)) for name, shape in shapes.items()}
     pointers = {name: v.ctypes.data for name, v in (given | written).items()}
-    described = native.Head(N=p.N, H=p.H, V=p.V, scale=1 / max(p.N, 1), threads=p.threads, **pointers)
+    described = native.Head(
+        N=p.N, H=p.H, V=p.V, scale=1 / max(p.N, 1), threads=p.threads, invariant=p.invariant, **pointers
+    )
     native.call(f"cross_entropy_{SUFFIXES[p.dtype]}", described)
     return {name: v.copy() for name, v in written.items()}
 
@@ -347,6 +356,8 @@ def awkward_heads() -> Iterator[HeadProblem]:
     tokens, words = (0, 1, 2, 5, 70, 300), (1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
     for N, V, dtype, _ in itertools.product(tokens, words, SUFFIXES, range(3)):
         yield HeadProblem(N, choice(range(1, 36)), V, choice((False, True)), choice((1, 1, 2)), dtype)
+    for N, H, V, invariant in itertools.product((32, 70, 300), (128, 141), (1, 17, 150), (False, True)):  # on tiles
+        yield HeadProblem(N, H, V, choice((False, True)), choice((1, 2)), "float32", invariant)
 
 
 @dataclass(frozen=True)
@@ -536,6 +547,8 @@ def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
         *(pytest.param(1000, H, False, marks=pytest.mark.slow) for H in (8, 64, 200)),
         (35, 64, True),
         (300, 64, True),
+        (35, 200, True),
+        pytest.param(300, 200, True, marks=pytest.mark.slow),
     ],
 )
 def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
@@ -543,16 +556,56 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
 
     from headgate.functional import gru
 
+    ours_of = functools.partial(gru, backend="cpu", batch_invariant=not ids)  # ids: in batches that tiles are for
     largest: dict[str, list[float]] = {}
     for seed in range(3):
         values, expected, of_torch = errors_of_torch(T, H, seed, ids)
-        ours = outputs_and_gradients(functools.partial(gru, backend="cpu"), values, torch.float32)
+        ours = outputs_and_gradients(ours_of, values, torch.float32)
         for name, error in errors(ours, expected).items():
             so_far = largest.setdefault(name, [0.0, 0.0])
             largest[name] = [max(so_far[0], error), max(so_far[1], of_torch[name])]
     for name, (error, of_torch) in largest.items():
         limit = 2 * max(of_torch, 4 * 2.0**-23)  # where both are tiny, chance decides
         assert error <= limit, f"{name}: error {error:.1e}, of torch.nn.GRU {of_torch:.1e}"
+
+
+# More than a group of 128 rows, than 1,024 terms (3H), than 512 tokens of a chunk; tails of all three.
+ON_TILES = [
+    Problem(3, 35, 33, 128),
+    Problem(2, 150, 40, 352, lengths=True),
+    Problem(2, 150, 40, 352, before=True, resets=True),
+    Problem(2, 32, 700, 161, reverse=True, resets=True),
+    Problem(40, 47, 5, 130, lengths=True, resets=True),
+    Problem(40, 47, 5, 130, before=True, ids=True, lengths=True),
+    Problem(7, 64, 64, 256, strided=True),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("problem", ON_TILES, ids=repr)
+def test_rows_on_tiles(problem: Problem, threads: int, level: int) -> None:
+    """Values and gradients of what need not be invariant, against the same numbers in float64."""
+    given = dataclasses.replace(problem, threads=threads, invariant=False)
+    found, expected = run(given), run(dataclasses.replace(given, dtype="float64"))
+    for name, value in expected.items():
+        assert abs(found[name] - value).max() <= 4e-6 * abs(value).max(), name
+
+
+def test_infinite_rows_on_tiles(level: int) -> None:
+    """Infinite and huge numbers, and what is none, saturate gates as they do without tiles; other rows see nothing."""
+    import torch
+
+    from headgate.functional import gru
+
+    T, B, I, H = 2, 40, 30, 128  # noqa: E741
+    torch.manual_seed(0)
+    x, h0 = torch.randn(T, B, I), torch.randn(B, H)
+    x[0, 3, 4], x[1, 17, 29], x[1, 20, 0], x[0, 39, 1], h0[8, 5] = torch.inf, -torch.inf, torch.nan, 3.4e38, torch.inf
+    weights = torch.randn(3 * H, I), torch.randn(3 * H, H) / H**0.5
+    found, expected = (gru(x, h0, *weights, backend="cpu", batch_invariant=b)[0] for b in (False, True))
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert found.isnan().any()
+    assert found[:, [3, 17, 39]].isfinite().all()
 
 
 def rounded(weight: Array, precision: str) -> Array:
@@ -595,7 +648,7 @@ def test_weights_in_fewer_bits(precision: str, before: bool, level: int) -> None
 
 # Both ways of sharing: with at least 8 rows a thread the rows; else, or with large weights, the hidden units, with 2
 # vectors a thread. More tokens than chunk_tokens (native/sequence.h) are several chunks of backward, more than 64
-# several groups of steps.
+# several groups of steps. Where results need not be invariant, rows on tiles.
 SHARED = [
     Problem(30, 47, 5, 37, lengths=True, resets=True),
     Problem(30, 47, 5, 37, before=True, ids=True),
@@ -607,6 +660,9 @@ SHARED = [
     Problem(2, 19, 7, 430),
     Problem(200, 3, 90, 165),
     Problem(5, 70, 40, 300, before=True, dtype="float64"),
+    Problem(9, 35, 40, 130, resets=True, invariant=False),
+    Problem(2, 150, 33, 352, before=True, lengths=True, invariant=False),
+    Problem(20, 40, 9, 141, ids=True, reverse=True, lengths=True, resets=True, invariant=False),
 ]
 THREADS = (1, 2, 3, 5)
 
@@ -772,6 +828,6 @@ def test_levels() -> None:
     library, best = native.load(), native.load().headgate_level()
     assert native.level() == native.LEVELS[best]
     assert best == max(levels())
-    for unknown in (-1, 3, 1000):
+    for unknown in (-1, len(native.LEVELS), 1000):
         assert library.headgate_use_level(unknown) == 2
     assert library.headgate_level() == best

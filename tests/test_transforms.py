@@ -445,6 +445,7 @@ def test_opcheck(case: str, reverse: bool, before: bool) -> None:
         options["resets"],
         before,
         reverse,
+        True,
         case != "no gates",
     )
     if case == "no gates":  # for tensors without a gradient
@@ -459,7 +460,7 @@ def test_operator_is_the_definition(assert_close, reset: str) -> None:
     leaves = [draw(*shape) for shape in ((T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,))]
     *six, state = leaves
     options = some(T, B)
-    states, last, gates = torch.ops.headgate.gru(*leaves, *options.values(), reset == "before", True, True)
+    states, last, gates = torch.ops.headgate.gru(*leaves, *options.values(), reset == "before", True, True, True)
     found = states, last, cpu.unblocked(gates, H)
     expected = equations.sequence(
         *six, reset=reset, reverse=True, **options, reset_state=state, return_gates=True

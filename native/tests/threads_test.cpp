@@ -17,7 +17,7 @@ constexpr int most_threads = 4, callers = 4, rounds = 2;
 struct Shape {
   const char* name;
   int64_t T, B, I, H;
-  bool before, reverse, ids, lengths, resets;
+  bool before, reverse, ids, lengths, resets, invariant = true;
 };
 
 // At least 8 rows a thread: the rows are shared. Else, with two vectors of hidden units a thread, the hidden units.
@@ -31,6 +31,8 @@ constexpr Shape shapes[] = {
     {"few rows, ids", 5, 3, 6, 140, false, true, true, true, true},
     {"few rows, few ids, before", 3, 4, 50, 136, true, true, true, false, true},
     {"few rows, several chunks", 260, 5, 2, 130, false, false, false, true, true},
+    {"on tiles", 30, 40, 5, 130, false, false, false, false, false, false},
+    {"on tiles, before", 4, 37, 9, 137, true, true, false, true, true, false},
 };
 
 template <class T> struct Functions;
@@ -68,7 +70,7 @@ template <class T> class Problem {
     headgate_gru g{};
     g.T = t, g.B = B, g.I = I, g.H = H;
     g.reset = shape_.before ? HEADGATE_RESET_BEFORE : HEADGATE_RESET_AFTER;
-    g.reverse = shape_.reverse, g.threads = threads, g.one_hot = shape_.ids;
+    g.reverse = shape_.reverse, g.threads = threads, g.one_hot = shape_.ids, g.invariant = shape_.invariant;
     g.x = shape_.ids ? nullptr : x_.data(), g.x_t = B * I, g.x_b = I;
     g.ids = shape_.ids ? ids_.data() : nullptr;
     g.h0 = h0_.data(), g.weight_ih = weight_ih_.data(), g.weight_hh = weight_hh_.data();
@@ -137,7 +139,7 @@ template <class T> int check(const Shape& shape, const char* type) {
 
 int main() {
   int different = 0, levels = 0;
-  for (int32_t level = 0; level < 3; ++level) {
+  for (int32_t level = 0; level <= 3; ++level) {
     if (headgate_use_level(level) != HEADGATE_OK) continue;
     ++levels;
     for (const Shape& shape : shapes) different += check<float>(shape, "float") + check<double>(shape, "double");

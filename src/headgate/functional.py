@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from headgate import equations
 from headgate.kernels import aten, cpu, head, native
 
-BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}  # one signature
+BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}
 LOGITS = 2**24  # so many at most, where torch's operations compute a cross-entropy, exist at a time
 
 
@@ -32,6 +32,7 @@ def gru(
     resets: Tensor | None = None,
     reset_state: Tensor | None = None,
     return_gates: bool = False,
+    batch_invariant: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
     """A GRU over a sequence, one layer, one direction: the function of :func:`headgate.equations.sequence`, faster.
@@ -44,16 +45,21 @@ def gru(
     ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``cpu``, the native library, for tensors on a CPU, and
     ``torch`` elsewhere, or where the library was not built. Function transforms (torch.func, forward-mode
     differentiation) go through ``equations``.
+
+    ``batch_invariant``: with True the backend ``cpu`` gives a row the same bits alone and in any batch. With False it
+    may compute the rows of large batches (32 rows and 128 hidden units at least) on the matrix tiles of processors that
+    have AMX: about as exact, and faster.
     Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
     for an unknown variant or backend.
     """
     _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets, reset_state)
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
-    sequence = BACKENDS[_pick(backend, h0.device.type)]
-    return sequence(
+    backend = _pick(backend, h0.device.type)
+    return BACKENDS[backend](
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
         reset_state=reset_state, return_gates=return_gates,
+        **({"batch_invariant": batch_invariant} if backend == "cpu" else {}),
     )  # fmt: skip
 
 
@@ -64,6 +70,7 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     reduction: str = "mean",
+    batch_invariant: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """Cross-entropy of ``softmax(W h + b)`` in nats: states (N, H), weight (V, H), bias (V,), targets (N,) int64 ids.
@@ -71,7 +78,7 @@ def linear_cross_entropy(
     Returns the mean loss, or with reduction="none" that of every token (N,). The native library never holds the logits
     of all tokens, and computes the gradients along with the mean; where it does not run, and for gradients of single
     losses, torch's own operations do, some tokens at a time where there are more than :data:`LOGITS`; these are then
-    computed again in backward.
+    computed again in backward. ``batch_invariant`` as in :func:`gru`, a token being a row.
     Raises RuntimeError for shapes that do not fit or targets out of range.
     """
     (N, H), V = states.shape, len(weight)
@@ -89,8 +96,8 @@ def linear_cross_entropy(
         found = _some_at_a_time(losses, states, targets, V)
         return found if reduction == "none" else found.mean()
     if reduction == "none":
-        return head.losses(states, weight, bias, targets)
-    return head.mean_loss(states, weight, bias, targets)
+        return head.losses(states, weight, bias, targets, batch_invariant)
+    return head.mean_loss(states, weight, bias, targets, batch_invariant)
 
 
 def adaptive_cross_entropy(

@@ -61,6 +61,7 @@ class LanguageModel(nn.Module):
             bias=True if settings.bias == "double" else "single",
             dropout=settings.dropout if settings.layers > 1 else 0.0,
             reset=settings.reset,
+            batch_invariant=False,
             backend=backend,
         )
         self.dropout = nn.Dropout(settings.dropout)
@@ -95,7 +96,10 @@ class LanguageModel(nn.Module):
         states, targets = states.flatten(0, 1), targets.flatten()
         if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
             return adaptive_cross_entropy(self.head, states, targets, reduction=reduction), state
-        loss = linear_cross_entropy(states, *self._linear(), targets, reduction=reduction, backend=self.gru.backend)
+        loss = linear_cross_entropy(
+            states, *self._linear(), targets, reduction=reduction, batch_invariant=not self.training,
+            backend=self.gru.backend,
+        )  # fmt: skip
         return loss, state
 
     def _linear(self) -> tuple[Tensor, Tensor]:

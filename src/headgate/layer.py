@@ -49,6 +49,8 @@ class GRU(nn.Module):
     bias           "single" is the textbook's one bias a gate: bias_hh is zero and no parameter
     learned_state  True: the state that a sequence starts from, where none is given, is a parameter of each layer and
                    direction, state_l0 (H,) and so on, zero at first
+    batch_invariant  True: on a CPU a row has the same bits alone and in any batch. False: in training it need not,
+                   which lets the library use matrix tiles (AMX) for large batches; see headgate.functional.gru
     backend        "auto", or one of headgate.functional.BACKENDS to force it
 
     >>> gru = GRU(10, 20)
@@ -74,6 +76,7 @@ class GRU(nn.Module):
         *,
         reset: str = "after",
         learned_state: bool = False,
+        batch_invariant: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -96,6 +99,7 @@ class GRU(nn.Module):
         self.bidirectional = bool(bidirectional)
         self.reset = reset
         self.learned_state = bool(learned_state)
+        self.batch_invariant = bool(batch_invariant)
         self.backend = backend
 
         D, H = (2 if bidirectional else 1), hidden_size
@@ -194,7 +198,8 @@ class GRU(nn.Module):
                     h0 = torch.zeros(B, H, dtype=dtype, device=x.device)
                 states, h, *rzn = gru(
                     x, h0, *weights(self, suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
-                    resets=resets, reset_state=start, return_gates=return_gates, backend=self.backend,
+                    resets=resets, reset_state=start, return_gates=return_gates,
+                    batch_invariant=self.batch_invariant or not self.training, backend=self.backend,
                 )  # fmt: skip
                 both.append(states)
                 last.append(h)
@@ -273,5 +278,5 @@ class GRU(nn.Module):
     def extra_repr(self) -> str:
         return represent(
             self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
-            learned_state=False, backend="auto",
+            learned_state=False, batch_invariant=True, backend="auto",
         )  # fmt: skip

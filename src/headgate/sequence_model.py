@@ -52,8 +52,8 @@ class SequenceModel(nn.Module):
         self.pool = pool
         self.gru = GRU(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout if num_layers > 1 else 0.0, bidirectional=bidirectional, reset=reset, backend=backend,
-            device=device, dtype=dtype,
+            dropout=dropout if num_layers > 1 else 0.0, bidirectional=bidirectional, reset=reset,
+            batch_invariant=False, backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), output_size, device=device, dtype=dtype)

@@ -30,6 +30,7 @@ class _Arguments(NamedTuple):
     resets: Tensor | None
     before: bool
     reverse: bool
+    invariant: bool
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -51,14 +52,18 @@ def sequence(
     resets: Tensor | None = None,
     reset_state: Tensor | None = None,
     return_gates: bool = False,
+    batch_invariant: bool = True,
 ) -> tuple[Tensor, ...]:
-    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back."""
+    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back.
+
+    batch_invariant: whether a row must have the same bits alone and in any batch.
+    """
     tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
     dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
     if not ours:
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
-    arguments = (*tensors, lengths, resets, reset == "before", reverse)
+    arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
     if torch.compiler.is_compiling() or type(x) is not Tensor:
         states, last, gates = _operator(*arguments, differentiable or return_gates)
     elif differentiable:
@@ -86,7 +91,7 @@ class _Gru(torch.autograd.Function):
             found = _through_the_definition(arguments, d_outputs, needed)
         else:
             found = _backward(arguments, states, gates, d_outputs, needed)
-        return (*_placed(found, needed), None, None, None, None)
+        return (*_placed(found, needed), *[None] * 5)
 
 
 def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
@@ -104,7 +109,7 @@ def unblocked(gates: Tensor, H: int) -> Tensor:
 def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
     states, _, gates = outputs
     ctx.save_for_backward(*fields[:9], states, gates)
-    ctx.options = fields[9:11]
+    ctx.options = fields[9:12]
     ctx.set_materialize_grads(False)
 
 
@@ -187,16 +192,16 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
         None if v is None else v.data_ptr() for v in alive
     )
     described = native.Gru(
-        T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, None if ids else x_at,
-        x.stride(0), x.stride(1), x_at if ids else None, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets,
-        reset_state,
+        T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, arguments.invariant,
+        None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0, weight_ih, weight_hh, bias_ih,
+        bias_hh, lengths, resets, reset_state,
     )  # fmt: skip
     return described, alive
 
 
 _SCHEMA = (
     "(Tensor x, Tensor h0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? reset_state, "
-    "Tensor? lengths, Tensor? resets, bool before, bool reverse, "
+    "Tensor? lengths, Tensor? resets, bool before, bool reverse, bool invariant, "
 )
 
 
@@ -204,14 +209,14 @@ _SCHEMA = (
     "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(_Arguments(*fields[:11]), fields[11])
+    return _forward(_Arguments(*fields[:12]), fields[12])
 
 
 @_operator.register_fake
 def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    T, B, _, H = _Arguments(*fields[:11]).sizes
+    T, B, _, H = _Arguments(*fields[:12]).sizes
     h0 = fields[1]
-    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[11] else 0)
+    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[12] else 0)
 
 
 @torch.library.custom_op(
@@ -221,8 +226,8 @@ def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
-    states, gates, *d_outputs, needed = fields[11:]
-    return _backward(_Arguments(*fields[:11]), states, gates, d_outputs, needed)
+    states, gates, *d_outputs, needed = fields[12:]
+    return _backward(_Arguments(*fields[:12]), states, gates, d_outputs, needed)
 
 
 @_operator_backward.register_fake
@@ -240,7 +245,7 @@ def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, 
     if not gates.numel():  # traced without gradients, run with them: the gates were not kept
         states, _, gates = _operator(*tensors, *ctx.options, True)
     found = _operator_backward(*tensors, *ctx.options, states, gates, *d_outputs, needed)
-    return (*_placed(found, needed), *[None] * 5)
+    return (*_placed(found, needed), *[None] * 6)
 
 
 _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))

@@ -11,21 +11,26 @@ from torch import Tensor, nn
 from headgate.kernels import native
 
 
-def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """The loss of every token in nats, detached: states (N, H), weight (V, H), bias (V,), targets (N,) -> (N,)."""
-    return _run(states, weight, bias, targets, (False, False, False))[0]
+def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool) -> Tensor:
+    """The loss of every token in nats, detached: states (N, H), weight (V, H), bias (V,), targets (N,) -> (N,).
+
+    invariant: whether a token's loss must have the same bits among any others.
+    """
+    return _run(states, weight, bias, targets, invariant, (False, False, False))[0]
 
 
-def mean_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def mean_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool) -> Tensor:
     """Their mean, whose gradients are computed along with it."""
-    loss: Tensor = _MeanLoss.apply(states, weight, bias, targets)
+    loss: Tensor = _MeanLoss.apply(states, weight, bias, targets, invariant)
     return loss
 
 
 class _MeanLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        found, gradients = _run(states, weight, bias, targets, ctx.needs_input_grad[:3])
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool
+    ) -> Tensor:
+        found, gradients = _run(states, weight, bias, targets, invariant, ctx.needs_input_grad[:3])
         ctx.save_for_backward(states, weight, bias, targets, *gradients)
         return found.mean()
 
@@ -36,13 +41,18 @@ class _MeanLoss(torch.autograd.Function):
             loss = nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets)
             needed = [v for v, g in zip((states, weight, bias), gradients, strict=True) if g is not None]
             again = iter(torch.autograd.grad(loss, needed, d_loss, create_graph=True))
-            return (*(None if g is None else next(again) for g in gradients), None)
+            return (*(None if g is None else next(again) for g in gradients), None, None)
         scale = d_loss.item()  # one as a rule: then nothing needs to be multiplied
-        return (*(g if g is None or scale == 1 else scale * g for g in gradients), None)
+        return (*(g if g is None or scale == 1 else scale * g for g in gradients), None, None)
 
 
 def _run(
-    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, needed: tuple[bool, ...]
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    invariant: bool,
+    needed: tuple[bool, ...],
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The losses, and the gradients of their mean by states, weight and bias."""
     (N, H), V = states.shape, len(weight)
@@ -52,6 +62,6 @@ def _run(
         torch.empty_like(v) if v is not None and need else None for v, need in zip(given, needed, strict=False)
     ]
     pointers = [None if v is None else v.data_ptr() for v in (*given, found, *gradients)]
-    described = native.Head(N, H, V, 1 / max(N, 1), torch.get_num_threads(), *pointers)
+    described = native.Head(N, H, V, 1 / max(N, 1), torch.get_num_threads(), invariant, *pointers)
     native.call(f"cross_entropy_{native.SUFFIXES[states.itemsize]}", described)
     return found, gradients

@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import numpy as np
 
-CONTRACT = 3  # HEADGATE_VERSION of the header that this file was written for
+CONTRACT = 4  # HEADGATE_VERSION of the header that this file was written for
 GATE_LANES = 16  # HEADGATE_GATE_LANES: the layout of gates, see there
 PRECISIONS = ("float32", "bfloat16", "int8")  # in which a Model keeps its weights
-LEVELS = ("baseline", "AVX2", "AVX-512")
+LEVELS = ("baseline", "AVX2", "AVX-512", "AMX")
 _FILE = {"win32": "headgate.dll", "darwin": "libheadgate.dylib"}.get(sys.platform, "libheadgate.so")
 
 
@@ -26,7 +26,7 @@ class Gru(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("T", "B", "I", "H")),
-        *((name, ctypes.c_int32) for name in ("reset", "reverse", "threads", "one_hot")),
+        *((name, ctypes.c_int32) for name in ("reset", "reverse", "threads", "one_hot", "invariant")),
         ("x", ctypes.c_void_p),
         ("x_t", ctypes.c_int64),
         ("x_b", ctypes.c_int64),
@@ -58,7 +58,8 @@ class Head(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("N", "H", "V")),
         ("scale", ctypes.c_double),
-        ("threads", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+        ("invariant", ctypes.c_int32),
         *(
             (name, ctypes.c_void_p)
             for name in ("states", "weight", "bias", "targets", "losses", "d_states", "d_weight", "d_bias")
