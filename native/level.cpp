@@ -23,7 +23,7 @@ template <class T, Vec<T> (*f)(Vec<T>)> void elementwise(int64_t n, const T* x, 
 
 // f(P, on_tiles): P the type in which weights are packed that rows are multiplied with; whether the weights' gradients are
 // computed on tiles. Where there is less of something, tiles save no more than packing costs.
-constexpr int64_t units_for_tiles = 128, tokens_for_tiles = 32, rows_for_tiles = 32;
+constexpr int64_t units_for_tiles = 128, tokens_for_tiles = 32, rows_for_tiles = 24;
 template <class T, class F> void on_tiles(bool invariant, int64_t rows, int64_t H, int64_t tokens, F f) {
   T* const vectors = nullptr;
   if constexpr (has_tiles && std::is_same_v<T, float>) {

@@ -214,7 +214,7 @@ def test_options_reach_the_layer() -> None:
         I, H, O, 2, batch_first=False, dropout=0.25, reset="before", bias="single", backend="equations",
         dtype=torch.float64,
     )  # fmt: skip
-    expected = GRU(I, H, 2, dropout=0.25, reset="before", bias="single", backend="equations")
+    expected = GRU(I, H, 2, dropout=0.25, reset="before", bias="single", batch_invariant=False, backend="equations")
     assert repr(model.gru) == repr(expected)
     assert model.dropout.p == 0.25
     assert {p.dtype for p in model.parameters()} == {torch.float64}
