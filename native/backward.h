@@ -18,7 +18,7 @@
 
 #include "product.h"
 #include "sequence.h"
-#include "tiles.h"
+#include "tiled_product.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {

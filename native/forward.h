@@ -8,7 +8,7 @@
 #include "activation.h"
 #include "product.h"
 #include "sequence.h"
-#include "tiles.h"
+#include "tiled_product.h"
 
 namespace headgate {
 namespace HEADGATE_LEVEL {
