@@ -54,7 +54,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     if (chunk_ < 1) chunk_ = 1;
     const int64_t rows = split_rows_ ? (B + threads_ - 1) / threads_ : B;
     group_ = least(chunk_, 1 + (rows_together - 1) / (rows ? rows : 1));
-    if (split_rows_ && !d.d_x) group_ = 1;
+    if (split_rows_ && !d.d_x) group_ = 1;  // nothing is made of several steps' rows: they stay in the cache
     const int64_t tokens = chunk_ * B, packed = vector_stride<T>(tokens);
     IV_ = (I + w - 1) / w;
     few_ids_ = q_.ids && T_ * B < I / 2;

@@ -231,7 +231,9 @@ HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
 // a group, which are packed w side by side where many vectors follow: they are then read in order, and rows that lie a power
 // of two apart do not compete for the same cache lines.
 template <class T> constexpr int64_t packed_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
-template <class T, class P = T> constexpr int64_t sums_size(int64_t K, int64_t /*vectors*/ = 0) { return row_group * (3 * width<T> + packed_row<T>(K)); }
+template <class T, class P = T> constexpr int64_t sums_size(int64_t K, int64_t /*vectors*/ = 0) {
+  return row_group * (3 * width<T> + packed_row<T>(K));
+}
 constexpr int64_t rows_to_pack = 8, vectors_to_pack = 32;
 
 template <int S, class T, class P, class Out>

@@ -47,7 +47,7 @@ def gru(
     differentiation) go through ``equations``.
 
     ``batch_invariant``: with True the backend ``cpu`` gives a row the same bits alone and in any batch. With False it
-    may compute the rows of large batches (32 rows and 128 hidden units at least) on the matrix tiles of processors that
+    may compute the rows of large batches (24 rows and 128 hidden units at least) on the matrix tiles of processors that
     have AMX: about as exact, and faster.
     Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
     for an unknown variant or backend.
