@@ -58,7 +58,7 @@ sanitize: .venv/ready
 	  $(BIN)/python -c "from headgate.kernels import native; print('with', native.find(), native.level()); \
 	  assert str(native.find().parent) == '$(FIRST)'"
 	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -q tests/test_native.py tests/test_head.py tests/test_functional.py
+	  $(BIN)/python -m pytest -q tests/test_native.py tests/test_head.py tests/test_functional.py tests/test_bindings.py
 	@echo "== 3 of 4: the library and native/tests/threads_test.cpp, for data races"
 	cmake -S . -B $(SANITIZE)/thread -DHEADGATE_SANITIZE=thread
 	MAKEFLAGS= cmake --build $(SANITIZE)/thread --parallel 2 --target threads_test

@@ -18,6 +18,8 @@ from headgate.sampling import Sampling, beam_search, log_softmax
 from headgate.tokenizer import Tokenizer
 
 LOGITS = 2**20  # so many at most exist at a time while a text is scored
+LONGEST = 10**9  # tokens of a text that is written at once: some tens of gigabytes
+FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
 class Runtime:
@@ -85,16 +87,32 @@ class Runtime:
         """The state before any text: zeros (L, B, H)."""
         return np.zeros((self.settings.layers, batch, self.settings.hidden), np.float32)
 
-    def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read one id a row: ids (B,), state (L, B, H) -> logits (B, V) of the next id, new state. The logits of an
-        adaptive head are log-probabilities."""
-        state = self._begun(np.asarray(ids), state)
-        if self._native is not None:
-            logits, state = self._native.step(
-                np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32)
+    def step(self, ids: np.ndarray, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read one id of each of B sequences: ids (B,), state (L, B, H) -> logits (B, V) of the next ids, new state.
+
+        Without a state, each sequence begins with zeros. The characters of one text are read by ``read(text, state)``.
+        The logits of an adaptive head are log-probabilities. Raises InputError for shapes and dtypes that do not fit,
+        IndexError for ids that are not from 0 to V-1; so do ``read`` and ``losses``. A state is never changed in place.
+        """
+        ids = _integers("ids", ids)
+        if ids.ndim != 1:
+            raise InputError(
+                f"step reads ids (B,), one for each sequence, got {ids.shape}: for several steps call "
+                "read(text, state) or losses(x, y, state)"
             )
+        L, H, B = self.settings.layers, self.settings.hidden, len(ids)
+        if state is not None and (given := np.shape(state)) != (L, B, H) and (given[:1], given[2:]) == ((L,), (H,)):
+            raise InputError(
+                f"step reads one id for each sequence, got {B} ids and a state of {given[1]} "
+                f"sequence{'s' * (given[1] != 1)}: for the characters of one text call read(text, state)"
+            )
+        state = self._state(state, B)
+        ids = _plain(ids, INT64)
+        state = self._begun(ids, state)
+        if self._native is not None:
+            logits, state = self._native.step(ids, state)
             return self._whole(state[-1], logits), state
-        outputs, state = self._run(np.asarray(ids)[None], state)
+        outputs, state = self._run_on(ids[None], state)
         return self._logits(outputs[0]), state
 
     def read(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +132,7 @@ class Runtime:
             ids = np.concatenate([[separator], ids])
         elif not len(ids):
             ids = self.tokenizer.encode("\n") if separator is None else np.array([separator])
-        outputs, state = self._run(ids[:, None], self.initial_state() if state is None else state)
+        outputs, state = self._run(ids.astype(np.int64)[:, None], self._state(state, 1))
         return self._logits(outputs[-1]), state
 
     def stream(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> Iterator[str]:
@@ -122,6 +140,9 @@ class Runtime:
 
         Ids that stand for no text (``<unk>``) are never written.
         """
+        return self._stream(prefix, _length(length), sampling, seed)
+
+    def _stream(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[str]:
         write = self.tokenizer.writer(prefix)
         natively = self._native is not None and self._clusters is None
         for i in (self._draw_natively if natively else self._draw)(prefix, length, sampling, seed):
@@ -149,8 +170,9 @@ class Runtime:
         forbidden[self.tokenizer.unwritable] = True
         generator = np.random.default_rng(seed)
         how = native.Draw(
-            sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p, sampling.top_k
-        )
+            sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p,
+            min(sampling.top_k, len(seen)),
+        )  # fmt: skip
         drawn = 0
         while drawn < length:
             n = min(max(drawn, 1), 64, length - drawn)
@@ -158,11 +180,17 @@ class Runtime:
             drawn += n
 
     def write(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> str:
-        """``prefix`` and its continuation by ``length`` ids."""
+        """``prefix`` and its continuation by ``length`` ids. InputError for more than :data:`LONGEST`: stream those."""
+        if _length(length) > LONGEST:
+            raise InputError(
+                f"a text of at most {LONGEST:,} tokens can be written at once, got {length:,}: take a smaller length, "
+                "or stream it"
+            )
         return prefix + "".join(self.stream(prefix, length, sampling, seed=seed))
 
     def beam(self, prefix: str, length: int, width: int) -> list[tuple[str, float]]:
         """The most probable continuations that a beam finds, best first: (prefix and continuation, nats)."""
+        length = _length(length)
         logits, state = self.read(prefix)
 
         def step(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,8 +214,13 @@ class Runtime:
 
     def losses(self, x: np.ndarray, y: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy in nats of each target: x, y (T, B), state (L, B, H) or None -> (T, B), new state."""
-        outputs, state = self._run(x, self.initial_state(x.shape[1]) if state is None else state)
-        states, targets = outputs.reshape(-1, outputs.shape[-1]), y.reshape(-1)
+        x, y = _integers("ids", x), _integers("targets", y)
+        if x.ndim != 2 or x.shape != y.shape:
+            raise InputError(f"x and y must be ids (T, B) of one shape, got {x.shape} and {y.shape}")
+        state = self._state(state, x.shape[1])
+        self._check_range("targets", y)
+        outputs, state = self._run(_plain(x, INT64), state)
+        states, targets = outputs.reshape(x.size, outputs.shape[-1]), y.reshape(-1)
         nats = np.empty(len(targets))
         n = max(LOGITS // self.tokenizer.vocabulary_size, 1)
         for start in range(0, len(targets), n):
@@ -223,13 +256,36 @@ class Runtime:
         logits[..., self.tokenizer.unwritable] = -np.inf
         return logits
 
+    def _state(self, state: np.ndarray | None, B: int) -> np.ndarray:
+        """A given state as the library reads it, (L, B, H) float32; zeros for None. InputError for any other."""
+        if state is None:
+            return self.initial_state(B)
+        given, shape = np.asarray(state), (self.settings.layers, B, self.settings.hidden)
+        if given.shape != shape:
+            raise InputError(
+                f"the state must be {shape}, layers, sequences and hidden units, got {given.shape}: take what the last "
+                f"call returned, or initial_state({B})"
+            )
+        if given.dtype.kind not in "fiu":
+            raise InputError(f"the state must hold real numbers, got {given.dtype}")
+        return _plain(given, FLOAT32)
+
+    def _check_range(self, name: str, ids: np.ndarray) -> None:
+        V = self.tokenizer.vocabulary_size
+        if ids.size and not (ids.min() >= 0 and ids.max() < V):
+            raise IndexError(f"{name} must be from 0 to {V - 1}, got {ids.min()} to {ids.max()}")
+
     def _begun(self, ids: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The state (L, B, H) before ids (B,): zeros in the rows where a document begins."""
+        if self.tokenizer.separator is None:
+            return state
         begins = ids == self.tokenizer.separator
         return np.where(begins[:, None], np.float32(0), state) if begins.any() else state
 
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        if self.tokenizer.separator is None or not len(ids):
+            return self._run_on(ids, state)
         begins = (ids == self.tokenizer.separator).any(1)
         outputs = []
         for piece in np.split(ids, np.flatnonzero(begins[1:]) + 1):
@@ -240,18 +296,42 @@ class Runtime:
     def _run_on(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same where no document begins behind the first step."""
         if self._native is not None:
-            return self._native.read(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(state, np.float32))
+            return self._native.read(ids, state)
+        self._check_range("ids", ids)
         x: np.ndarray | None = None if self._embedding is None else self._embedding[ids]
         last = []
         for h, (W_ih, W_hh, b_ih, b_hh) in zip(state, self._layers, strict=True):
             a = (W_ih.T[ids] if x is None else x @ W_ih.T) + b_ih  # (T, B, 3H)
             x = np.empty((*ids.shape, h.shape[-1]), np.float32)
-            for t in range(len(ids)):
+            for t in range(len(ids) if ids.size else 0):
                 h = _step(a[t], h, W_hh, b_hh, self.settings.reset)
                 x[t] = h
             last.append(h)
         assert x is not None  # there is at least one layer
         return x, np.stack(last)
+
+
+def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The same numbers of that dtype, C-contiguous, aligned, not a subclass: the array itself where it is so."""
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
+        return array
+    return np.array(array, dtype, order="C")
+
+
+def _integers(name: str, values: np.ndarray) -> np.ndarray:
+    """Ids as an array. InputError for what are not integers."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "iu" and (given.size or given.dtype.kind != "f"):  # NumPy takes an empty list for floats
+        raise InputError(f"{name} must be integers, got {given.dtype}")
+    return given
+
+
+def _length(length: int) -> int:
+    """How many ids to write. InputError for what is not such a number."""
+    if not isinstance(length, int | np.integer) or length < 0:
+        raise InputError(f"length must be a whole number of at least 0, got {length!r}")
+    return int(length)
 
 
 def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from headgate.errors import InputError
 
+HELD = 2**26  # logits, or numbers of the states, or ids, that a beam search may hold: some gigabytes
 Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ids (W,), state -> logits (W, V), state
 
 
@@ -99,6 +100,13 @@ def beam_search(
     """
     if width < 1 or length < 0:
         raise InputError(f"beam search needs a width of at least 1 and a length of at least 0, got {width}, {length}")
+    V = logits.shape[-1]
+    most = min(width, max(V, 2) ** min(length, width.bit_length()))  # beams that there can be
+    if (held := most * max(V, length, state.size)) > HELD:
+        raise InputError(
+            f"a beam of {width:,} for {length:,} tokens is too large to be held: at most {HELD:,} numbers can be, "
+            f"these are {held:,}: take a smaller width or length"
+        )
     beams: list[list[int]] = [[]]
     scores = np.zeros(1)
     for _ in range(length):

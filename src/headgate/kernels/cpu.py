@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headgate import equations
 from headgate.kernels import memory, native
+from headgate.kernels.dense import check_floats, check_range, dense, resolved
 
 
 class _Arguments(NamedTuple):
@@ -145,11 +146,11 @@ def _through_the_definition(
 
 def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
     """-> states (T, B, H), last (B, H), gates (see native/headgate.h), empty unless kept."""
+    described, alive = _describe(arguments)
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
     states, last = memory.empty((T, B, H), h0.dtype), h0.new_empty(B, H)
     gates = memory.empty(_blocked(T, B, H) if keep_gates else (0,), h0.dtype)
-    described, alive = _describe(arguments)
     described.states, described.last = states.data_ptr(), last.data_ptr()
     described.gates = gates.data_ptr() if keep_gates else None
     native.call(f"forward_{native.SUFFIXES[h0.itemsize]}", described)
@@ -163,40 +164,83 @@ def _backward(
     """The gradients of the arguments that need one."""
     h0 = arguments.h0
     described, alive = _describe(arguments)
-    described.states, described.gates = states.data_ptr(), gates.data_ptr()
-    incoming = [None if d is None else d.contiguous() for d in d_outputs]
+    T, B, _, H = arguments.sizes
+    shapes = (T, B, H), (B, H), _blocked(T, B, H)
+    kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
+    described.states, described.gates = (v.data_ptr() for v in kept)
+    incoming = [
+        None if d is None else dense(name, d, shape, h0.dtype)
+        for name, d, shape in zip(("d_states", "d_last", "d_gates"), d_outputs, shapes, strict=True)
+    ]
+    if needed[0] and not arguments.x.is_floating_point():
+        raise RuntimeError("ids have no gradient")
     owners = (*arguments[:6], h0)  # of reset_state every row has its own share
     gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
     native.call(f"backward_{native.SUFFIXES[h0.itemsize]}", described, native.Gradients(*pointers))
-    del alive
+    del alive, kept
     if gradients[6] is not None:
         gradients[6] = gradients[6].sum(0)
     return [g for g in gradients if g is not None]
 
 
 def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
-    """The arguments as the library wants them, and the tensors that must live as long."""
-    x, *others = arguments[:9]
+    """The arguments as the library wants them, and the tensors that must live as long. RuntimeError for wrong ones."""
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = arguments[:9]
+    ids, dtype = not x.is_floating_point(), h0.dtype
+    if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2:
+        shapes = [tuple(v.shape) for v in (x, weight_ih, weight_hh)]
+        raise RuntimeError(f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H), got {shapes}")
+    check_floats("h0", dtype)
     T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
-    ids = not x.is_floating_point()
     if ids:
-        x = x.long().contiguous()
-    elif I > 1 and x.stride(2) != 1:
-        x = x.contiguous()
-    if arguments.lengths is not None:
-        others[-2] = arguments.lengths.long()
-    alive = [x, *(None if v is None else v.contiguous() for v in others)]
-    x_at, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = (
-        None if v is None else v.data_ptr() for v in alive
-    )
+        x = _read("ids", x, (T, B), I - 1)
+    elif x.shape[2] != I or x.dtype != dtype or not x.is_cpu:
+        raise RuntimeError(f"x must be {dtype} (T, B, {I}) on cpu, got {x.dtype} {tuple(x.shape)} on {x.device}")
+    else:
+        x = resolved("x", x.contiguous() if I > 1 and x.stride(2) != 1 else x)
+    if resets is not None:
+        resets = dense("resets", resets, (T, B), torch.bool)
+    alive = [
+        x,
+        *(
+            None if v is None else dense(name, v, shape, dtype)
+            for name, v, shape in (
+                ("h0", h0, (B, H)), ("weight_ih", weight_ih, (3 * H, I)), ("weight_hh", weight_hh, (3 * H, H)),
+                ("bias_ih", bias_ih, (3 * H,)), ("bias_hh", bias_hh, (3 * H,)), ("reset_state", reset_state, (H,)),
+            )
+        ),
+        None if lengths is None else _read("lengths", lengths, (B,), T),
+        resets,
+    ]  # fmt: skip
+    x_at, *at = (None if v is None else v.data_ptr() for v in alive)
+    h0_at, weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, reset_state_at, lengths_at, resets_at = at
     described = native.Gru(
         T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, arguments.invariant,
-        None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0, weight_ih, weight_hh, bias_ih,
-        bias_hh, lengths, resets, reset_state,
+        None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at, weight_ih_at, weight_hh_at,
+        bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
     )  # fmt: skip
     return described, alive
+
+
+def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int) -> Tensor:
+    """Ids or lengths as int64. The range of plain tensors is that of functional.py's check, or of the operator's."""
+    if values.dtype not in (torch.int32, torch.int64):
+        raise RuntimeError(f"{name} must be int32 or int64, got {values.dtype}")
+    if type(values) is not Tensor and values.is_cpu:
+        check_range(name, values, largest)
+    return dense(name, values.long(), shape, torch.int64)
+
+
+def _check_ranges(arguments: _Arguments) -> _Arguments:
+    """What a compiled program, which looks at no numbers, has not checked."""
+    T, _, I, _ = arguments.sizes  # noqa: E741
+    if not arguments.x.is_floating_point():
+        check_range("ids", arguments.x, I - 1)
+    if arguments.lengths is not None:
+        check_range("lengths", arguments.lengths, T)
+    return arguments
 
 
 _SCHEMA = (
@@ -209,7 +253,7 @@ _SCHEMA = (
     "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(_Arguments(*fields[:12]), fields[12])
+    return _forward(_check_ranges(_Arguments(*fields[:12])), fields[12])
 
 
 @_operator.register_fake
@@ -227,7 +271,7 @@ def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
     states, gates, *d_outputs, needed = fields[12:]
-    return _backward(_Arguments(*fields[:12]), states, gates, d_outputs, needed)
+    return _backward(_check_ranges(_Arguments(*fields[:12])), states, gates, d_outputs, needed)
 
 
 @_operator_backward.register_fake

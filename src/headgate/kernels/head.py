@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headgate.kernels import native
+from headgate.kernels.dense import check_floats, check_range, dense
 
 
 def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool) -> Tensor:
@@ -54,9 +55,23 @@ def _run(
     invariant: bool,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The losses, and the gradients of their mean by states, weight and bias."""
+    """The losses, and the gradients of their mean by states, weight and bias.
+
+    RuntimeError for what does not fit. The range of plain targets has been checked, where they are not a subclass.
+    """
+    if states.dim() != 2:
+        raise RuntimeError(f"states must be (N, H), got {tuple(states.shape)}")
     (N, H), V = states.shape, len(weight)
-    given = [None if v is None else v.contiguous() for v in (states, weight, bias, targets.long())]
+    check_floats("states", states.dtype)
+    if targets.dtype not in (torch.int32, torch.int64):
+        raise RuntimeError(f"targets must be int32 or int64, got {targets.dtype}")
+    given = [
+        dense("states", states, (N, H), states.dtype),
+        dense("weight", weight, (V, H), states.dtype),
+        None if bias is None else dense("bias", bias, (V,), states.dtype),
+        dense("targets", targets.long(), (N,), torch.int64),
+    ]
+    check_range("targets", targets, V - 1)
     found = states.new_empty(N)
     gradients = [
         torch.empty_like(v) if v is not None and need else None for v, need in zip(given, needed, strict=False)
