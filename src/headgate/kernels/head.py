@@ -55,10 +55,7 @@ def _run(
     invariant: bool,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The losses, and the gradients of their mean by states, weight and bias.
-
-    RuntimeError for what does not fit. The range of plain targets has been checked, where they are not a subclass.
-    """
+    """The losses, and the gradients of their mean by states, weight and bias. RuntimeError for what does not fit."""
     if states.dim() != 2:
         raise RuntimeError(f"states must be (N, H), got {tuple(states.shape)}")
     (N, H), V = states.shape, len(weight)
