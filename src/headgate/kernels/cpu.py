@@ -144,9 +144,9 @@ def _through_the_definition(
     )
 
 
-def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(arguments: _Arguments, keep_gates: bool, *, checked: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """-> states (T, B, H), last (B, H), gates (see native/headgate.h), empty unless kept."""
-    described, alive = _describe(arguments)
+    described, alive = _describe(arguments, checked)
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
     states, last = memory.empty((T, B, H), h0.dtype), h0.new_empty(B, H)
@@ -159,11 +159,17 @@ def _forward(arguments: _Arguments, keep_gates: bool) -> tuple[Tensor, Tensor, T
 
 
 def _backward(
-    arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+    arguments: _Arguments,
+    states: Tensor,
+    gates: Tensor,
+    d_outputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    *,
+    checked: bool = True,
 ) -> list[Tensor]:
     """The gradients of the arguments that need one."""
     h0 = arguments.h0
-    described, alive = _describe(arguments)
+    described, alive = _describe(arguments, checked)
     T, B, _, H = arguments.sizes
     shapes = (T, B, H), (B, H), _blocked(T, B, H)
     kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
@@ -185,17 +191,22 @@ def _backward(
     return [g for g in gradients if g is not None]
 
 
-def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
-    """The arguments as the library wants them, and the tensors that must live as long. RuntimeError for wrong ones."""
+def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Tensor | None]]:
+    """The arguments as the library wants them, and the tensors that must live as long. RuntimeError for wrong ones.
+
+    checked: whether functional.py has checked the range of ids and lengths. Compiled programs look at no numbers.
+    """
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = arguments[:9]
     ids, dtype = not x.is_floating_point(), h0.dtype
-    if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2:
+    if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2 or not weight_hh.shape[1]:
         shapes = [tuple(v.shape) for v in (x, weight_ih, weight_hh)]
-        raise RuntimeError(f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H), got {shapes}")
+        raise RuntimeError(
+            f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H), no H = 0, got {shapes}"
+        )
     check_floats("h0", dtype)
     T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
     if ids:
-        x = _read("ids", x, (T, B), I - 1)
+        x = _read("ids", x, (T, B), I - 1, checked)
     elif x.shape[2] != I or x.dtype != dtype or not x.is_cpu:
         raise RuntimeError(f"x must be {dtype} (T, B, {I}) on cpu, got {x.dtype} {tuple(x.shape)} on {x.device}")
     else:
@@ -211,7 +222,7 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
                 ("bias_ih", bias_ih, (3 * H,)), ("bias_hh", bias_hh, (3 * H,)), ("reset_state", reset_state, (H,)),
             )
         ),
-        None if lengths is None else _read("lengths", lengths, (B,), T),
+        None if lengths is None else _read("lengths", lengths, (B,), T, checked),
         resets,
     ]  # fmt: skip
     x_at, *at = (None if v is None else v.data_ptr() for v in alive)
@@ -224,23 +235,14 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
     return described, alive
 
 
-def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int) -> Tensor:
-    """Ids or lengths as int64. The range of plain tensors is that of functional.py's check, or of the operator's."""
-    if values.dtype not in (torch.int32, torch.int64):
-        raise RuntimeError(f"{name} must be int32 or int64, got {values.dtype}")
-    if type(values) is not Tensor and values.is_cpu:
-        check_range(name, values, largest)
-    return dense(name, values.long(), shape, torch.int64)
-
-
-def _check_ranges(arguments: _Arguments) -> _Arguments:
-    """What a compiled program, which looks at no numbers, has not checked."""
-    T, _, I, _ = arguments.sizes  # noqa: E741
-    if not arguments.x.is_floating_point():
-        check_range("ids", arguments.x, I - 1)
-    if arguments.lengths is not None:
-        check_range("lengths", arguments.lengths, T)
-    return arguments
+def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int, checked: bool) -> Tensor:
+    """Ids or lengths as int64. Those of a subclass have not been checked either."""
+    if values.dtype not in (torch.int32, torch.int64) or values.shape != shape:
+        raise RuntimeError(f"{name} must be int32 or int64 {shape}, got {values.dtype} {tuple(values.shape)}")
+    found = dense(name, values.long(), shape, torch.int64)
+    if not checked or type(values) is not Tensor:
+        check_range(name, found, largest)
+    return found
 
 
 _SCHEMA = (
@@ -253,7 +255,7 @@ _SCHEMA = (
     "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(_check_ranges(_Arguments(*fields[:12])), fields[12])
+    return _forward(_Arguments(*fields[:12]), fields[12], checked=False)
 
 
 @_operator.register_fake
@@ -271,7 +273,7 @@ def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
     states, gates, *d_outputs, needed = fields[12:]
-    return _backward(_check_ranges(_Arguments(*fields[:12])), states, gates, d_outputs, needed)
+    return _backward(_Arguments(*fields[:12]), states, gates, d_outputs, needed, checked=False)
 
 
 @_operator_backward.register_fake

@@ -60,8 +60,8 @@ def _run(
         raise RuntimeError(f"states must be (N, H), got {tuple(states.shape)}")
     (N, H), V = states.shape, len(weight)
     check_floats("states", states.dtype)
-    if targets.dtype not in (torch.int32, torch.int64):
-        raise RuntimeError(f"targets must be int32 or int64, got {targets.dtype}")
+    if targets.dtype not in (torch.int32, torch.int64) or targets.shape != (N,):
+        raise RuntimeError(f"targets must be int32 or int64 ({N},), got {targets.dtype} {tuple(targets.shape)}")
     given = [
         dense("states", states, (N, H), states.dtype),
         dense("weight", weight, (V, H), states.dtype),
