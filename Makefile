@@ -41,7 +41,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/peers.py
 
-# Slow: some ten minutes. Finds its own builds of the library by a folder that comes first on headgate.__path__.
+# Slow: some ten minutes. Finds its own builds of the library by a folder that comes first on headgate.__path__. pytest
+# captures no output: a sanitizer's report would be lost with the process that it ends.
 SANITIZE := build/sanitize
 FIRST := $(CURDIR)/$(SANITIZE)/python
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
@@ -58,7 +59,7 @@ sanitize: .venv/ready
 	  $(BIN)/python -c "from headgate.kernels import native; print('with', native.find(), native.level()); \
 	  assert str(native.find().parent) == '$(FIRST)'"
 	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -q tests/test_native.py tests/test_head.py tests/test_functional.py tests/test_bindings.py
+	  $(BIN)/python -m pytest -q -s tests/test_native.py tests/test_head.py tests/test_functional.py tests/test_bindings.py
 	@echo "== 3 of 4: the library and native/tests/threads_test.cpp, for data races"
 	cmake -S . -B $(SANITIZE)/thread -DHEADGATE_SANITIZE=thread
 	MAKEFLAGS= cmake --build $(SANITIZE)/thread --parallel 2 --target threads_test

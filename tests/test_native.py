@@ -807,6 +807,26 @@ def test_another_contract(folder: Path) -> None:
         native.load()
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs the size of the address space")
+def test_too_little_address_space_is_a_memory_error() -> None:
+    """Installing it again, which is the remedy for other files that do not load, would not help."""
+    code = """
+import resource
+from headgate.kernels import native
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, ((pages + 64) * resource.getpagesize(), resource.RLIM_INFINITY))
+try:
+    native.load()
+except MemoryError as error:
+    print(error)
+"""
+    without = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of `make sanitize`
+    without.pop("PYTHONPATH", None)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without)
+    assert found.stdout.startswith("not enough memory to load "), found.stderr
+    assert found.stdout.endswith("raise the limit of the address space (ulimit -v)\n")
+
+
 def header_fields(structure: str) -> list[str]:
     header = re.sub(r"/\*.*?\*/", "", (ROOT / "native/headgate.h").read_text(), flags=re.DOTALL)
     body = next(b for b in header.split("typedef struct {")[1:] if re.search(rf"}}\s*{structure};", b)).split("}")[0]

@@ -301,7 +301,10 @@ def find() -> Path | None:
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, None where it was not built. RuntimeError where it is there and does not work."""
+    """The library, None where it was not built. RuntimeError where it is there and does not work.
+
+    MemoryError where the limit of the address space leaves no room for it.
+    """
     path = find()
     if path is None:
         return None
@@ -309,6 +312,10 @@ def load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
         version = library.headgate_version()
     except (OSError, AttributeError) as error:
+        if "failed to map" in str(error) and _is_limited():
+            raise MemoryError(
+                f"not enough memory to load {path}: raise the limit of the address space (ulimit -v)"
+            ) from error
         raise RuntimeError(f"{path} does not load ({error}): install headgate again") from error
     if version != CONTRACT:
         raise RuntimeError(f"{path} has contract {version}, this headgate needs {CONTRACT}: install headgate again")
@@ -320,6 +327,15 @@ def load() -> ctypes.CDLL | None:
     library.headgate_model_logits.argtypes = (address, number, ctypes.c_int32, address, address)
     library.headgate_model_generate.argtypes = (address, address, number, ctypes.c_int32, *[address] * 6)
     return library
+
+
+def _is_limited() -> bool:
+    """Whether this process has a limit of its address space."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # no such limits there
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def level() -> str:
