@@ -34,6 +34,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "kernels.cpu": (1, True),
     "kernels.native": (0, False),
     "kernels.memory": (0, True),
+    "kernels.watch": (0, True),
     "kernels.head": (1, True),
     "ids": (1, False),
     "lock": (1, False),

@@ -52,7 +52,17 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from headgate.errors import EXTRAS, not_installed
+
+    home = _HOMES[name]
+    try:
+        module = importlib.import_module(f"{__name__}.{home}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = "estimators" if home in ("estimators", "forecaster") else ""  # which installs torch as well
+        raise ModuleNotFoundError(not_installed(name, error.name, extra), name=error.name) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

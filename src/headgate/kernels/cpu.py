@@ -1,7 +1,8 @@
 """The backend ``cpu``: the native library as a differentiable function of tensors, float32 and float64.
 
-Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export`` the same thing is the
-operator ``headgate::gru``. A gradient that is to be differentiated again is taken through the definition.
+Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export``, and where a mode or a
+tensor of another class watches, the same thing is the operator ``headgate::gru``. A gradient that is to be
+differentiated again, or that is a batch of gradients, is taken through the definition.
 
 Letters: T time steps, B batch, I input size, H hidden size.
 """
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from headgate import equations
-from headgate.kernels import memory, native
+from headgate.kernels import memory, native, watch
 
 
 class _Arguments(NamedTuple):
@@ -64,7 +66,7 @@ def sequence(
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
     arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if _through_the_operator((*tensors, lengths, resets)):
         states, last, gates = _operator(*arguments, differentiable or return_gates)
     elif differentiable:
         states, last, gates = _Gru.apply(*arguments)
@@ -72,6 +74,11 @@ def sequence(
         states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
     outputs = (states, last, unblocked(gates, h0.shape[1])) if return_gates else (states, last)
     return outputs if ours else tuple(v.to(dtype) for v in outputs)
+
+
+def _through_the_operator(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether something watches that sees operators only."""
+    return torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors)
 
 
 class _Gru(torch.autograd.Function):
@@ -86,11 +93,8 @@ class _Gru(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, states, gates = ctx.saved_tensors
-        arguments, needed = _Arguments(*tensors, *ctx.options), ctx.needs_input_grad[:7]
-        if torch.is_grad_enabled():
-            found = _through_the_definition(arguments, d_outputs, needed)
-        else:
-            found = _backward(arguments, states, gates, d_outputs, needed)
+        needed = ctx.needs_input_grad[:7]
+        found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
         return (*_placed(found, needed), *[None] * 5)
 
 
@@ -119,10 +123,24 @@ def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tens
     return [next(rest) if need else None for need in needed]
 
 
-def _through_the_definition(
-    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+def _gradients(
+    arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> Sequence[Tensor | None]:
-    """The gradients as functions that can be differentiated again."""
+    """The gradients of the arguments that need one, in a way that whatever watches can follow."""
+    again = torch.is_grad_enabled()  # they are to be differentiated
+    if again or watch.batched(d_outputs) or watch.transformed() or watch.recorded():
+        with torch.enable_grad():
+            return _through_the_definition(arguments, d_outputs, needed, again)
+    if _through_the_operator((*arguments[:9], states, gates, *d_outputs)):
+        found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+        return found
+    return _backward(arguments, states, gates, d_outputs, needed)
+
+
+def _through_the_definition(
+    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool], again: bool
+) -> Sequence[Tensor | None]:
+    """The gradients, with ``again`` as functions that can be differentiated again."""
     leaves: list[Any] = [
         v.view_as(v) if v is not None and need else v for v, need in zip(arguments[:7], needed, strict=True)
     ]
@@ -139,7 +157,7 @@ def _through_the_definition(
     ]
     wanted = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
     return torch.autograd.grad(
-        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=True, allow_unused=True
+        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=again, allow_unused=True
     )
 
 
@@ -161,10 +179,17 @@ def _backward(
     arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> list[Tensor]:
     """The gradients of the arguments that need one."""
-    h0 = arguments.h0
+    (T, B, _, H), h0 = arguments.sizes, arguments.h0
+    for kept, shape in ((states, (T, B, H)), (gates, _blocked(T, B, H))):
+        if kept.shape != shape or kept.dtype != h0.dtype:
+            raise RuntimeError(
+                f"a tensor kept for backward, {shape} {h0.dtype}, came back as {tuple(kept.shape)} {kept.dtype}: "
+                "hooks on saved tensors must return what they were given"
+            )
     described, alive = _describe(arguments)
+    states, gates = _dense(states), _dense(gates)  # hooks on saved tensors may have laid them out otherwise
     described.states, described.gates = states.data_ptr(), gates.data_ptr()
-    incoming = [None if d is None else d.contiguous() for d in d_outputs]
+    incoming = [None if d is None else _dense(d) for d in d_outputs]
     owners = (*arguments[:6], h0)  # of reset_state every row has its own share
     gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
@@ -176,6 +201,11 @@ def _backward(
     return [g for g in gradients if g is not None]
 
 
+def _dense(v: Tensor) -> Tensor:
+    """Its numbers in row-major order, each as it is: torch may keep a tensor's negative, and only say so."""
+    return (v.resolve_neg() if v.is_neg() else v).contiguous()
+
+
 def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
     """The arguments as the library wants them, and the tensors that must live as long."""
     x, *others = arguments[:9]
@@ -183,11 +213,11 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
     ids = not x.is_floating_point()
     if ids:
         x = x.long().contiguous()
-    elif I > 1 and x.stride(2) != 1:
-        x = x.contiguous()
+    elif (I > 1 and x.stride(2) != 1) or x.is_neg():
+        x = _dense(x)
     if arguments.lengths is not None:
         others[-2] = arguments.lengths.long()
-    alive = [x, *(None if v is None else v.contiguous() for v in others)]
+    alive = [x, *(None if v is None else _dense(v) for v in others)]
     x_at, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = (
         None if v is None else v.data_ptr() for v in alive
     )
@@ -197,6 +227,32 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
         bias_hh, lengths, resets, reset_state,
     )  # fmt: skip
     return described, alive
+
+
+def check_range(name: str, values: Tensor, largest: int) -> None:
+    """Raise RuntimeError unless all values lie in 0..largest."""
+    if not values.numel():
+        return
+    low, high = (int(v) for v in torch.aminmax(values))
+    if low < 0 or high > largest:
+        raise RuntimeError(f"{name} must be from 0 to {largest}, got {low} to {high}")
+
+
+def _check_run(arguments: _Arguments) -> None:
+    """What a program could not check when it was recorded: shapes and values of the tensors that it runs with."""
+    T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
+    ids = not arguments.x.is_floating_point()
+    shapes = (T, B) if ids else (T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,), (B,), (T, B)
+    for name, tensor, shape in zip(_Arguments._fields, arguments, shapes, strict=False):
+        if isinstance(tensor, Tensor) and tensor.shape != shape:
+            raise RuntimeError(
+                f"headgate::gru: {name} must be {shape}, got {tuple(tensor.shape)}: a program recorded with one number "
+                "of rows or steps may hold for no other"
+            )
+    if ids:
+        check_range("ids", arguments.x, I - 1)
+    if arguments.lengths is not None:
+        check_range("lengths", arguments.lengths, T)
 
 
 _SCHEMA = (
@@ -209,7 +265,9 @@ _SCHEMA = (
     "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(_Arguments(*fields[:12]), fields[12])
+    arguments = _Arguments(*fields[:12])
+    _check_run(arguments)
+    return _forward(arguments, fields[12])
 
 
 @_operator.register_fake
@@ -226,8 +284,10 @@ def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
+    arguments = _Arguments(*fields[:12])
     states, gates, *d_outputs, needed = fields[12:]
-    return _backward(_Arguments(*fields[:12]), states, gates, d_outputs, needed)
+    _check_run(arguments)
+    return _backward(arguments, states, gates, d_outputs, needed)
 
 
 @_operator_backward.register_fake
@@ -244,8 +304,23 @@ def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, 
     *tensors, states, gates = ctx.saved_tensors
     if not gates.numel():  # traced without gradients, run with them: the gates were not kept
         states, _, gates = _operator(*tensors, *ctx.options, True)
-    found = _operator_backward(*tensors, *ctx.options, states, gates, *d_outputs, needed)
+    found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
     return (*_placed(found, needed), *[None] * 6)
 
 
 _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))
+
+
+@register_flop_formula(torch.ops.headgate.gru)
+def _flops(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products, as torch counts them; looking up the columns of ids is none."""
+    (T, B), H = x[:2], h0[1]
+    return 2 * T * B * 3 * H * (H + (weight_ih[1] if len(x) == 3 else 0))
+
+
+@register_flop_formula(torch.ops.headgate.gru_backward)
+def _flops_of_backward(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *rest: Any, **_: Any) -> Any:
+    """Of the products for the gradients that are needed, the last argument, and of the chain back through time."""
+    (T, B), H, needed = x[:2], h0[1], rest[-1]
+    of_input = (needed[0] + needed[2]) * weight_ih[1] * T if len(x) == 3 else 0
+    return 2 * B * 3 * H * (of_input + H * (T * needed[3] + max(T - 1, 0) + (T > 0) * needed[1]))
