@@ -57,7 +57,20 @@ def gru(
     _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets, reset_state)
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
-    backend = _pick(backend, x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state)
+    tensors = x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets
+    backend = _pick(backend, *tensors)
+    if watch.expanded(tensors) and (
+        reset == "before"
+        or not x.is_floating_point()
+        or (bias_ih is None) != (bias_hh is None)
+        or lengths is not None
+        or resets is not None
+        or return_gates
+    ):
+        raise RuntimeError(
+            'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
+            "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
+        )
     return BACKENDS[backend](
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
         reset_state=reset_state, return_gates=return_gates,
@@ -149,12 +162,9 @@ def _pick(backend: str, *tensors: Tensor | None) -> str:
     device = tensors[1].device.type
     if backend == "cpu" and (why_not := reason_against_cpu(device)):
         raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
-    if torch.compiler.is_compiling():
-        recorder = "an ONNX exporter records the call" if torch.onnx.is_in_onnx_export() else ""
-    elif watch.transformed():
-        return "equations"
-    else:
-        recorder = "torch.jit.trace, or an exporter built on it, records the call" if watch.recorded() else ""
+    if not torch.compiler.is_compiling():
+        if watch.transformed():
+            return "equations"
         if not watch.plain(tensors):
             if watch.expanded(tensors):
                 return "torch"
@@ -162,12 +172,12 @@ def _pick(backend: str, *tensors: Tensor | None) -> str:
                 if backend == "cpu":
                     raise RuntimeError(_UNSEEN.format("a tensor is of a class that computes torch's operators itself"))
                 return "equations" if backend == "auto" else backend
-    if recorder and backend == "cpu":
-        raise RuntimeError(_UNSEEN.format(recorder))
+    if watch.recorded():
+        if backend == "cpu":
+            raise RuntimeError(_UNSEEN.format("torch.jit.trace or an ONNX exporter records the call"))
+        return "torch" if backend == "auto" else backend
     if backend != "auto":
         return backend
-    if recorder:
-        return "torch"
     if device == "cpu":
         if not reason_against_cpu():
             return "cpu"

@@ -4,7 +4,7 @@ The native library reads and writes through pointers, which none of these sees: 
 memory before it is written. Their calls go through an operator that torch knows, or through the definition.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
 
 
 def recorded() -> bool:
-    """Whether torch.jit.trace, or the ONNX exporter built on it, writes down what torch's functions are called with."""
+    """Whether torch.jit.trace or an ONNX exporter writes the call down, for a program of torch's own functions."""
+    if torch.compiler.is_compiling():
+        return torch.onnx.is_in_onnx_export()
     return torch._C._is_tracing()
 
 
@@ -45,7 +47,7 @@ def batched(tensors: Iterable[Tensor | None]) -> bool:
     return any(v is not None and (of.is_legacy_batchedtensor(v) or of.is_functorch_wrapped_tensor(v)) for v in tensors)
 
 
-def foreign(tensors: Iterable[Any]) -> bool:
+def foreign(tensors: Sequence[Any]) -> bool:
     """Whether one is of a class that computes torch's operators itself, and so cannot know one of ours."""
     return any(
         getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__
@@ -54,8 +56,10 @@ def foreign(tensors: Iterable[Any]) -> bool:
     )
 
 
-def expanded(tensors: Iterable[Any]) -> bool:
+def expanded(tensors: Sequence[Any]) -> bool:
     """Whether one is a weight of torch.nn.utils._expanded_weights, which makes gradients of each sample."""
+    if torch.compiler.is_compiling() or plain(tensors):
+        return False
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
     return any(isinstance(v, ExpandedWeight) for v in tensors)
