@@ -190,6 +190,7 @@ def test_backend_cpu_refuses_to_be_recorded() -> None:
 # ONNX
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
 @kinds
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["", "lengths"])
@@ -653,6 +654,40 @@ def test_compiled_backward(assert_close) -> None:
     with compiled_autograd._enable(torch.compile(backend="eager")):
         found = torch.autograd.grad(scalar(states), leaves)
     compare(assert_close, found, torch.autograd.grad(scalar(defined(layer, x)[0]), leaves))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp"])
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+def test_compiled_transforms(assert_close, inside: bool, transform: str) -> None:
+    """torch.compile around a transform, and a transform of a compiled module."""
+    layer, x, dx = make("before"), draw(2, T, B, I), draw(2, T, B, I)
+
+    def transformed(layer: Any) -> Any:
+        if transform == "vmap":
+            return torch.vmap(lambda x: layer(x)[0])(x)
+        if transform == "grad":
+            return torch.func.grad(lambda x: scalar(layer(x)[0]))(x)
+        return torch.func.jvp(lambda x: layer(x)[0], (x[0],), (dx[0],))
+
+    x = x if transform == "vmap" else x[0][None] if transform == "jvp" else x[0]
+    expected = transformed(layer)
+    if inside:
+        found = torch.compile(transformed, backend="eager")(layer)
+    else:
+        found = transformed(torch.compile(layer, backend="eager"))
+    compare(assert_close, found, expected)
+
+
+def test_an_exported_program_refuses_forward_mode(assert_close) -> None:
+    """Torch would take the operator's tangent for zero."""
+    layer, x = make("after"), draw(T, B, I)
+    program = torch.export.export(layer, (x,), strict=False).module()
+    compare(assert_close, program(x), layer(x))
+    with pytest.raises(RuntimeError, match=r"headgate::gru cannot be differentiated in forward mode: call the module"):
+        torch.func.jvp(lambda x: program(x)[0], (x,), (draw(T, B, I),))
 
 
 @pytest.mark.parametrize(

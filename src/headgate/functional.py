@@ -162,16 +162,15 @@ def _pick(backend: str, *tensors: Tensor | None) -> str:
     device = tensors[1].device.type
     if backend == "cpu" and (why_not := reason_against_cpu(device)):
         raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
-    if not torch.compiler.is_compiling():
-        if watch.transformed():
-            return "equations"
-        if not watch.plain(tensors):
-            if watch.expanded(tensors):
-                return "torch"
-            if watch.foreign(tensors):
-                if backend == "cpu":
-                    raise RuntimeError(_UNSEEN.format("a tensor is of a class that computes torch's operators itself"))
-                return "equations" if backend == "auto" else backend
+    if watch.transformed():
+        return "equations"
+    if not torch.compiler.is_compiling() and not watch.plain(tensors):
+        if watch.expanded(tensors):
+            return "torch"
+        if watch.foreign(tensors):
+            if backend == "cpu":
+                raise RuntimeError(_UNSEEN.format("a tensor is of a class that computes torch's operators itself"))
+            return "equations" if backend == "auto" else backend
     if watch.recorded():
         if backend == "cpu":
             raise RuntimeError(_UNSEEN.format("torch.jit.trace or an ONNX exporter records the call"))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from headgate import equations
@@ -128,7 +129,8 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     """The gradients of the arguments that need one, in a way that whatever watches can follow."""
     again = torch.is_grad_enabled()  # they are to be differentiated
-    if again or watch.batched(d_outputs) or watch.transformed() or watch.recorded():
+    eager = not torch.compiler.is_compiling()
+    if again or (eager and (watch.batched(d_outputs) or watch.transformed() or watch.recorded())):
         with torch.enable_grad():
             return _through_the_definition(arguments, d_outputs, needed, again)
     if _through_the_operator((*arguments[:9], states, gates, *d_outputs)):
@@ -240,6 +242,10 @@ def check_range(name: str, values: Tensor, largest: int) -> None:
 
 def _check_run(arguments: _Arguments) -> None:
     """What a program could not check when it was recorded: shapes and values of the tensors that it runs with."""
+    if forward_ad._current_level >= 0:  # torch would take its tangent for zero
+        raise RuntimeError(
+            "headgate::gru cannot be differentiated in forward mode: call the module, not the program recorded of it"
+        )
     T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
     ids = not arguments.x.is_floating_point()
     shapes = (T, B) if ids else (T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,), (B,), (T, B)

@@ -23,6 +23,7 @@ def recorded() -> bool:
     return torch._C._is_tracing()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile guards on both
 def transformed() -> bool:
     """Whether torch.func or forward-mode differentiation is under way, of which only the definition knows."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
