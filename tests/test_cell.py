@@ -209,3 +209,13 @@ def test_impossible_arguments(arguments: tuple, options: dict, error: type, mess
         GRUCell(*arguments, **options)
     with pytest.raises(ValueError, match=r"backend must be one of auto, .* got .nonsense."):
         GRUCell(I, H, backend="nonsense")(torch.zeros(B, I))
+
+
+@pytest.mark.parametrize("bias", [True, False, "single"])
+def test_is_an_rnncellbase(bias: bool | str) -> None:
+    cell = GRUCell(I, H, bias)
+    assert isinstance(cell, nn.RNNCellBase)
+    assert [n for n, _ in cell.named_parameters()] == ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][
+        : {True: 4, False: 2, "single": 3}[bias]
+    ]
+    assert torch.equal(copy.deepcopy(cell)(torch.ones(B, I)), cell(torch.ones(B, I)))

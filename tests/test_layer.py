@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import itertools
 import os
 import pickle
@@ -848,3 +849,205 @@ def test_wrong_input() -> None:
         GRU(I, H, reset="middle")
     with pytest.raises(TypeError, match="bias should be of type bool, got: str 'double'"):
         GRU(I, H, bias="double")
+
+
+# an nn.RNNBase
+
+
+KINDS = [
+    {},
+    {"num_layers": 2, "bidirectional": True},
+    {"bias": False, "num_layers": 2},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_lists_of_weights_as_torch(options: dict) -> None:
+    theirs, ours = nn.GRU(I, H, **options), GRU(I, H, **options)
+    ours.load_state_dict(theirs.state_dict())
+    assert isinstance(ours, nn.RNNBase)
+    assert (ours.mode, ours.proj_size) == (theirs.mode, theirs.proj_size) == ("GRU", 0)
+    assert ours._flat_weights_names == theirs._flat_weights_names
+    assert ours._all_weights == theirs._all_weights
+    assert type(ours._flat_weights_names) is list
+    assert isinstance(ours._flat_weights, list)
+    assert all(w is getattr(ours, n) for w, n in zip(ours._flat_weights, ours._flat_weights_names, strict=True))
+    assert [n for n in vars(ours) if n not in vars(theirs)] == ["reset", "learned_state", "batch_invariant", "backend"]
+
+
+def test_lists_of_weights_hold_what_there_is() -> None:
+    """One bias a gate; a learned state is no weight."""
+    gru = GRU(I, H, L, bias="single", learned_state=True)
+    assert gru._all_weights == [[f"{n}_l{k}" for n in ("weight_ih", "weight_hh", "bias_ih")] for k in range(L)]
+    assert [tuple(w.shape) for w in gru._flat_weights] == [
+        (3 * H, I),
+        (3 * H, H),
+        (3 * H,),
+        (3 * H, H),
+        (3 * H, H),
+        (3 * H,),
+    ]
+    assert [len(weights) for weights in gru.all_weights] == [3, 3]
+
+
+def test_initialization_of_the_textbook() -> None:
+    """As its sequence-to-sequence model is initialized."""
+
+    def init_seq2seq(module: nn.Module) -> None:
+        if type(module) is nn.Linear:
+            nn.init.xavier_uniform_(module.weight)
+        if type(module) is GRU:
+            for param in module._flat_weights_names:
+                if "weight" in param:
+                    nn.init.xavier_uniform_(module._parameters[param])
+
+    model = nn.Sequential(nn.Linear(3, I), GRU(I, H, L))
+    before = [w.detach().clone() for w in model[1]._flat_weights]
+    model.apply(init_seq2seq)
+    for name, weight, old in zip(model[1]._flat_weights_names, model[1]._flat_weights, before, strict=True):
+        assert torch.equal(weight, old) == ("bias" in name)
+
+
+def test_the_lists_are_true_whatever_takes_the_weights_places(assert_close) -> None:
+    x = torch.randn(T, B, I, dtype=torch.float64)
+
+    def check(gru: GRU) -> None:
+        assert all(w is getattr(gru, n) for w, n in zip(gru._flat_weights, gru._flat_weights_names, strict=True))
+        weights = [[getattr(gru, n).detach() for n in names] for names in gru._all_weights]
+        expected = x
+        for each in weights:
+            expected, _ = equations.sequence(expected, torch.zeros(B, H, dtype=x.dtype), *each)
+        assert_close("states", gru(x)[0].detach(), expected, 1e-12)
+
+    gru = GRU(I, H, L)
+    gru.double()
+    check(gru)
+    gru.load_state_dict({n: torch.randn_like(v) for n, v in gru.state_dict().items()}, assign=True)
+    check(gru)
+    gru.weight_hh_l0 = nn.Parameter(torch.randn_like(gru.weight_hh_l0))
+    check(gru)
+    torch.utils.swap_tensors(gru.bias_ih_l0, nn.Parameter(torch.randn_like(gru.bias_ih_l0)))
+    check(gru)
+    check(copy.deepcopy(gru))
+    raw = gru.weight_hh_l1.detach()
+    del gru.weight_hh_l1  # as weight drop does
+    gru.weight_hh_l1 = nn.functional.dropout(raw, 0.5)
+    check(gru)
+    torch.nn.utils.parametrize.register_parametrization(gru, "weight_ih_l0", Doubled())
+    with torch.nn.utils.parametrize.cached():
+        check(gru)
+
+
+class Doubled(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_assigned_lists(assert_close) -> None:
+    """Parameters become the module's, other tensors are computed with, as in torch.nn.GRU."""
+    theirs, ours = nn.GRU(I, H).double(), GRU(I, H).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, results = draw(T, B, I), []
+    for module in (theirs, ours):
+        module._flat_weights = [1.5 * w for w in module._flat_weights]
+        results.append(values_and_gradients(module(x), [x, *module.parameters()]))
+    for name, value, expected in zip(
+        ("states", "last", "dx", *theirs._flat_weights_names), *results[::-1], strict=True
+    ):
+        assert_close(name, value, expected, 1e-12)
+    assert all(isinstance(p, nn.Parameter) for p in ours.parameters())
+    for module in (theirs, ours):
+        module._apply(lambda v: v)
+        results.append(values_and_gradients(module(x), [x]))
+    for value, expected in zip(*results[2:], strict=True):
+        assert_close("after _apply", value, expected, 1e-12)
+    for module in (theirs, ours):
+        module._flat_weights[1] = torch.zeros(3 * H, H, dtype=x.dtype)
+        results.append(values_and_gradients(module(x), [x]))
+    for value, expected in zip(*results[4:], strict=True):
+        assert_close("after an item", value, expected, 1e-12)
+    ours.weight_hh_l0 = nn.Parameter(torch.ones(3 * H, H, dtype=x.dtype))  # is newer than what was put in its place
+    assert ours._flat_weights[1] is ours.weight_hh_l0
+    ours._flat_weights = [nn.Parameter(w.detach()) for w in ours._flat_weights]
+    assert all(w is p for w, p in zip(ours._flat_weights, ours.parameters(), strict=True))
+    ours._flat_weights_names = list(theirs._flat_weights_names)
+    ours._all_weights = list(theirs._all_weights)
+    for name, value in (("_flat_weights_names", ["weight_ih_l0"]), ("_all_weights", [["weight_ih_l0"]])):
+        with pytest.raises(ValueError, match=f"{name} follows from the arguments of GRU"):
+            setattr(ours, name, value)
+    with pytest.raises(ValueError, match=r"_flat_weights must be 4 tensors \(weight_ih_l0, .*\), got 1"):
+        ours._flat_weights = [ours.weight_ih_l0]
+
+
+def test_a_subclass_that_adapts_its_weights(assert_close) -> None:
+    class Adapted(GRU):
+        def forward(self, *arguments: Any, **options: Any) -> Any:
+            self._flat_weights = [getattr(self, n) + (0.5 if "weight" in n else 0) for n in self._flat_weights_names]
+            return super().forward(*arguments, **options)
+
+    gru, x = Adapted(I, H, L).double(), draw(T, B, I)
+    plain = GRU(I, H, L).double()
+    plain.load_state_dict({n: v + (0.5 if "weight" in n else 0) for n, v in gru.state_dict().items()})
+    results = [values_and_gradients(m(x), [x, *m.parameters()]) for m in (gru, plain)]
+    for value, expected in zip(*results, strict=True):
+        assert_close("adapted", value, expected, 1e-12)
+
+
+def test_no_projections_as_torch() -> None:
+    for kind in (GRU, nn.GRU):
+        with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM, not RNN or GRU"):
+            kind(I, H, proj_size=3)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_checks_of_rnnbase(batch_first: bool) -> None:
+    """What subclasses of torch.nn.GRU call."""
+    packed = pack_padded_sequence(torch.zeros(T, B, I), [5, 4, 1])
+    x, wrong = torch.zeros((B, T, I) if batch_first else (T, B, I)), torch.zeros(T, B, I + 1)
+    for kind in (nn.GRU, GRU):
+        gru = kind(I, H, L, batch_first=batch_first)
+        assert gru.get_expected_hidden_size(x, None) == (L, B, H)
+        assert gru.get_expected_hidden_size(packed.data, packed.batch_sizes) == (L, B, H)
+        gru.check_input(packed.data, packed.batch_sizes)
+        gru.check_forward_args(x, torch.zeros(L, B, H), None)
+        with pytest.raises(RuntimeError, match=r"Expected hidden size \(2, 3, 6\), got \[2, 5, 6\]"):
+            gru.check_forward_args(x, torch.zeros(L, T, H), None)
+        with pytest.raises(RuntimeError, match=r"input.size\(-1\) must be equal to input_size. Expected 4, got 5"):
+            gru.check_input(wrong, None)
+        with pytest.raises(RuntimeError, match="input must have 3 dimensions, got 2"):
+            gru.check_input(x[0], None)
+        with pytest.raises(ValueError, match="does not match weight dtype"):
+            gru.check_input(x.double(), None)
+        hx = torch.arange(L * B * H).view(L, B, H)
+        assert torch.equal(gru.permute_hidden(hx, torch.tensor([2, 0, 1])), hx[:, [2, 0, 1]])
+        assert gru.permute_hidden(hx, None) is hx
+    ids = torch.zeros(B, T, dtype=torch.int64)
+    gru.check_input(ids, None)
+    assert gru.get_expected_hidden_size(ids if batch_first else ids.t(), None) == (L, B, H)
+    with pytest.raises(RuntimeError, match="input must have 2 dimensions, got 1"):
+        gru.check_input(ids[0], None)
+
+
+def test_saved_as_a_whole() -> None:
+    gru, x, file = GRU(I, H, L, bias="single", learned_state=True, reset="before"), torch.randn(T, B, I), io.BytesIO()
+    torch.save(gru, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert torch.equal(again(x)[0], gru(x)[0])
+    assert vars(again).keys() == vars(gru).keys()
+    assert list(again.state_dict()) == list(gru.state_dict())
+
+
+def test_made_without_memory_and_given_weights_later() -> None:
+    with torch.device("meta"):
+        gru = GRU(I, H, L)
+    other = GRU(I, H, L)
+    gru.load_state_dict(other.state_dict(), assign=True)
+    x = torch.randn(T, B, I)
+    assert torch.equal(gru(x)[0], other(x)[0])
+    with torch.device("meta"):
+        empty = GRU(I, H, L)
+    empty.to_empty(device="cpu").load_state_dict(other.state_dict())
+    assert torch.equal(empty(x)[0], other(x)[0])

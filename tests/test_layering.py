@@ -35,6 +35,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "kernels.native": (0, False),
     "kernels.memory": (0, True),
     "kernels.dense": (0, True),
+    "kernels.watch": (0, True),
     "kernels.head": (1, True),
     "ids": (1, False),
     "lock": (1, False),

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import headgate
 
 BLOCKER = """
@@ -46,3 +48,47 @@ def test_runtime_and_command_line_need_no_torch() -> None:
 def test_import_draws_no_random_numbers() -> None:
     code = "import torch; before = torch.get_rng_state(); import headgate.training; "
     run_python(code + "assert torch.equal(before, torch.get_rng_state())")
+
+
+MISSING = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+try:
+    from headgate import {wanted}
+except ModuleNotFoundError as error:
+    print(error.name, error, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "wanted", "extra"),
+    [
+        ("torch", "GRU", "train"),
+        ("torch", "GRUCell", "train"),
+        ("torch", "gru", "train"),
+        ("torch", "LanguageModel", "train"),
+        ("sklearn", "GRUClassifier", "estimators"),
+        ("pandas", "GRUForecaster", "estimators"),
+    ],
+)
+def test_what_to_install_for_a_name(missing: str, wanted: str, extra: str) -> None:
+    said = run_python(MISSING.format(missing=[missing], wanted=wanted)).splitlines()
+    assert said == [
+        missing,
+        f"{wanted} needs {missing}, which is not installed: run pip install '.[{extra}]' in a clone of headgate",
+    ]
+
+
+def test_what_to_install_for_an_estimator_without_torch() -> None:
+    """In one go, not torch first and scikit-learn after that."""
+    said = run_python(MISSING.format(missing=["torch", "sklearn", "pandas"], wanted="GRURegressor"))
+    assert said.endswith("run pip install '.[estimators]' in a clone of headgate\n")
+
+
+def test_a_module_that_nothing_installs_is_named_by_python() -> None:
+    said = run_python(MISSING.format(missing=["numpy"], wanted="Runtime"))
+    assert said == "numpy\nNo module named 'numpy'\n"

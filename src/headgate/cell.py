@@ -7,13 +7,23 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from headgate.functional import gru
-from headgate.parameters import check_dtype, check_sizes, check_variant, converts, represent, sizes_of, weights
+from headgate.parameters import (
+    NAMES,
+    check_dtype,
+    check_sizes,
+    check_variant,
+    converts,
+    leaf,
+    represent,
+    sizes_of,
+    weights,
+)
 
 
-class GRUCell(nn.Module):
+class GRUCell(nn.RNNCellBase):
     """One step of a gated recurrent unit; a drop-in for ``torch.nn.GRUCell``. For the equations see :class:`GRU`.
 
     input (B, I), or (I,) unbatched, or ids (B,) that stand for one-hot vectors; hx (B, H) or (H,), zeros where it is
@@ -27,6 +37,8 @@ class GRUCell(nn.Module):
     torch.Size([3, 20])
     """
 
+    bias: bool | str  # type: ignore[assignment]
+
     def __init__(
         self,
         input_size: int,
@@ -38,7 +50,7 @@ class GRUCell(nn.Module):
         reset: str = "after",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
+        super(nn.RNNCellBase, self).__init__()  # RNNCellBase's own knows no bias that is single
         bias = bias if bias == "single" else bool(bias)  # torch.nn.GRUCell goes by its truth, too
         check_sizes(input_size=input_size, hidden_size=hidden_size)
         check_variant(bias, reset)
@@ -61,6 +73,9 @@ class GRUCell(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor) and isinstance(input, fx.Proxy):
+            recorded: Tensor = leaf(self, input, hx)
+            return recorded
         ids = not (input.is_floating_point() or input.is_complex())
         ranks = (0, 1) if ids else (1, 2)
         if input.dim() not in ranks:
@@ -88,6 +103,18 @@ class GRUCell(nn.Module):
         h0 = h0.to(dtype) if converts(h0, dtype) else h0
         _, h = gru(x.unsqueeze(0), h0, *weights(self, ""), reset=self.reset, backend=self.backend)
         return h if batched else h.squeeze(0)
+
+    def __prepare_scriptable__(self) -> nn.GRUCell:
+        """What torch.jit.script compiles in this module's place: torch.nn.GRUCell, on the same parameters."""
+        if self.reset != "after" or self.bias == "single":
+            raise RuntimeError(
+                'torch.jit.script compiles a GRUCell as torch.nn.GRUCell, which has no reset="before" and no '
+                'bias="single": take torch.jit.trace, torch.compile or torch.export'
+            )
+        plain = nn.GRUCell(self.input_size, self.hidden_size, bool(self.bias), device="meta")
+        for name in NAMES:
+            setattr(plain, name, getattr(self, name))
+        return plain.train(self.training)
 
     def extra_repr(self) -> str:
         return represent(self, bias=True, reset="after", backend="auto")

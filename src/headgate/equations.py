@@ -103,7 +103,7 @@ def sequence(
     T, B, H = len(x), *h0.shape
     if lengths is not None and x.is_floating_point():  # not even a NaN there reaches a gradient
         x = torch.where((torch.arange(T, device=x.device)[:, None] < lengths)[..., None], x, x.new_zeros(()))
-    a = project(x, weight_ih, bias_ih)  # (T, B, 3H): the input's share needs no recurrence
+    a = project(x, weight_ih, bias_ih).unbind()  # T of (B, 3H): the input's share needs no recurrence
     fresh = h0.new_zeros(H) if reset_state is None else reset_state
     h, states, all_gates = h0, [], []
     for t in reversed(range(T)) if reverse else range(T):

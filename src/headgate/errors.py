@@ -28,3 +28,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+EXTRAS = {  # what installs a missing module: pip install '.[train]' in a clone
+    **dict.fromkeys(("torch", "tqdm", "matplotlib"), "train"),
+    **dict.fromkeys(("sklearn", "scipy", "pandas", "pyarrow"), "estimators"),
+    "tokenizers": "bpe",
+    "tensorboard": "tensorboard",
+}
+
+
+def not_installed(what: str, module: str, extra: str = "") -> str:
+    """Say that ``what`` needs a module of EXTRAS, and what installs it: ``extra``, or that module's own.
+
+    >>> not_installed("GRU", "torch")
+    "GRU needs torch, which is not installed: run pip install '.[train]' in a clone of headgate"
+    """
+    extra = extra or EXTRAS[module]
+    return f"{what} needs {module}, which is not installed: run pip install '.[{extra}]' in a clone of headgate"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headgate import equations
-from headgate.kernels import aten, cpu, head, native
+from headgate.kernels import aten, cpu, head, native, watch
+from headgate.kernels.dense import check_range
 
 BACKENDS = {"equations": equations.sequence, "torch": aten.sequence, "cpu": cpu.sequence}
 LOGITS = 2**24  # so many at most, where torch's operations compute a cross-entropy, exist at a time
@@ -44,7 +45,9 @@ def gru(
 
     ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``cpu``, the native library, for tensors on a CPU, and
     ``torch`` elsewhere, or where the library was not built. Function transforms (torch.func, forward-mode
-    differentiation) go through ``equations``.
+    differentiation) go through ``equations``. Where anything else follows the call, "auto" takes what that can see:
+    ``torch`` while torch.jit.trace or an ONNX exporter records it, ``equations`` for tensors of classes that compute
+    torch's operators themselves, and otherwise the operator ``headgate::gru``, which is ``cpu`` as torch knows it.
 
     ``batch_invariant``: with True the backend ``cpu`` gives a row the same bits alone and in any batch. With False it
     may compute the rows of large batches (24 rows and 128 hidden units at least) on the matrix tiles of processors that
@@ -55,7 +58,20 @@ def gru(
     _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets, reset_state)
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
-    backend = _pick(backend, h0.device.type)
+    tensors = x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets
+    backend = _pick(backend, *tensors)
+    if watch.expanded(tensors) and (
+        reset == "before"
+        or not x.is_floating_point()
+        or (bias_ih is None) != (bias_hh is None)
+        or lengths is not None
+        or resets is not None
+        or return_gates
+    ):
+        raise RuntimeError(
+            'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
+            "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
+        )
     return BACKENDS[backend](
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
         reset_state=reset_state, return_gates=return_gates,
@@ -81,14 +97,19 @@ def linear_cross_entropy(
     computed again in backward. ``batch_invariant`` as in :func:`gru`, a token being a row.
     Raises RuntimeError for shapes that do not fit or targets out of range.
     """
-    (N, H), V = states.shape, len(weight)
+    (N, H), V = states.shape, weight.shape[0]
     if weight.shape != (V, H) or targets.shape != (N,) or (bias is not None and bias.shape != (V,)):
         shapes = [tuple(v.shape) for v in (states, weight, targets) if v is not None]
         raise RuntimeError(f"states (N, H), weight (V, H) and targets (N,) do not fit each other: {shapes}")
     needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (states, weight, bias))
-    ours = _pick(backend, states.device.type) == "cpu" and states.itemsize in native.SUFFIXES
+    picked = _pick(backend, states, weight, bias, targets)
+    watched = torch.compiler.is_compiling() or watch.by_modes() or not watch.plain((states, weight, bias, targets))
+    if watched and backend == "cpu" and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            _UNSEEN.format("this cross-entropy is watched by a mode, or by a tensor of a class of its own")
+        )
     _check_range("targets", targets, V - 1)
-    if not ours or torch.compiler.is_compiling() or (needed and reduction == "none"):
+    if picked != "cpu" or watched or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction="none")
@@ -125,19 +146,36 @@ def adaptive_cross_entropy(
 def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, targets: Tensor, width: int) -> Tensor:
     """Losses (N,) of states (N, H), targets (N,), for as many tokens at once as have LOGITS logits, ``width`` each."""
     n = max(LOGITS // width, 1)
-    if torch.compiler.is_compiling() or _transformed() or len(targets) <= n:
+    if torch.compiler.is_compiling() or watch.transformed() or watch.recorded() or len(targets) <= n:
         return losses(states, targets)
     parts = zip(states.split(n), targets.split(n), strict=True)
     return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-def _pick(backend: str, device: str) -> str:
+_UNSEEN = 'backend "cpu" cannot run: {}, which does not see what the native library does: take backend="auto"'
+
+
+def _pick(backend: str, *tensors: Tensor | None) -> str:
+    """The backend for a call with these tensors; the second decides on the device."""
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    assert tensors[1] is not None
+    device = tensors[1].device.type
     if backend == "cpu" and (why_not := reason_against_cpu(device)):
         raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
-    if _transformed():
+    if watch.transformed():
         return "equations"
+    if not torch.compiler.is_compiling() and not watch.plain(tensors):
+        if watch.expanded(tensors):
+            return "torch"
+        if watch.foreign(tensors):
+            if backend == "cpu":
+                raise RuntimeError(_UNSEEN.format("a tensor is of a class that computes torch's operators itself"))
+            return "equations" if backend == "auto" else backend
+    if watch.recorded():
+        if backend == "cpu":
+            raise RuntimeError(_UNSEEN.format("torch.jit.trace or an ONNX exporter records the call"))
+        return "torch" if backend == "auto" else backend
     if backend != "auto":
         return backend
     if device == "cpu":
@@ -145,13 +183,6 @@ def _pick(backend: str, device: str) -> str:
             return "cpu"
         _say_that_it_is_slow()
     return "torch"
-
-
-def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is under way, of which only the definition knows."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled programs stay on their machine
@@ -223,11 +254,10 @@ def _check(
 
 
 def _check_range(name: str, values: Tensor, largest: int) -> None:
-    """Values on a CPU must lie in 0..largest; tensors without values (traced, transformed) are not asked."""
+    """Values on a CPU must lie in 0..largest. Tensors without values (traced, transformed) are not asked, nor is where
+    asking would be recorded: there the operator asks when it runs, and torch's own operations do."""
     if torch.compiler.is_compiling() or type(values) is not Tensor or values.device.type != "cpu":
         return
-    if _transformed() or not values.numel():
+    if watch.transformed() or watch.recorded() or torch._C._len_torch_dispatch_stack():
         return
-    low, high = (int(v) for v in torch.aminmax(values))
-    if low < 0 or high > largest:
-        raise RuntimeError(f"{name} must be from 0 to {largest}, got {low} to {high}")
+    check_range(name, values, largest)

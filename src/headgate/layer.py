@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from headgate.functional import gru
 from headgate.parameters import (
+    NAMES,
     check_dtype,
     check_sizes,
     check_variant,
     converts,
+    leaf,
     represent,
     sizes_of,
     suffixes,
@@ -33,7 +35,19 @@ class Gates(NamedTuple):
     n: Tensor
 
 
-class GRU(nn.Module):
+class _FlatWeights(list[Any]):
+    """The list that a module's _flat_weights is; a tensor that is put into it goes to the module."""
+
+    def __init__(self, module: "GRU", weights: list[Any]) -> None:
+        super().__init__(weights)
+        self._module = module
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(index, value)
+        self._module._flat_weights = self
+
+
+class GRU(nn.RNNBase):
     """Several layers of gated recurrent units over a sequence; a drop-in for ``torch.nn.GRU``.
 
         r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
@@ -53,6 +67,8 @@ class GRU(nn.Module):
                    which lets the library use matrix tiles (AMX) for large batches; see headgate.functional.gru
     backend        "auto", or one of headgate.functional.BACKENDS to force it
 
+    An ``nn.RNNBase``, so that code which asks for one finds it; not an ``nn.GRU``, which torch.compile refuses.
+
     >>> gru = GRU(10, 20)
     >>> states, last = gru(torch.randn(5, 3, 10))
     >>> states.shape, last.shape
@@ -61,6 +77,11 @@ class GRU(nn.Module):
     >>> torch.allclose(gru(ids)[0], gru(nn.functional.one_hot(ids, 10).float())[0], atol=1e-6)
     True
     """
+
+    bias: bool | str  # type: ignore[assignment]
+    mode = "GRU"
+    proj_size = 0
+    _given: dict[str, tuple[Any, Tensor]] | None = None
 
     def __init__(
         self,
@@ -78,8 +99,11 @@ class GRU(nn.Module):
         learned_state: bool = False,
         batch_invariant: bool = True,
         backend: str = "auto",
+        proj_size: int = 0,
     ) -> None:
-        super().__init__()
+        super(nn.RNNBase, self).__init__()  # RNNBase's own knows neither one bias nor learned states
+        if proj_size != 0:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         check_variant(bias, reset)
         if not isinstance(batch_first, bool):
@@ -156,6 +180,9 @@ class GRU(nn.Module):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_gates)
+        if not isinstance(input, Tensor) and isinstance(input, fx.Proxy):
+            options = {"lengths": lengths, "resets": resets, "return_gates": return_gates}
+            return leaf(self, input, hx, **{k: v for k, v in options.items() if v is not None and v is not False})
         dtype = self._dtype
         ids, batched = self._read_shape(input, hx, dtype)
         x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
@@ -197,7 +224,7 @@ class GRU(nn.Module):
                 else:
                     h0 = torch.zeros(B, H, dtype=dtype, device=x.device)
                 states, h, *rzn = gru(
-                    x, h0, *weights(self, suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
+                    x, h0, *self._weights(suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
                     resets=resets, reset_state=start, return_gates=return_gates,
                     batch_invariant=self.batch_invariant or not self.training, backend=self.backend,
                 )  # fmt: skip
@@ -236,21 +263,129 @@ class GRU(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        dtype: torch.dtype = self._weights("_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
         return dtype
+
+    def _weights(self, suffix: str) -> list[Any]:
+        """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction, as they are computed with."""
+        found = weights(self, suffix)
+        if self._given is None:
+            return found
+        return [self._instead_of(name + suffix, weight) for name, weight in zip(NAMES, found, strict=True)]
+
+    def _instead_of(self, name: str, weight: Any) -> Any:
+        """What _flat_weights was given for a weight that is still the module's; else the weight itself."""
+        then, tensor = (self._given or {}).get(name, (None, None))
+        return tensor if tensor is not None and then is weight else weight
+
+    # What torch.nn.GRU keeps in lists beside its parameters, here read off the parameters, so that it cannot be stale
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """The names of the weights and biases of each layer and direction: with ``bias="single"`` there is no bias_hh.
+        A learned state is neither."""
+        names = sizes_of(1, 1, self.bias)
+        D = 2 if self.bidirectional else 1
+        return [[n + suffix for n in names] for layer in range(self.num_layers) for suffix in suffixes(layer, D)]
+
+    @_all_weights.setter
+    def _all_weights(self, names: list[list[str]]) -> None:
+        if names != self._all_weights:
+            raise ValueError(f"_all_weights follows from the arguments of GRU: {self._all_weights}, got {names}")
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    @_flat_weights_names.setter
+    def _flat_weights_names(self, names: list[str]) -> None:
+        if names != self._flat_weights_names:
+            raise ValueError(
+                f"_flat_weights_names follows from the arguments of GRU: {self._flat_weights_names}, got {names}"
+            )
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """What is computed with, in the order of the names: parameters, or what has taken their places."""
+        return _FlatWeights(self, [self._instead_of(n, getattr(self, n, None)) for n in self._flat_weights_names])
+
+    @_flat_weights.setter
+    def _flat_weights(self, tensors: Sequence[Any]) -> None:
+        """Parameters become those of the module. Other tensors are computed with until their weight is replaced, or the
+        module is moved or converted; they are no part of its state."""
+        names = self._flat_weights_names
+        if len(tensors) != len(names):
+            raise ValueError(f"_flat_weights must be {len(names)} tensors ({', '.join(names)}), got {len(tensors)}")
+        given = {}
+        for name, tensor in zip(names, tensors, strict=True):
+            weight = getattr(self, name, None)
+            if isinstance(tensor, nn.Parameter) and tensor is not weight:
+                setattr(self, name, tensor)
+            elif tensor is not None and tensor is not weight:
+                given[name] = weight, tensor
+        self._given = given or None
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights and biases of each layer and direction, as ``torch.nn.GRU`` lists them."""
-        D = 2 if self.bidirectional else 1
-        return [
-            [w for w in weights(self, suffix) if w is not None]
-            for layer in range(self.num_layers)
-            for suffix in suffixes(layer, D)
-        ]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """For programs written for ``torch.nn.GRU``; there is nothing to flatten."""
+
+    # RNNBase's ways of keeping its lists up to date: there is nothing to keep
+
+    __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
+    __setstate__ = nn.Module.__setstate__
+    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def _init_flat_weights(self) -> None:
+        self._given = None
+
+    def _update_flat_weights(self) -> None:
+        pass
+
+    def _weights_have_changed(self) -> bool:
+        return False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._given = None
+        return nn.Module._apply(self, fn, recurse)
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """As torch.nn.GRU's: raise unless this is a batch, or with ``batch_sizes`` the data of a PackedSequence. Ids
+        have one axis less."""
+        ids = not (input.is_floating_point() or input.is_complex())
+        axes = (3 if batch_sizes is None else 2) - ids
+        if input.dim() != axes:
+            raise RuntimeError(f"input must have {axes} dimensions, got {input.dim()}")
+        if not ids:
+            self._check_features(input, self._dtype)
+
+    def _check_features(self, input: Tensor, dtype: torch.dtype) -> None:
+        check_dtype(input, dtype)
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
+            )
+
+    def __prepare_scriptable__(self) -> nn.GRU:
+        """What torch.jit.script compiles in this module's place: torch.nn.GRU, on the same parameters."""
+        if self.reset != "after" or self.bias == "single" or self.learned_state:
+            raise RuntimeError(
+                'torch.jit.script compiles a GRU as torch.nn.GRU, which has no reset="before", bias="single" or '
+                "learned_state=True: take torch.jit.trace, torch.compile or torch.export"
+            )
+        plain = nn.GRU(
+            self.input_size, self.hidden_size, self.num_layers, bool(self.bias), self.batch_first, self.dropout,
+            self.bidirectional, device="meta",
+        )  # fmt: skip
+        for name in self._flat_weights_names:
+            setattr(plain, name, getattr(self, name))
+        return plain.train(self.training)
 
     def _read_shape(self, input: Tensor, hx: Tensor | None, dtype: torch.dtype) -> tuple[bool, bool]:
         """Check ranks and dtypes; returns whether the input holds ids, and whether it has a batch axis."""
@@ -268,11 +403,7 @@ class GRU(nn.Module):
                 f"For {kind} {input.dim()}-D input, hx should be {3 if batched else 2}-D but got {hx.dim()}-D tensor"
             )
         if not ids:
-            check_dtype(input, dtype)
-            if input.shape[-1] != self.input_size:
-                raise RuntimeError(
-                    f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
-                )
+            self._check_features(input, dtype)
         return ids, batched
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ Letters: I input size, H hidden size, D directions (1 or 2).
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def check_sizes(**sizes: int) -> None:
@@ -54,14 +54,20 @@ def suffixes(layer: int, D: int) -> list[str]:
     return [f"_l{layer}", f"_l{layer}_reverse"][:D]
 
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def weights(module: nn.Module, suffix: str) -> list[Any]:
     """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction: None for a bias that there is not."""
     found = module._parameters  # a parametrization puts a property in a parameter's place
-    names = (name + suffix for name in _NAMES)
+    names = (name + suffix for name in NAMES)
     return [found[name] if name in found else getattr(module, name, None) for name in names]
+
+
+def leaf(module: nn.Module, input: fx.Proxy, *arguments: Any, **options: Any) -> Any:
+    """What torch.fx writes down for a call of the module: the call as a whole, as for modules of torch's own."""
+    path = input.tracer.path_of_module(module)  # type: ignore[attr-defined]
+    return input.tracer.create_proxy("call_module", path, (input, *arguments), options)
 
 
 def represent(module: nn.Module, **defaults: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headgate import equations
 from headgate.equations import project, step
+from headgate.kernels import watch
 
 
 def sequence(
@@ -34,6 +35,9 @@ def sequence(
     it does not know: these are computed as the definition computes them. Under autocast only ``torch._VF.gru`` is in
     half precision; the others, which mix operations that autocast knows with some that it does not, stay in float32.
     """
+    recorded = watch.recorded()
+    if recorded and bias_ih is not None and bias_hh is None:
+        bias_hh = torch.zeros_like(bias_ih)  # a second bias makes it one operation
     unknown = lengths is not None or resets is not None or return_gates
     whole = not unknown and x.is_floating_point() and reset == "after" and (bias_ih is None) == (bias_hh is None)
     if not whole and torch.is_autocast_enabled(h0.device.type):
@@ -47,7 +51,7 @@ def sequence(
             x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
             resets=resets, reset_state=reset_state, return_gates=return_gates,
         )  # fmt: skip
-    if whole and len(x):
+    if whole and (recorded or len(x)):  # what is recorded must not be bound to this number of steps
         weights = [w for w in (weight_ih, weight_hh, bias_ih, bias_hh) if w is not None]
         states, last = torch._VF.gru(
             x.flip(0) if reverse else x, h0[None].contiguous(), weights, bias_ih is not None, 1, 0.0, True, False, False
@@ -61,7 +65,9 @@ def sequence(
         return h0.new_empty(0, *h0.shape), h0
     if reverse:
         a = a.flip(0)
-    if reset == "after":
+    if recorded and reset == "after":
+        states = _states(a, h0, weight_hh, bias_hh)
+    elif reset == "after":
         b = weight_hh.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
         (states,) = _After.apply(a, h0, weight_hh, b)
     else:
@@ -98,11 +104,18 @@ class _After(torch.autograd.Function):
         return (h[1:],)
 
     @staticmethod
-    def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:
         a, h0, weight_hh, bias_hh, h, rz, m, n = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated: take it through the definition
-            leaves = [v.view_as(v) for v in (a, h0, weight_hh, bias_hh)]
-            return torch.autograd.grad(_states(*leaves), leaves, d_states, create_graph=True)
+        again = torch.is_grad_enabled()  # the gradient is to be differentiated: take it through the definition
+        if again or watch.batched((d_states,)) or watch.transformed() or watch.recorded():
+            needed = ctx.needs_input_grad
+            with torch.enable_grad():
+                leaves = [
+                    v.view_as(v) if need else v for v, need in zip((a, h0, weight_hh, bias_hh), needed, strict=True)
+                ]
+                wanted = [v for v, need in zip(leaves, needed, strict=True) if need]
+                found = iter(torch.autograd.grad(_states(*leaves), wanted, d_states, create_graph=again))
+            return tuple(next(found) if need else None for need in needed)
         T, B, H = n.shape
         r, z = rz.split(H, -1)
         before = h[:-1]
@@ -121,7 +134,7 @@ class _After(torch.autograd.Function):
         return da.view(T, B, 3 * H), dh, d_weight, d_bias
 
 
-def _states(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
+def _states(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None) -> Tensor:
     states = []
     for a_t in a.unbind(0):
         h = step(a_t, h, weight_hh, bias_hh)

@@ -1,7 +1,8 @@
 """The backend ``cpu``: the native library as a differentiable function of tensors, float32 and float64.
 
-Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export`` the same thing is the
-operator ``headgate::gru``. A gradient that is to be differentiated again is taken through the definition.
+Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export``, and where a mode or a
+tensor of another class watches, the same thing is the operator ``headgate::gru``. A gradient that is to be
+differentiated again, or that is a batch of gradients, is taken through the definition.
 
 Letters: T time steps, B batch, I input size, H hidden size.
 """
@@ -11,9 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from headgate import equations
-from headgate.kernels import memory, native
+from headgate.kernels import memory, native, watch
 from headgate.kernels.dense import check_floats, check_range, dense, resolved
 
 
@@ -65,7 +68,7 @@ def sequence(
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
     arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if _through_the_operator((*tensors, lengths, resets)):
         states, last, gates = _operator(*arguments, differentiable or return_gates)
     elif differentiable:
         states, last, gates = _Gru.apply(*arguments)
@@ -73,6 +76,11 @@ def sequence(
         states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
     outputs = (states, last, unblocked(gates, h0.shape[1])) if return_gates else (states, last)
     return outputs if ours else tuple(v.to(dtype) for v in outputs)
+
+
+def _through_the_operator(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether something watches that sees operators only."""
+    return torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors)
 
 
 class _Gru(torch.autograd.Function):
@@ -87,11 +95,8 @@ class _Gru(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, states, gates = ctx.saved_tensors
-        arguments, needed = _Arguments(*tensors, *ctx.options), ctx.needs_input_grad[:7]
-        if torch.is_grad_enabled():
-            found = _through_the_definition(arguments, d_outputs, needed)
-        else:
-            found = _backward(arguments, states, gates, d_outputs, needed)
+        needed = ctx.needs_input_grad[:7]
+        found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
         return (*_placed(found, needed), *[None] * 5)
 
 
@@ -120,10 +125,25 @@ def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tens
     return [next(rest) if need else None for need in needed]
 
 
-def _through_the_definition(
-    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+def _gradients(
+    arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> Sequence[Tensor | None]:
-    """The gradients as functions that can be differentiated again."""
+    """The gradients of the arguments that need one, in a way that whatever watches can follow."""
+    again = torch.is_grad_enabled()  # they are to be differentiated
+    eager = not torch.compiler.is_compiling()
+    if again or (eager and (watch.batched(d_outputs) or watch.transformed() or watch.recorded())):
+        with torch.enable_grad():
+            return _through_the_definition(arguments, d_outputs, needed, again)
+    if _through_the_operator((*arguments[:9], states, gates, *d_outputs)):
+        found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+        return found
+    return _backward(arguments, states, gates, d_outputs, needed)
+
+
+def _through_the_definition(
+    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool], again: bool
+) -> Sequence[Tensor | None]:
+    """The gradients, with ``again`` as functions that can be differentiated again."""
     leaves: list[Any] = [
         v.view_as(v) if v is not None and need else v for v, need in zip(arguments[:7], needed, strict=True)
     ]
@@ -140,7 +160,7 @@ def _through_the_definition(
     ]
     wanted = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
     return torch.autograd.grad(
-        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=True, allow_unused=True
+        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=again, allow_unused=True
     )
 
 
@@ -172,6 +192,12 @@ def _backward(
     described, alive = _describe(arguments, checked)
     T, B, _, H = arguments.sizes
     shapes = (T, B, H), (B, H), _blocked(T, B, H)
+    for tensor, shape in ((states, shapes[0]), (gates, shapes[2])):
+        if tensor.shape != shape or tensor.dtype != h0.dtype:
+            raise RuntimeError(
+                f"a tensor kept for backward, {shape} {h0.dtype}, came back as {tuple(tensor.shape)} {tensor.dtype}: "
+                "hooks on saved tensors must return what they were given"
+            )
     kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
     described.states, described.gates = (v.data_ptr() for v in kept)
     incoming = [
@@ -245,6 +271,23 @@ def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int, check
     return found
 
 
+def _check_run(arguments: _Arguments) -> None:
+    """Raise RuntimeError for shapes that a program was not recorded for, and for forward-mode differentiation."""
+    if forward_ad._current_level >= 0:  # torch would take its tangent for zero
+        raise RuntimeError(
+            "headgate::gru cannot be differentiated in forward mode: call the module, not the program recorded of it"
+        )
+    T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
+    x_shape = (T, B, I) if arguments.x.is_floating_point() else (T, B)
+    shapes = x_shape, (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,), (B,), (T, B)
+    for name, tensor, shape in zip(_Arguments._fields, arguments, shapes, strict=False):
+        if isinstance(tensor, Tensor) and tensor.shape != shape:
+            raise RuntimeError(
+                f"headgate::gru: {name} must be {shape}, got {tuple(tensor.shape)}: a program recorded with one number "
+                "of rows or steps may hold for no other"
+            )
+
+
 _SCHEMA = (
     "(Tensor x, Tensor h0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? reset_state, "
     "Tensor? lengths, Tensor? resets, bool before, bool reverse, bool invariant, "
@@ -255,7 +298,9 @@ _SCHEMA = (
     "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(_Arguments(*fields[:12]), fields[12], checked=False)
+    arguments = _Arguments(*fields[:12])
+    _check_run(arguments)
+    return _forward(arguments, fields[12], checked=False)
 
 
 @_operator.register_fake
@@ -272,8 +317,10 @@ def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
+    arguments = _Arguments(*fields[:12])
     states, gates, *d_outputs, needed = fields[12:]
-    return _backward(_Arguments(*fields[:12]), states, gates, d_outputs, needed, checked=False)
+    _check_run(arguments)
+    return _backward(arguments, states, gates, d_outputs, needed, checked=False)
 
 
 @_operator_backward.register_fake
@@ -290,8 +337,23 @@ def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, 
     *tensors, states, gates = ctx.saved_tensors
     if not gates.numel():  # traced without gradients, run with them: the gates were not kept
         states, _, gates = _operator(*tensors, *ctx.options, True)
-    found = _operator_backward(*tensors, *ctx.options, states, gates, *d_outputs, needed)
+    found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
     return (*_placed(found, needed), *[None] * 6)
 
 
 _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))
+
+
+@register_flop_formula(torch.ops.headgate.gru)
+def _flops(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products, as torch counts them; looking up the columns of ids is none."""
+    (T, B), H = x[:2], h0[1]
+    return 2 * T * B * 3 * H * (H + (weight_ih[1] if len(x) == 3 else 0))
+
+
+@register_flop_formula(torch.ops.headgate.gru_backward)
+def _flops_of_backward(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *rest: Any, **_: Any) -> Any:
+    """Of the products for the gradients that are needed, the last argument, and of the chain back through time."""
+    (T, B), H, needed = x[:2], h0[1], rest[-1]
+    of_input = (needed[0] + needed[2]) * weight_ih[1] * T if len(x) == 3 else 0
+    return 2 * B * 3 * H * (of_input + H * (T * needed[3] + max(T - 1, 0) + (T > 0) * needed[1]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headgate.kernels import native
+from headgate.kernels import native, watch
 from headgate.kernels.dense import check_floats, check_range, dense
 
 
@@ -43,6 +43,8 @@ class _MeanLoss(torch.autograd.Function):
             needed = [v for v, g in zip((states, weight, bias), gradients, strict=True) if g is not None]
             again = iter(torch.autograd.grad(loss, needed, d_loss, create_graph=True))
             return (*(None if g is None else next(again) for g in gradients), None, None)
+        if watch.batched((d_loss,)) or watch.by_modes() or watch.recorded() or not watch.plain((d_loss,)):
+            return (*(g if g is None else d_loss * g for g in gradients), None, None)
         scale = d_loss.item()  # one as a rule: then nothing needs to be multiplied
         return (*(g if g is None or scale == 1 else scale * g for g in gradients), None, None)
 

@@ -38,7 +38,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """As ``torch.empty`` on the CPU. The memory of a large tensor is lent from the store, for as long as it lives."""
     count = math.prod(shape)
     if count * dtype.itemsize < SMALLEST or not _PRIVATE:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")  # also where another device is the default
     size = _rounded(count * dtype.itemsize)
     kept = _sizes.setdefault(size, _Size())
     _give_up_idle(kept)
