@@ -279,12 +279,28 @@ def test_unknown_flag(fails) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["trian"], "unknown command trian: did you mean train?"),
+        (["xyz"], "unknown command xyz: 'headgate --help' lists what there is"),
+        (["generate", "run", "--temp", "1"], "unknown argument --temp: did you mean --temperature?"),
+        (["generate", "run", "--temperatur=1"], "unknown argument --temperatur: did you mean --temperature?"),
+        (["train", "--reset", "never"], "--reset must be one of after, before, got 'never'"),
+        (["train", "--schedule", "cosin"], "got 'cosin': did you mean cosine?"),
+        (["prepare", "x.txt", "--outt", "y"], "unknown argument --outt: did you mean --out"),
+        (["prepare", "x.txt", "--qqqq"], "unknown argument --qqqq: 'headgate prepare --help' lists what there is"),
+        (["evaluate", "run", "a.txt", "b.txt"], "unknown argument b.txt: 'headgate evaluate --help' says what"),
+    ],
+)
+def test_misspelt(fails, arguments: list[str], message: str) -> None:
+    assert message in fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (
             ["train", "--hidden", "x"],
             "argument --hidden: invalid int value: 'x': 'headgate train --help' says what can be given",
         ),
-        (["trian"], "invalid choice: 'trian'"),
-        (["train", "--reset", "never"], "argument --reset: invalid choice: 'never' (choose from "),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
