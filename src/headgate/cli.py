@@ -102,7 +102,7 @@ def _suggestion(word: str, known: Iterable[str], program: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
     """The parser, and those of the commands by name."""
     parser = _Parser(prog="headgate", description=headgate.__doc__)
     parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
