@@ -23,7 +23,7 @@ from headgate.processes import Processes
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
 from headgate.runtime import Runtime
-from headgate.sampling import Sampling
+from headgate.sampling import Sampling, seed_of
 from headgate.training_state import Progress, Training, save, start_or_continue
 
 BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
@@ -260,8 +260,8 @@ def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> li
     runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
     sampling = Sampling(temperature=settings.sample_temperature)
     return [
-        runtime.write(prefix, settings.sample_length, sampling, seed=settings.seed)
-        for prefix in prefixes(settings, corpus)
+        runtime.write(prefix, settings.sample_length, sampling, seed=seed_of(settings.seed, number))
+        for number, prefix in enumerate(prefixes(settings, corpus))
     ]
 
 

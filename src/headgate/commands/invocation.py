@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ def command() -> str:
     return os.path.relpath(called)
 
 
-def default_directory(name: str, *, newest: bool = False) -> Path:
-    """runs/NAME, runs/NAME-2, ...: the first that is free, or the newest that is there."""
+def default_directory(name: str, *, newest: bool = False, taken: Collection[Path] = ()) -> Path:
+    """runs/NAME, runs/NAME-2, ...: the first that is free and not ``taken``, or the newest that is there."""
     path = free = Path("runs") / name
     number = 1
-    while is_run(free) or free.is_file():
+    while is_run(free) or free.is_file() or free in taken:
         path, number = free, number + 1
         free = path.with_name(f"{name}-{number}")
     return path if newest else free
@@ -43,4 +44,4 @@ def add_setting(group: Any, f: Any, kind: Any) -> None:
         metavar = None if choices else kind.__name__.upper()
         group.add_argument(flag, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
     else:
-        group.add_argument(flag, nargs="+", metavar="TEXT", help=text, **absent)
+        group.add_argument(flag, action="append", metavar="TEXT", help=f"{text} (may be repeated)", **absent)
