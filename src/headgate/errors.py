@@ -24,7 +24,7 @@ def similar(word: str, known: Iterable[str]) -> list[str]:
     (['--temperature'], ['train'])
     """
     known = sorted(known)
-    beginning = [k for k in known if word and k.startswith(word)]
+    beginning = [k for k in known if word and k.startswith(word)] if word not in known else []
     return beginning[:3] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
 
 
