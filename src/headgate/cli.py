@@ -57,7 +57,7 @@ def _sentence(error: Exception) -> str | None:
         return "there is not enough memory: close other programs, or give less text or a smaller model"
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         return f"this command needs {error.name}, which is missing: pip install 'headgate[{_EXTRAS[error.name]}]'"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.strerror}: make room and try again; a run that was under way goes on with --resume"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: check the path and its permissions"
