@@ -194,7 +194,7 @@ def test_a_file_that_goes_while_it_is_counted(tmp_path: Path, monkeypatch: pytes
 
     def stat(self: Path, **options: bool) -> os.stat_result:
         seen.append(self.name)
-        if self.name == "checkpoints" or seen.count("tokenizer.json") == 2:
+        if seen.count("tokenizer.json") == 2:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
         return real(self, **options)
 
