@@ -67,7 +67,7 @@ def evaluate(
     N = len(ids) - 1
     if N < 1:
         raise InputError(f"a text of at least two tokens is needed to evaluate it, got {len(ids)}")
-    R = min(rows or min(max(N // 512, 1), 32), N)
+    R = rows or min(max(N // 512, 1), 32)
     length = -(-N // R)  # of a row; the last one may be shorter
     total, state = 0.0, None
     for start in range(0, length, steps):

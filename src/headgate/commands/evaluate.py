@@ -80,14 +80,14 @@ def run(options: argparse.Namespace) -> int:
             pieces = passage.text.split() if settings.tokenizer == "word" else passage.text
             foreign += [piece for piece in pieces if piece in unknown]
 
-    lost = 0.0
+    lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
     with capacity.enough("take fewer --rows, or a part of the text with --limit"):
         losses = _losses(directory, best=options.best, without_torch=options.runtime)
-        result = evaluate(losses, ids, rows=options.rows, characters_per_token=ratio)
+        result = evaluate(losses, ids, rows=rows, characters_per_token=ratio)
         if options.weights != "float32":
             exact = result
             runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
-            result = evaluate(runtime.losses, ids, rows=options.rows, characters_per_token=ratio)
+            result = evaluate(runtime.losses, ids, rows=rows, characters_per_token=ratio)
             lost = result.perplexity / exact.perplexity - 1
     units = "words" if settings.tokenizer == "word" else "characters"
     if options.json:
