@@ -313,6 +313,21 @@ def test_what_argparse_finds(capsys: pytest.CaptureFixture[str], arguments: list
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--processes", str(2**31)], "--processes must be from 0 to 1024, got 2147483648"),
+        (["--processes", "-1"], "--processes must be from 0 to 1024, got -1"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--seed", "3"], "--seed does nothing unless --tokenizer is bpe: omit it, or set that"),
+        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is bpe: omit it, or set that"),
+    ],
+)
+def test_what_prepare_refuses(fails, tmp_path: Path, options: list[str], message: str) -> None:
+    assert message in fails("prepare", "voyage", "--out", str(tmp_path / "made"), *options)
+    assert not (tmp_path / "made").exists()
+
+
 def test_impossible_flag(fails, tmp_path: Path) -> None:
     message = fails("train", "--hidden", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
     assert "hidden must be at least 1" in message

@@ -266,6 +266,11 @@ def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> li
 
 
 def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
-    """What samples start with: the prefixes of the settings, else the first words of the text."""
-    lines = [line.strip() for line in corpus.beginning.splitlines() if line.strip()]
-    return settings.sample_prefixes or ((lines[0] if lines else corpus.beginning)[:10].strip(),)
+    """The beginnings of samples: the prefixes of the settings, else the first words of the text, ten characters or so."""
+    if settings.sample_prefixes:
+        return settings.sample_prefixes
+    line = next((line.strip() for line in corpus.beginning.splitlines() if line.strip()), "")
+    start = line[:10]
+    if " " in start and (start[-1:] + line[10:11]).isalnum() and len(line) > 10:  # in the middle of a word
+        start = start.rpartition(" ")[0]
+    return (start.strip(),)
