@@ -273,6 +273,13 @@ def test_a_place_inside_a_file_is_one_sentence(fails) -> None:
     assert "Not a directory" in fails("train", "canal.txt", "--out", "canal.txt/run", *SMALL)
 
 
+def test_a_working_directory_that_is_gone_is_one_sentence(fails) -> None:
+    Path("gone").mkdir()
+    os.chdir("gone")
+    os.rmdir("../gone")
+    assert "the current directory does not exist any more: change to another" in fails("train", "../canal.txt", *SMALL)
+
+
 def test_a_relative_link_leads_to_the_run() -> None:
     Path("far").mkdir()
     Path("runs").mkdir()

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import itertools
+import os
 import signal
 import sys
 import warnings
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             console.open_streams()
             options = _parsed(sys.argv[1:] if arguments is None else arguments)
+            _check_directory()
             code: int = options.run(options)
             sys.stdout.flush()  # a closed pipe shows here, not at exit
             return code
@@ -47,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except OSError:
                 console.discard(sys.stdout)  # it cannot be written: at exit, trying again would be another error
             return 2
+
+
+def _check_directory() -> None:
+    """InputError in a directory that was removed: torch, loaded there, would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current directory does not exist any more: change to another") from None
 
 
 def _sentence(error: Exception) -> str | None:

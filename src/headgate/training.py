@@ -266,7 +266,7 @@ def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> li
 
 
 def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
-    """The beginnings of samples: the prefixes of the settings, else the first words of the text, ten characters or so."""
+    """The beginnings of samples: the prefixes of the settings, else the text's first words, up to ten characters."""
     if settings.sample_prefixes:
         return settings.sample_prefixes
     line = next((line.strip() for line in corpus.beginning.splitlines() if line.strip()), "")
