@@ -41,6 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_run(Path(folder) / "run")
         generate = [sys.executable, "-m", "headgate", "generate", f"{folder}/run", "--prefix", chr(0x4E01)]
+        generate += ["--greedy", "--length", "50"]
         loaded = "import sys; from headgate.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", loaded, *generate[3:]], check=True, stdout=subprocess.DEVNULL)
         commands = {

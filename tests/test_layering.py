@@ -25,6 +25,8 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "files": (1, False),
     "arguments": (1, False),
     "conformal": (1, False),
+    "capacity": (2, False),
+    "console": (1, False),
     "estimator_parameters": (1, False),
     "table": (1, False),
     "sequences": (1, False),

@@ -1,7 +1,9 @@
 """What a run has come to is told truly, whatever state it is in, and where runs differ."""
 
+import errno
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from headgate import GRURegressor
 from headgate.cli import main
 from headgate.configuration import Settings
+from headgate.curve import draw_comparison
 from headgate.errors import InputError
 from headgate.lock import locked
 from headgate.overview import differences, find, look
@@ -122,3 +125,143 @@ def test_mistakes(
     assert capsys.readouterr().err == f"headgate: {message}\n"
     with pytest.raises(InputError):
         find(tmp_path / "none")
+
+
+def test_one_bad_run_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs" / "good", step=40, progress={"epoch": 4, "waited": 0})
+    make(tmp_path / "runs" / "better", step=40, progress={"epoch": 4, "waited": 0}, seed=5)
+    make(tmp_path / "runs" / "broken").write("config.json", b"{")
+    make(tmp_path / "runs" / "odd", step=40, progress={"epoch": 4, "waited": 0}).write("log.jsonl", b'{"perplexity":1}')
+    make(tmp_path / "runs" / "shut")
+    (tmp_path / "runs" / "half" / "checkpoints").mkdir(parents=True)
+    make(tmp_path / "runs" / "directory").write("x", b"")
+    (tmp_path / "runs" / "directory" / "tokenizer.json").unlink()
+    (tmp_path / "runs" / "directory" / "tokenizer.json").mkdir()
+    real = Path.read_text
+
+    def read(self: Path, *arguments: str) -> str:
+        if self.parent.name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0]: line.split()[1] for line in lines[1:7]} == {
+        "runs/better": "finished", "runs/broken": "damaged", "runs/directory": "unreadable", "runs/good": "finished",
+        "runs/odd": "damaged", "runs/shut": "unreadable",
+    }  # fmt: skip
+    said = "\n".join(lines[7:])
+    assert "runs/broken/config.json is damaged" in said
+    assert "runs/shut/config.json: Permission denied" in said
+    assert "runs/odd: a report or the checkpoint lacks 'epoch'" in said
+    assert main(["runs", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [o["problem"] is None for o in found] == [o["state"] == "finished" for o in found]
+    assert main(["compare", "runs/good", "runs/broken", "runs/better", "runs/shut"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0].split() == ["runs/good", "runs/better"]
+    assert captured.err.count("left out: ") == 2
+    assert "runs/broken/config.json is damaged" in captured.err
+    assert main(["compare", "runs/good", "runs/broken"]) == 2
+    assert "runs/broken/config.json is damaged" in capsys.readouterr().err
+
+
+def test_looking_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that cannot be written to, of somebody else perhaps, is looked at all the same."""
+    run = make(tmp_path / "run", step=20, progress={"epoch": 2, "waited": 0})
+    with locked(run.path):
+        pass
+    real = Path.open
+
+    def read_only(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
+        if set(mode) & set("wa+x"):
+            raise PermissionError(errno.EROFS, "Read-only file system", str(self))
+        return real(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    assert (look(run.path).state, look(run.path).problem) == ("interrupted", None)
+
+
+def test_a_file_that_goes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files of a checkpoint do while a run trains."""
+    make(tmp_path / "run")
+    (tmp_path / "run" / "gone").symlink_to("nowhere")
+    real, seen = Path.stat, []
+
+    def stat(self: Path, **options: bool) -> os.stat_result:
+        seen.append(self.name)
+        if seen.count("tokenizer.json") == 2:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert look(tmp_path / "run").size > 0
+
+
+def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    for file in (tmp_path / "run").rglob("*"):
+        os.utime(file, (time.time() + 7200,) * 2)
+    assert look(tmp_path / "run").age == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("c.png", b"\x89PNG"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.jpg", b"\xff\xd8"), ("C.JPEG", b"\xff\xd8")],
+)
+def test_a_picture_is_what_its_name_says(tmp_path: Path, name: str, begins: bytes) -> None:
+    draw_comparison({"one": [{"epoch": 1, "perplexity": 2.0}]}, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+def test_pictures_that_cannot_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make(tmp_path / name, step=40, progress={"epoch": 4, "waited": 0})
+    for out, message in (
+        ("c.xyz", "c.xyz: the name of a picture must end in .png, .svg, .pdf, .jpg or .jpeg"),
+        ("curves", "curves: the name of a picture must end in"),
+        ("none/c.png", "none/c.png: there is no directory none: make it, or name another place"),
+    ):
+        assert main(["compare", "one", "two", "--out", out]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert f"headgate: {message}" in captured.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the size of a file")
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make(tmp_path / name, step=40, progress={"epoch": 4, "waited": 0})
+    (tmp_path / "c.png").write_bytes(b"before")
+    draw_comparison({}, tmp_path / "warm.png")  # matplotlib's caches
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code = main(["compare", "one", "two", "--out", "c.png"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert capsys.readouterr().err.startswith("headgate: File too large: make room and try again; ")
+    assert (tmp_path / "c.png").read_bytes() == b"before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "one", "two", "warm.png"]
+
+
+def test_a_picture_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "c.png").symlink_to("there/c.png")
+    draw_comparison({}, tmp_path / "c.png")
+    assert (tmp_path / "c.png").is_symlink()
+    assert (tmp_path / "there" / "c.png").read_bytes().startswith(b"\x89PNG")

@@ -27,7 +27,8 @@ from headgate.language_model import LanguageModel
 from headgate.overview import look
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
-from headgate.training import Result, train
+from headgate.tokenizer import CharacterTokenizer
+from headgate.training import Result, prefixes, train
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = {
@@ -310,6 +311,23 @@ def test_samples_do_not_disturb_and_are_kept(tmp_path: Path) -> None:
     assert lines[0].startswith("epoch 2: the ")
     assert lines[1].startswith("epoch 2: keeper")
     assert len(lines[1]) == len("epoch 2: keeper") + 8
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("\nTwelve Notches\nand more", "Twelve"),
+        ("the water came", "the water"),
+        ("Incomprehensible words", "Incomprehe"),
+        ("keep water.", "keep water"),
+        ("河水走到这里慢了下来一道", "河水走到这里慢了下来"),
+        ("a b", "a b"),
+        ("\n\n", ""),
+    ],
+)
+def test_a_sample_starts_with_whole_words(text: str, prefix: str) -> None:
+    corpus = Corpus(np.zeros(3), np.zeros(0), CharacterTokenizer.from_text("a"), len(text), text, "")
+    assert prefixes(Settings().training, corpus) == (prefix,)
 
 
 def test_diverging_run_stops(tmp_path: Path) -> None:

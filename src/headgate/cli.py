@@ -2,67 +2,65 @@
 
 import argparse
 import errno
-import io
+import itertools
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import headgate
+from headgate import console
 from headgate.commands import evaluate, fit, generate, predict, prepare, runs, show, train
-from headgate.errors import InputError, nearest
-
-_EXTRAS = {  # what installs a missing module
-    **dict.fromkeys(("torch", "tqdm", "matplotlib"), "train"),
-    **dict.fromkeys(("sklearn", "scipy", "pandas", "pyarrow"), "estimators"),
-    "tokenizers": "bpe",
-}
-
+from headgate.errors import EXTRAS, InputError, not_installed, similar
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may have bytes that are no UTF-8
-    options, unknown = _parser().parse_known_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"headgate: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: console.tell(f"headgate: warning: {message}")
         try:
-            if unknown:
-                raise InputError(f"unknown argument {unknown[0]}: {nearest(unknown[0], options.flags)}")
+            console.open_streams()
+            options = _parsed(sys.argv[1:] if arguments is None else arguments)
+            _check_directory()
             code: int = options.run(options)
             sys.stdout.flush()  # a closed pipe shows here, not at exit
             return code
         except BrokenPipeError:
-            _discard_output()  # nobody reads on
+            console.discard(sys.stdout)  # nobody reads on
             return 128 + signal.SIGPIPE
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
-        except (InputError, ModuleNotFoundError, OSError) as error:
+        except (InputError, MemoryError, ModuleNotFoundError, OSError) as error:
             message = _sentence(error)
             if message is None:
                 raise
-            print(f"headgate: {message}", file=sys.stderr)
+            console.tell(f"headgate: {message}")
             try:
                 sys.stdout.flush()
             except OSError:
-                _discard_output()  # it cannot be written: at exit, trying again would be another error
+                console.discard(sys.stdout)  # it cannot be written: at exit, trying again would be another error
             return 2
 
 
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _check_directory() -> None:
+    """InputError in a directory that was removed: torch, loaded there, would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current directory does not exist any more: change to another") from None
 
 
 def _sentence(error: Exception) -> str | None:
     """What the user can do about an error; None where nothing is known, and the traceback should show."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return f"this command needs {error.name}, which is missing: pip install 'headgate[{_EXTRAS[error.name]}]'"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: close other programs, or give less text or a smaller model"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return not_installed("this command", error.name)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.strerror}: make room and try again; a run that was under way goes on with --resume"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: check the path and its permissions"
@@ -75,8 +73,40 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"headgate: {message}: '{self.prog} --help' says what can be given\n")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):
+            raise InputError(f"unknown command {value}: {_suggestion(value, action.choices, self.prog)}")
+        flag = "/".join(action.option_strings) or action.dest
+        close = similar(value, action.choices)
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"{flag} must be one of {', '.join(action.choices)}, got {value!r}{hint}")
 
-def _parser() -> argparse.ArgumentParser:
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
+    parser, commands = _parser()
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    if name in commands:
+        flags = [flag for action in commands[name]._actions for flag in action.option_strings]
+        for argument in itertools.takewhile(lambda a: a != "--", arguments):
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and " " not in flag and flag not in flags:
+                raise InputError(f"unknown argument {flag}: {_suggestion(flag, flags, commands[name].prog)}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise InputError(f"unknown argument {unknown[0]}: '{options.program} --help' says what can be given")
+    return options
+
+
+def _suggestion(word: str, known: Iterable[str], program: str) -> str:
+    close = similar(word, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
+
+
+def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
+    """The parser, and those of the commands by name."""
     parser = _Parser(prog="headgate", description=headgate.__doc__)
     parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -102,5 +132,5 @@ def _parser() -> argparse.ArgumentParser:
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         add_arguments(command)
-        command.set_defaults(run=run, flags=[flag for a in command._actions for flag in a.option_strings])
-    return parser
+        command.set_defaults(run=run, program=f"headgate {name}")
+    return parser, commands.choices

@@ -175,6 +175,30 @@ class Settings:
         return Settings(**sections)
 
 
+def without_effect(given: Mapping[str, Any], settings: Settings) -> list[str]:
+    """What is wrong with ``given`` settings that change nothing beside the others: a sentence for each.
+
+    >>> without_effect({"momentum": 0.9}, Settings())
+    ['--momentum does nothing unless --optimizer is sgd: omit it, or set that']
+    """
+    text, training = settings.text, settings.training
+    idle = (  # name, a value that says the same as leaving it out, whether it does something, what it needs
+        ("vocab_size", None, text.tokenizer == "bpe", "--tokenizer is bpe"),
+        ("min_frequency", 1, text.tokenizer in ("characters", "word"), "--tokenizer is characters or word"),
+        ("unknown", None, text.tokenizer == "characters", "--tokenizer is characters"),
+        ("random_offset", True, training.partition == "sequential", "--partition is sequential"),
+        ("momentum", 0.0, training.optimizer == "sgd", "--optimizer is sgd"),
+        ("plateau", None, training.schedule == "plateau", "--schedule is plateau"),
+        ("sample_length", None, training.sample_every > 0, "--sample-every is above 0"),
+        ("sample_temperature", None, training.sample_every > 0, "--sample-every is above 0"),
+    )
+    return [
+        f"--{name.replace('_', '-')} does nothing unless {needs}: omit it, or set that"
+        for name, harmless, active, needs in idle
+        if name in given and not active and given[name] != harmless
+    ]
+
+
 SECTIONS: dict[str, type] = {"text": TextSettings, "model": ModelSettings, "training": TrainingSettings}
 
 

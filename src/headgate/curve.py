@@ -1,15 +1,39 @@
 """Pictures of a run: perplexity, or the loss, over epochs, on a logarithmic scale."""
 
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headgate import files
+from headgate.errors import InputError
 from headgate.recipe import Published
+
+FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf", ".jpg": "jpeg", ".jpeg": "jpeg"}
+
+
+def check_picture(path: Path) -> None:
+    """InputError where a picture cannot have such a name, or there is no directory for it."""
+    if path.suffix.lower() not in FORMATS:
+        *most, last = FORMATS
+        raise InputError(f"{path}: the name of a picture must end in {', '.join(most)} or {last}, which is its format")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no directory {path.parent}: make it, or name another place")
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a picture: all of it or nothing. A link is followed."""
+    check_picture(path)
+    content = io.BytesIO()
+    figure.savefig(content, format=FORMATS[path.suffix.lower()])
+    files.write_whole(Path(os.path.realpath(path)), content.getvalue())
 
 
 def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, published: Sequence[Published] = ()) -> None:
-    """Draw the reports of a log (:meth:`RunDirectory.log`) into a PNG file, with the published numbers as points."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw the reports of a log (:meth:`RunDirectory.log`), with the published numbers as points.
+
+    The format of the file is what its name says."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -33,12 +57,13 @@ def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, publish
     axes.grid(alpha=0.3, which="both")
     if axes.has_data():
         axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    _save(figure, path)
 
 
 def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
-    """Draw the perplexity of several runs into a PNG file: solid where held out, dashed in training."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw the perplexity of several runs: solid where held out, dashed in training.
+
+    The format of the file is what its name says."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
@@ -56,12 +81,11 @@ def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) ->
     axes.grid(alpha=0.3, which="both")
     if axes.has_data():
         axes.legend(fontsize="small")
-    FigureCanvasAgg(figure).print_png(str(path))
+    _save(figure, path)
 
 
 def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw the losses of a fit, and the held-out ones where there are any, into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw the losses of a fit, and the held-out ones where there are any, into a file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -73,4 +97,4 @@ def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
     axes.set(xlabel="epoch", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    _save(figure, path)

@@ -17,6 +17,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def similar(word: str, known: Iterable[str]) -> list[str]:
+    """The known words, three at most, that begin with ``word``; where none does, those spelt much like it.
+
+    >>> similar("--temp", ["--seed", "--temperature"]), similar("trian", ["prepare", "train"])
+    (['--temperature'], ['train'])
+    """
+    known = sorted(known)
+    beginning = [k for k in known if word and k.startswith(word)] if word not in known else []
+    return beginning[:3] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known words most like ``word``, as the end of an error message.
 
@@ -25,9 +36,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("xyz", ["verses", "voyage"])
     'known: verses, voyage'
     """
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    known = list(known)
+    close = similar(word, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 EXTRAS = {  # what installs a missing module: pip install '.[train]' in a clone

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
 from headgate.errors import InputError
@@ -61,10 +61,24 @@ def format_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 def parse_arrays(content: bytes, file: Path) -> dict[str, np.ndarray]:
     """Named arrays from the bytes of a safetensors file. InputError that names the file where they are damaged."""
     try:
-        arrays: dict[str, np.ndarray] = load(content)
-        return arrays
+        return _load(content)
     except (SafetensorError, ValueError, KeyError, OverflowError, struct.error) as error:
         raise InputError(f"{file} is damaged ({error}): restore it, or train again") from None
+
+
+def _load(content: bytes) -> dict[str, np.ndarray]:
+    """Named arrays; bfloat16, which NumPy lacks, as the same numbers in float32."""
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    if b'"BF16"' not in header:
+        arrays: dict[str, np.ndarray] = load(content)
+        return arrays
+    arrays = {}
+    for name, tensor in deserialize(content):
+        half = tensor["dtype"] == "BF16"
+        value = np.frombuffer(tensor["data"], "<u2" if half else {"F32": "<f4"}[tensor["dtype"]])
+        value = (value.astype(np.uint32) << 16).view(np.float32) if half else value.copy()
+        arrays[name] = value.reshape(tensor["shape"])
+    return arrays
 
 
 def estimator_in(folder: Path) -> str | None:

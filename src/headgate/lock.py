@@ -16,21 +16,26 @@ except ModuleNotFoundError:  # no such locks there
     fcntl = None  # type: ignore[assignment]
 
 
+class InUseError(InputError):
+    """Another process works in the directory."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, nobody else can lock ``folder``; InputError that names the process which does.
+    """Context manager: keep everybody else from locking ``folder``. Raises InUseError that names the process which has.
 
     The lock is on the file ``lock`` in it, which says who holds it.
     """
-    with (folder / "lock").open("a+") as file:
+    with contextlib.ExitStack() as stack:
         for attempt in range(3):  # somebody may just be looking (in_use)
-            if _lock(file):
+            file = stack.enter_context((folder / "lock").open("a+"))
+            if _lock(file) and _still_there(file, folder / "lock"):
                 break
             time.sleep(0.05)
             if attempt == 2:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise InputError(
+                raise InUseError(
                     f"{folder} is in use by {holder}: wait for it, stop it, or name another directory with --out"
                 )
         file.truncate(0)
@@ -40,18 +45,26 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works in ``folder`` now."""
+    """Say whether a process works in ``folder`` now. Nothing is written."""
     if not (folder / "lock").exists():
         return False
-    with (folder / "lock").open("a") as file:
-        return not _lock(file)
+    with (folder / "lock").open("rb") as file:
+        return not _lock(file, shared=True)
 
 
-def _lock(file: Any) -> bool:
+def _still_there(file: Any, path: Path) -> bool:
+    """Say whether an open file is the one of that name: who gave up a new directory has removed its lock."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: Any, *, shared: bool = False) -> bool:
     """Lock a file until it is closed, if nobody else has; whether that could be done."""
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True

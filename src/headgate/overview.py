@@ -1,6 +1,7 @@
 """What a run has come to, read from its directory without disturbing it."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from headgate.run_directory import RunDirectory, is_run
 class Overview:
     """One run: its state, how far it is, and how good.
 
-    state       running, interrupted (--resume goes on), finished, stopped early, diverged, damaged; "fitted" for an
-                estimator
+    state       running, interrupted (--resume goes on), finished, stopped early, diverged, damaged, unreadable;
+                "fitted" for an estimator
     perplexity  of the last report; held_out: the lowest; None where there is none
     age         seconds since it was last written to
     size        bytes on disk
+    problem     what is wrong with one that is damaged or unreadable
     """
 
     path: Path
@@ -32,22 +34,23 @@ class Overview:
     held_out: float | None
     age: float
     size: int
+    problem: str | None = None
 
 
 def find(folder: Path) -> list[Overview]:
     """The runs in a folder, or the folder itself where it is one; by name. InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"there is no directory {folder}: name the one that holds the runs")
-    paths = [folder] if is_run(folder) else sorted(p for p in folder.iterdir() if p.is_dir() and is_run(p))
+    paths = [folder] if _may_be_run(folder) else sorted(p for p in folder.iterdir() if _may_be_run(p))
     if not paths:
         raise InputError(f"{folder} holds no runs: name the directory that does, as in 'headgate runs DIR'")
     return [look(path) for path in paths]
 
 
 def look(path: Path) -> Overview:
-    """The overview of one run; a damaged one has the state "damaged" and no numbers."""
-    written = [p.stat() for p in path.rglob("*") if p.is_file()]
-    age = time.time() - max(s.st_mtime for s in written)
+    """The overview of one run; one that is damaged or cannot be read has a problem instead of numbers."""
+    written = [found for folder, _, names in os.walk(path) for name in names if (found := _stat(Path(folder, name)))]
+    age = max(time.time() - max((s.st_mtime for s in written), default=0.0), 0.0)
     size = sum(s.st_size for s in written)
     if estimator_in(path):
         return Overview(path, "fitted", None, None, None, None, age, size)
@@ -59,10 +62,32 @@ def look(path: Path) -> Overview:
         epoch = entries[-1]["epoch"] if entries else 0
         perplexity = entries[-1]["perplexity"] if entries else None
         state = _state(run, log, progress)
-    except (InputError, KeyError, TypeError):
-        return Overview(path, "damaged", None, None, None, None, age, size)
+    except InputError as error:
+        return Overview(path, "damaged", None, None, None, None, age, size, str(error))
+    except (KeyError, TypeError) as error:
+        problem = f"{path}: a report or the checkpoint lacks {error}: restore it, or train again"
+        return Overview(path, "damaged", None, None, None, None, age, size, problem)
+    except OSError as error:
+        problem = f"{error.filename or path}: {error.strerror or error}: check its permissions"
+        return Overview(path, "unreadable", None, None, None, None, age, size, problem)
     best = min(held_out) if held_out else None
     return Overview(path, state, epoch, run.settings.training.epochs, perplexity, best, age, size)
+
+
+def _may_be_run(path: Path) -> bool:
+    """Say whether a directory holds a run, or does not let us see."""
+    try:
+        return is_run(path)
+    except PermissionError:
+        return True
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """The size and age of a file; None where it has just gone, as those of checkpoints do."""
+    try:
+        return file.stat()
+    except OSError:
+        return None
 
 
 def _state(run: RunDirectory, log: Sequence[dict[str, Any]], progress: dict[str, Any] | None) -> str:

@@ -1,12 +1,15 @@
 """What a run says while it runs: a live bar on a terminal, plain lines in a pipe, log.jsonl, samples.txt, events."""
 
+import contextlib
 import json
 import math
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
+from headgate import console
 from headgate.evaluation import perplexity
 from headgate.events import Events
 from headgate.run_directory import RunDirectory
@@ -18,6 +21,7 @@ class Report:
     def __init__(self, run: RunDirectory, *, quiet: bool = False) -> None:
         self.run = run
         self.quiet = quiet
+        self.steps = 0  # made since this was created
         self._bar: Any = None
         self._events: Events | None = None  # from the first report on: of several processes, one reports
         epochs = run.settings.training.epochs
@@ -33,11 +37,13 @@ class Report:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A step was made; ``loss`` is its own, nan where it was skipped."""
+        self.steps += 1
         if not self._bar.disable:
             self._bar.set_postfix_str(
                 f"perplexity {perplexity(loss):.2f}, {tokens_per_second:,.0f} tokens/s", refresh=False
             )
-            self._bar.update(step - self._bar.n)
+            with self._whoever_reads():
+                self._bar.update(step - self._bar.n)
 
     def entry(self, entry: dict[str, Any], *, end_of_epoch: bool) -> None:
         """One line of log.jsonl, where what is not finite is null; and now and then a line to read."""
@@ -65,19 +71,39 @@ class Report:
         """What the model wrote after an epoch."""
         self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))
         if self._events is not None:
-            self._events.samples(texts)
+            self._events.samples([text.encode("utf-8", "backslashreplace").decode() for text in texts])
         for text in texts:
             self.line("  | " + text.replace("\n", "\n  | "))
 
     def line(self, text: str) -> None:
         if not self.quiet:
-            if self._bar is None or self._bar.disable:
-                print(text, flush=True)
-            else:
-                self._bar.write(text, file=sys.stdout)
+            with self._whoever_reads():
+                if self._bar is None or self._bar.disable:
+                    print(text, flush=True)
+                else:
+                    self._bar.write(text, file=sys.stdout)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._whoever_reads():
+                self._bar.close()
         if self._events is not None:
             self._events.close()
+
+    @contextlib.contextmanager
+    def _whoever_reads(self) -> Iterator[None]:
+        """Context manager: where standard output cannot be written any more, say so once and be quiet from then on.
+
+        The reader of a pipe has gone, a terminal was closed, a disk is full: no reason to lose a run.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.quiet = True
+            if self._bar is not None:
+                self._bar.disable = True
+            console.discard(sys.stdout)
+            console.tell(
+                f"headgate: standard output cannot be written any more ({error.strerror}); training goes on, and "
+                f"{self.run.path} has the reports"
+            )

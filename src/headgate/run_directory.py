@@ -14,6 +14,7 @@
 Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,30 +60,32 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, settings: Settings, tokenizer: Tokenizer, facts: dict[str, Any], *, overwrite: bool = False
+        cls,
+        path: Path,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        facts: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        held: bool = False,
     ) -> "RunDirectory":
-        """Start a run in a new or empty directory; ``overwrite`` removes the run (and nothing else) that is there."""
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file: name a directory for the run with --out")
+        """Start a run in a new or empty directory; ``overwrite`` removes the run (and nothing else) that is there.
+
+        ``held``: the caller has locked the directory.
+        """
+        check_free(path, overwrite=overwrite)
         if is_run(path):
-            if not overwrite:
-                raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
-            _check_kind(path)
-            with locked(path):
+            with contextlib.nullcontext() if held else locked(path):
                 _remove_run(path)
-        elif path.is_dir() and {p.name for p in path.iterdir()} - {
-            "checkpoints",
-            "lock",
-            "tokenizer.json",
-            ".tokenizer.json.tmp",
-            ".config.json.tmp",
-        }:  # those five: what is left where creating a run was cut short
-            raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = cls(path, settings, tokenizer, facts)
         run.write("tokenizer.json", files.format_json(tokenizer.to_json()))
         run.write_settings()
         return run
+
+    def remove(self) -> None:
+        """Remove the run, and nothing else that is in its directory."""
+        _remove_run(self.path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -134,9 +137,15 @@ class RunDirectory:
         files.write_whole(self.path / name, content)
 
     def append(self, name: str, text: str) -> None:
-        """Add text to log.jsonl or samples.txt."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(text)
+        """Add text to log.jsonl or samples.txt: all of it or nothing. What UTF-8 cannot hold is escaped."""
+        before = self._length(name)
+        try:
+            with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError:
+            if self._length(name) > before:
+                os.truncate(self.path / name, before)
+            raise
 
     def log(self) -> list[dict[str, Any]]:
         """The reports of log.jsonl, in order."""
@@ -257,6 +266,24 @@ class RunDirectory:
 def _reportable(value: Any) -> bool:
     """Whether log.jsonl can hold such a value: a number that a float can be, a truth value, null."""
     return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """InputError where a run cannot be started in a directory; ``overwrite``: it may hold one."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: name a directory for the run with --out")
+    if is_run(path):
+        if not overwrite:
+            raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
+        _check_kind(path)
+    elif path.is_dir() and {p.name for p in path.iterdir()} - {
+        "checkpoints",
+        "lock",
+        "tokenizer.json",
+        ".tokenizer.json.tmp",
+        ".config.json.tmp",
+    }:  # those five: what is left where creating a run was cut short
+        raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
 
 
 def is_run(path: Path) -> bool:

@@ -84,6 +84,17 @@ class Sampling:
         return min(int(np.searchsorted(np.cumsum(p), generator.random(), side="right")), int(p.nonzero()[0][-1]))
 
 
+def seed_of(seed: int, number: int) -> int:
+    """The seed of the text ``number`` of several that are drawn with one seed: that seed for text 0, others after it.
+
+    Texts drawn with the same numbers would make the same choices: where one takes the third most probable id, all do.
+
+    >>> seed_of(7, 0), seed_of(7, 1) != seed_of(8, 0)
+    (7, True)
+    """
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]) if number else seed
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Logarithms of the softmax over the last axis, float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)

@@ -23,7 +23,7 @@ from headgate.processes import Processes
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
 from headgate.runtime import Runtime
-from headgate.sampling import Sampling
+from headgate.sampling import Sampling, seed_of
 from headgate.training_state import Progress, Training, save, start_or_continue
 
 BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
@@ -260,12 +260,17 @@ def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> li
     runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
     sampling = Sampling(temperature=settings.sample_temperature)
     return [
-        runtime.write(prefix, settings.sample_length, sampling, seed=settings.seed)
-        for prefix in prefixes(settings, corpus)
+        runtime.write(prefix, settings.sample_length, sampling, seed=seed_of(settings.seed, number))
+        for number, prefix in enumerate(prefixes(settings, corpus))
     ]
 
 
 def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
-    """What samples start with: the prefixes of the settings, else the first words of the text."""
-    lines = [line.strip() for line in corpus.beginning.splitlines() if line.strip()]
-    return settings.sample_prefixes or ((lines[0] if lines else corpus.beginning)[:10].strip(),)
+    """The beginnings of samples: the prefixes of the settings, else the text's first words, up to ten characters."""
+    if settings.sample_prefixes:
+        return settings.sample_prefixes
+    line = next((line.strip() for line in corpus.beginning.splitlines() if line.strip()), "")
+    start = line[:10]
+    if " " in start and (start[-1:] + line[10:11]).isalnum() and len(line) > 10:  # in the middle of a word
+        start = start.rpartition(" ")[0]
+    return (start.strip(),)

@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headgate.commands.invocation import check_largest, find_run
+from headgate.console import print_json
 from headgate.errors import InputError
 from headgate.kernels.native import PRECISIONS
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="RUN",
+        help="a run directory, its name under runs/, or a model that comes with headgate (the newest run)",
+    )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a corpus as for train (the run's held-out part)")
     parser.add_argument("--limit", type=int, default=0, help="the first so many characters of TEXT; 0: all (0)")
     parser.add_argument(
@@ -39,15 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from headgate import capacity, sources
     from headgate import corpus as corpora
-    from headgate import sources
     from headgate.evaluation import evaluate
     from headgate.run_directory import RunDirectory
     from headgate.runtime import Runtime
 
     if options.limit < 0 or options.rows < 0:
         raise InputError("--limit and --rows must be at least 0")
-    directory = RunDirectory.open(Path(options.path))
+    check_largest(options, "limit", "rows")
+    if options.limit and options.text is None:
+        raise InputError("--limit is of TEXT: name one, or omit it")
+    directory = RunDirectory.open(find_run(options.path))
     data_dir = Path(options.data_dir) if options.data_dir else None
     settings, tokenizer = directory.settings.text, directory.tokenizer
     foreign: list[str] = []
@@ -60,22 +69,26 @@ def run(options: argparse.Namespace) -> int:
         ids, ratio, name = corpus.held_out, corpus.characters_per_token, f"held-out part of {settings.corpus}"
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
-        passages = list(sources.passages(settings, data_dir=data_dir))
-        ids, name = corpora.encode(tokenizer, passages), options.text
+        if options.text not in sources.NAMED:
+            capacity.check_text(settings, remedy="evaluate a part of it with --limit")
+        with capacity.enough("evaluate a part of the text with --limit"):
+            passages = list(sources.passages(settings, data_dir=data_dir))
+            ids, name = corpora.encode(tokenizer, passages), options.text
         ratio = sum(len(passage.text) for passage in passages) / max(len(ids), 1)
         for passage in passages:
             unknown = set(tokenizer.unknown(passage.text))
             pieces = passage.text.split() if settings.tokenizer == "word" else passage.text
             foreign += [piece for piece in pieces if piece in unknown]
 
-    losses = _losses(directory, best=options.best, without_torch=options.runtime)
-    result = evaluate(losses, ids, rows=options.rows, characters_per_token=ratio)
-    lost = 0.0
-    if options.weights != "float32":
-        exact = result
-        runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
-        result = evaluate(runtime.losses, ids, rows=options.rows, characters_per_token=ratio)
-        lost = result.perplexity / exact.perplexity - 1
+    lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
+    with capacity.enough("take fewer --rows, or a part of the text with --limit"):
+        losses = _losses(directory, best=options.best, without_torch=options.runtime)
+        result = evaluate(losses, ids, rows=rows, characters_per_token=ratio)
+        if options.weights != "float32":
+            exact = result
+            runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
+            result = evaluate(runtime.losses, ids, rows=rows, characters_per_token=ratio)
+            lost = result.perplexity / exact.perplexity - 1
     units = "words" if settings.tokenizer == "word" else "characters"
     if options.json:
         answer = {
@@ -88,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             "weights": options.weights,
             "perplexity_lost": lost if math.isfinite(lost) else None,
         }
-        print(json.dumps(answer, ensure_ascii=False))
+        print_json(answer)
         return 0
     print(
         f"{name}: {result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "

@@ -1,63 +1,141 @@
 """``headgate generate``: let a trained model write. Loads no torch."""
 
 import argparse
-import json
+import os
+from pathlib import Path
 from typing import Any
 
+from headgate.commands.invocation import check_largest, find_run
+from headgate.console import print_json, tell
 from headgate.errors import InputError
 from headgate.kernels.native import PRECISIONS
 
+TEMPERATURE = 0.8
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="RUN", help="a run directory")
-    parser.add_argument("--prefix", action="append", metavar="TEXT", help="how the text starts; may be repeated")
-    parser.add_argument("--length", type=int, default=50, help="how many tokens to write (50)")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="RUN",
+        help="a run directory, its name under runs/, or a model that comes with headgate (the newest run)",
+    )
+    parser.add_argument(
+        "--prefix",
+        action="append",
+        metavar="TEXT",
+        help="how the text starts; may be repeated (as the samples of the run)",
+    )
+    parser.add_argument("--length", type=int, default=300, help="how many tokens to write (300)")
     parser.add_argument(
         "--temperature",
         type=float,
-        help="0: always the most probable (so unless --top-k, --top-p, --min-p or --seed is given: then 1)",
+        help=f"below 1: more of what is probable, above 1: less; 0: as --greedy ({TEMPERATURE})",
     )
+    parser.add_argument("--greedy", action="store_true", help="always take the most probable token")
     parser.add_argument("--top-k", type=int, help="draw among the K most probable")
     parser.add_argument("--top-p", type=float, help="draw among the most probable that sum to P")
     parser.add_argument("--min-p", type=float, help="draw among those at least P times as probable as the best")
     parser.add_argument("--repetition-penalty", type=float, help="above 1: less of what the text has already")
     parser.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
-    parser.add_argument("--seed", type=int, help="seed of the drawing (0)")
-    parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the drawing; each prefix has draws of its own (a fresh one, which is printed)"
+    )
+    parser.add_argument(
+        "--best",
+        action=argparse.BooleanOptionalAction,
+        help="use the weights with the lowest held-out loss (yes, where the run has them)",
+    )
     parser.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
     parser.add_argument("--stream", action="store_true", help="write as it goes")
     parser.add_argument("--json", action="store_true", help="one JSON object a prefix")
 
 
 def run(options: argparse.Namespace) -> int:
+    from headgate import capacity
     from headgate.runtime import Runtime
-    from headgate.sampling import Sampling
+    from headgate.sampling import Sampling, seed_of
 
-    filters = {name: getattr(options, name) for name in ("top_k", "top_p", "min_p", "repetition_penalty")}
-    given = {name: value for name, value in filters.items() if value is not None}
-    drawn = options.seed is not None or given.keys() - {"repetition_penalty"}
-    temperature = (1.0 if drawn else 0.0) if options.temperature is None else options.temperature
-    sampling = Sampling(temperature=temperature, **given)
-    if options.beam and (temperature or given or options.stream):
-        raise InputError("--beam looks for the most probable text: leave --stream and the sampling options away")
-    if options.stream and options.json:
-        raise InputError("--stream writes text as it comes, --json an object at the end: choose one of them")
-    if options.length < 0 or options.beam < 0 or (options.seed or 0) < 0:
-        raise InputError("--length, --beam and --seed must be at least 0")
+    names = ("top_k", "top_p", "min_p", "repetition_penalty")
+    filters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    drawn = _check(options, filters)
+    temperature = (TEMPERATURE if options.temperature is None else options.temperature) if drawn else 0.0
+    sampling = Sampling(temperature=temperature, **filters)
 
-    runtime = Runtime.load(options.path, best=options.best, precision=options.weights)
-    seed = options.seed or 0
-    for prefix in options.prefix or [""]:
+    path = find_run(options.path)
+    best = (path / "best.safetensors").exists() if options.best is None else options.best
+    runtime = Runtime.load(path, best=best, precision=options.weights)
+    prefixes = options.prefix or [_prefix(path)]
+    seed = 0 if options.seed is None else options.seed
+    if drawn and options.seed is None:
+        seed = int.from_bytes(os.urandom(4))
+        tell(f"seed {seed}")
+    _check_beam(options.beam, runtime)
+    for number, prefix in enumerate(prefixes):
+        own = seed_of(seed, number)
         if options.stream:
             print(prefix, end="", flush=True)
-            for piece in runtime.stream(prefix, options.length, sampling, seed=seed):
+            for piece in runtime.stream(prefix, options.length, sampling, seed=own):
                 print(piece, end="", flush=True)
             print(flush=True)
             continue
         answer: dict[str, Any] = {"prefix": prefix}
         if options.beam:
-            answer["text"], answer["log_probability"] = runtime.beam(prefix, options.length, options.beam)[0]
+            with capacity.enough("take a smaller --beam"):
+                answer["text"], answer["log_probability"] = runtime.beam(prefix, options.length, options.beam)[0]
         else:
-            answer["text"] = runtime.write(prefix, options.length, sampling, seed=seed)
-        print(json.dumps(answer, ensure_ascii=False) if options.json else answer["text"])
+            answer["text"] = runtime.write(prefix, options.length, sampling, seed=own)
+            answer |= {"seed": seed} if drawn else {}
+        if options.json:
+            print_json(answer)
+        else:
+            print(answer["text"])
     return 0
+
+
+def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
+    """Say whether tokens are drawn at random. InputError for options that contradict each other or do nothing."""
+    sampled = {"seed": options.seed, **{n: v for n, v in filters.items() if n != "repetition_penalty"}}
+    if options.length < 0 or options.beam < 0 or (options.seed or 0) < 0:
+        raise InputError("--length, --beam and --seed must be at least 0")
+    check_largest(options, "length", "beam", "top_k")
+    if options.beam and (
+        options.temperature or filters or options.stream or options.greedy or options.seed is not None
+    ):
+        raise InputError("--beam looks for the most probable text: leave --stream and the sampling options away")
+    if options.stream and options.json:
+        raise InputError("--stream writes text as it comes, --json an object at the end: choose one of them")
+    if not (options.greedy or options.temperature == 0):
+        return not options.beam
+    if options.greedy:
+        sampled["temperature"] = options.temperature or None
+    idle = ["--" + name.replace("_", "-") for name, value in sampled.items() if value is not None]
+    if idle:
+        how = "--greedy" if options.greedy else "--temperature 0"
+        verb, them = ("does", "it") if len(idle) == 1 else ("do", "them")
+        raise InputError(
+            f"{how} always takes the most probable token: {' and '.join(idle)} {verb} nothing, omit {them}"
+        )
+    return False
+
+
+def _prefix(path: Path) -> str:
+    """The text that samples of a run start with; empty where it does not say."""
+    from headgate.run_directory import RunDirectory
+
+    directory = RunDirectory.open(path)
+    given, noted = directory.settings.training.sample_prefixes, directory.facts.get("prefix")
+    return given[0] if given else noted if isinstance(noted, str) else ""
+
+
+def _check_beam(width: int, runtime: Any) -> None:
+    """InputError where the logits and states of so many beams are more than there is memory."""
+    from headgate import capacity
+
+    model = runtime.settings
+    least = width * (2 * 8 * runtime.tokenizer.vocabulary_size + 2 * 4 * model.layers * model.hidden)
+    if least > (most := capacity.available()):
+        raise InputError(
+            f"a beam of {width:,} takes at least {capacity.in_gigabytes(least)} of memory, there are "
+            f"{capacity.in_gigabytes(most)}: take a smaller --beam"
+        )

@@ -8,10 +8,12 @@ import typing
 from pathlib import Path
 
 from headgate.commands.invocation import add_setting, command
-from headgate.configuration import Settings, TextSettings
+from headgate.configuration import Settings, TextSettings, without_effect
 from headgate.errors import InputError
 from headgate.kernels import native
 from headgate.prepared import SETTINGS, is_prepared
+
+PROCESSES = 1024  # at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
     parser.add_argument("--processes", type=int, default=0, help="processes that tokenize; 0: one a processor (0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample that bpe learns from, if one is needed (0)")
+    parser.add_argument("--seed", type=int, help="of the sample that bpe learns from, if one is needed (0)")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for f in dataclasses.fields(TextSettings):
@@ -34,10 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from headgate.preparation import prepare
 
-    if options.processes < 0 or options.seed < 0:
-        raise InputError("--processes and --seed must be at least 0")
+    if not 0 <= options.processes <= PROCESSES:
+        raise InputError(f"--processes must be from 0 to {PROCESSES}, got {options.processes}")
+    if options.seed is not None and options.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {options.seed}")
     given = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)}
-    settings = Settings().replaced(**given).text
+    chosen = Settings().replaced(**given)
+    settings, idle = chosen.text, without_effect(given, chosen)
+    if options.seed is not None and settings.tokenizer != "bpe":
+        idle.append("--seed does nothing unless --tokenizer is bpe: omit it, or set that")
+    if idle:
+        raise InputError("; ".join(idle))
     progress = _Progress(quiet=options.quiet)
     before = is_prepared(options.out)
     try:
@@ -46,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             settings,
             Path(options.out),
             processes=options.processes or native.processors(),
-            seed=options.seed,
+            seed=options.seed or 0,
             data_dir=Path(options.data_dir) if options.data_dir else None,
             tell=progress.tell,
         )

@@ -1,9 +1,9 @@
 """``headgate runs`` and ``compare``: what runs have come to, and where they differ."""
 
 import argparse
-import json
 from pathlib import Path
 
+from headgate import console
 from headgate.errors import InputError
 
 
@@ -31,6 +31,9 @@ def runs(options: argparse.Namespace) -> int:
         perplexity, held_out = (f"{v:.2f}" if v is not None else "-" for v in (o.perplexity, o.held_out))
         end = f"{in_words(o.age):>6}  {o.size / 1e6:>5.1f} MB"
         print(f"{o.path!s:<{width}}  {o.state:<13}  {epoch:>9}  {perplexity:>10}  {held_out:>8}  {end}")
+    for o in found:
+        if o.problem:
+            print(f"  {o.problem}")
     return 0
 
 
@@ -42,27 +45,40 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """The settings that differ, where each run ended, and all curves in one picture."""
-    from headgate.curve import draw_comparison
+    from headgate.curve import check_picture, draw_comparison
     from headgate.overview import differences, look
     from headgate.run_directory import RunDirectory
 
     if len(options.paths) < 2:
         raise InputError("give two runs or more to compare: headgate compare RUN RUN")
-    opened = [RunDirectory.open(Path(path)) for path in options.paths]
+    check_picture(Path(options.out))
+    opened, logs, problems = [], {}, []
+    for path in options.paths:
+        try:
+            run = RunDirectory.open(Path(path))
+            logs[str(run.path)] = run.log()
+            opened.append(run)
+        except (InputError, OSError) as error:
+            problems.append(error)
+    if len(opened) < 2:
+        raise problems[0]
+    for problem in problems:
+        console.tell(f"headgate: left out: {problem}")
+    paths = [str(run.path) for run in opened]
     differing = differences(opened)
     if options.json:
-        print(json.dumps({"runs": options.paths, "differences": differing}, ensure_ascii=False))
+        console.print_json({"runs": paths, "differences": differing})
     else:
         found = [look(run.path) for run in opened]
         rows = [(name, *map(str, values)) for name, values in differing.items()]
         for name in ("state", "epoch", "perplexity", "held_out"):
             values = [getattr(o, name) for o in found]
             rows.append((name, *(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values)))
-        table = [("", *options.paths), *rows]
+        table = [("", *paths), *rows]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    draw_comparison({str(run.path): run.log() for run in opened}, Path(options.out))
+    draw_comparison(logs, Path(options.out))
     if not options.json:
         print(f"curves  {options.out}")
     return 0

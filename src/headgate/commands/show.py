@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import headgate
+from headgate.console import print_json
 from headgate.kernels import native
 
 
@@ -23,7 +23,7 @@ def recipes(options: argparse.Namespace) -> int:
 
     loaded = [recipe.load(name) for name in recipe.names()]
     if options.json:
-        _print_json([{**dataclasses.asdict(r), "settings": r.settings.to_dict()} for r in loaded])
+        print_json([{**dataclasses.asdict(r), "settings": r.settings.to_dict()} for r in loaded], indent=2)
         return 0
     for r in loaded:
         print(f"{r.name:<22} {r.description}")
@@ -40,7 +40,9 @@ def corpora(options: argparse.Namespace) -> int:
     data_dir = Path(options.data_dir) if options.data_dir else None
     places = {named: sources.locate(named, data_dir=data_dir) for named in sources.NAMED.values()}
     if options.json:
-        _print_json([{**dataclasses.asdict(n), "path": str(path) if path else None} for n, path in places.items()])
+        print_json(
+            [{**dataclasses.asdict(n), "path": str(path) if path else None} for n, path in places.items()], indent=2
+        )
         return 0
     for named, path in places.items():
         print(f"{named.name:<14} {named.description}")
@@ -72,13 +74,9 @@ def info(options: argparse.Namespace) -> int:
         facts["native"] = f"{native.level()} ({native.find()})"
     facts["backends"] = {**backends, "runtime": "available: generate, evaluate --runtime"}
     if options.json:
-        _print_json(facts)
+        print_json(facts, indent=2)
         return 0
     for key, value in facts.items():
         for name, state in value.items() if isinstance(value, dict) else ((key, value),):
             print(f"{name:<12} {state}")
     return 0
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

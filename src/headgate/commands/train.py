@@ -1,24 +1,28 @@
 """``headgate train``: from a text, or a recipe, to a run directory; also continues one."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shlex
 import signal
 import sys
 import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import headgate
+from headgate import console
 from headgate.commands.invocation import add_setting, command, default_directory
-from headgate.configuration import CHANGEABLE, SECTIONS, Settings
+from headgate.configuration import CHANGEABLE, SECTIONS, Settings, without_effect
 from headgate.errors import InputError
 
 if typing.TYPE_CHECKING:
     from headgate.corpus import Corpus
     from headgate.processes import Processes
     from headgate.recipe import Published, Recipe
+    from headgate.report import Report
     from headgate.run_directory import RunDirectory
     from headgate.training import Result
 
@@ -48,10 +52,13 @@ def run(options: argparse.Namespace) -> int:
     """Start or continue a run, train it, draw its curve, and say what came of it."""
     import torch  # noqa: F401 - first, so that where it is missing the message names it
 
-    from headgate import processes
+    from headgate import capacity, processes
     from headgate import recipe as recipes
     from headgate.lock import locked
+    from headgate.report import Report
 
+    if options.overwrite and (options.resume or not options.out):
+        raise InputError("--overwrite replaces the run in --out: name that, and leave --resume away")
     given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
              if hasattr(options, f.name)}  # fmt: skip
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -59,27 +66,37 @@ def run(options: argparse.Namespace) -> int:
     if recipe is not None and recipe.noise is not None:
         raise InputError(f"recipe {recipe.name} fits sequences: {command()} fit --recipe {options.recipe}")
     settings = (recipe.settings if recipe else Settings()).replaced(**given)
-    out = (
-        Path(options.out) if options.out else default_directory(_default_name(recipe, settings), newest=options.resume)
-    )
+    name = None if options.out else _default_name(recipe, settings)
+    out = Path(options.out) if name is None else default_directory(name, newest=options.resume)
     data_dir = Path(options.data_dir) if options.data_dir else None
     resume = options.resume or _same_job(out)
-    with processes.Processes.joined() as together:
-        if together.first:
-            if resume:
-                directory, corpus = _continue(out, given, data_dir)
-            else:
-                settings = _as_prepared(settings, given)
-                directory, corpus = _start(
-                    out, settings, recipe, data_dir, overwrite=options.overwrite, count=together.count
-                )
+    with (
+        capacity.enough("take a smaller --hidden or fewer --layers, or a smaller --batch or --steps, or --accumulate"),
+        processes.Processes.joined() as together,
+    ):
+        if not together.first:
+            together.wait()  # until the first has made the directory
+            directory, corpus = _continue(out, {}, data_dir, first=False)
+            return _train(directory, corpus, Report(directory, quiet=True), together)
+        if resume:
+            directory, corpus = _continue(out, given, data_dir)
             with locked(directory.path):
-                if resume:
-                    directory.write_settings()
-                return _train(directory, corpus, options, together)
-        together.wait()  # until the first has made the directory
-        directory, corpus = _continue(out, {}, data_dir, first=False)
-        return _train(directory, corpus, options, together)
+                directory.write_settings()
+                return _train(directory, corpus, Report(directory, quiet=options.quiet), together)
+        settings = _as_prepared(settings, given)
+        if idle := without_effect(given, settings):
+            raise InputError("; ".join(idle))
+        settings, corpus, facts = _checked(settings, recipe, data_dir, count=together.count)
+        if together.count > 1:  # the others know which directory it is
+            name = None
+        with _claimed(out, settings, corpus, facts, name=name, overwrite=options.overwrite) as directory:
+            report = Report(directory, quiet=options.quiet)
+            try:
+                return _train(directory, corpus, report, together)
+            except BaseException:  # Ctrl-C too
+                if not report.steps:
+                    directory.remove()
+                raise
 
 
 def _same_job(out: Path) -> bool:
@@ -90,10 +107,9 @@ def _same_job(out: Path) -> bool:
     return bool(processes.job()) and is_run(out) and RunDirectory.open(out).facts.get("job") == processes.job()
 
 
-def _train(directory: "RunDirectory", corpus: "Corpus", options: argparse.Namespace, processes: "Processes") -> int:
+def _train(directory: "RunDirectory", corpus: "Corpus", report: "Report", processes: "Processes") -> int:
     from headgate import recipe as recipes
     from headgate.curve import draw_curve
-    from headgate.report import Report
     from headgate.training import train
 
     if processes.first:
@@ -101,12 +117,16 @@ def _train(directory: "RunDirectory", corpus: "Corpus", options: argparse.Namesp
     out = directory.path
     published = [recipes.Published(**row) for row in directory.facts.get("published", ())]
 
-    report = Report(directory, quiet=options.quiet or not processes.first)
     for line in _introduction(directory, corpus, processes):
         report.line(line)
+    go_on = f"{command()} train --resume --out {shlex.quote(str(out))}"
     with _Signals() as signals:
         try:
             result = train(directory, corpus, report, stop=signals.received, processes=processes)
+        except KeyboardInterrupt:  # the second one
+            if report.steps and processes.first:
+                console.tell(f"stopped without saving; continue from the newest checkpoint with:\n  {go_on}")
+            raise
         finally:
             report.close()
     interrupted = 128 + signals.number if signals.number else 128 + signal.SIGINT
@@ -115,9 +135,8 @@ def _train(directory: "RunDirectory", corpus: "Corpus", options: argparse.Namesp
     title = _model(directory.settings)
     draw_curve(directory.log(), directory.path / "curve.png", title=title, published=published)
 
-    go_on = f"{command()} train --resume --out {shlex.quote(str(out))}"
     if result.ending == "interrupted":
-        print(f"interrupted at step {result.progress.step}, saved; continue with:\n  {go_on}", file=sys.stderr)
+        console.tell(f"interrupted at step {result.progress.step}, saved; continue with:\n  {go_on}")
         return interrupted
     for line in _summary(directory, corpus, result, published):
         report.line(line)
@@ -143,23 +162,68 @@ def _as_prepared(settings: Settings, given: dict[str, Any]) -> Settings:
     return settings.replaced(**settled)
 
 
-def _start(
-    out: Path, settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, overwrite: bool, count: int
-) -> "tuple[RunDirectory, Corpus]":
+@contextlib.contextmanager
+def _claimed(
+    out: Path, settings: Settings, corpus: "Corpus", facts: dict[str, Any], *, name: str | None, overwrite: bool
+) -> "Iterator[RunDirectory]":
+    """Context manager: a new run, locked, in ``out``, or where another training has just taken that, in the next
+    runs/NAME-2, ... that is free, if there is a ``name``. What is left empty in the end is removed."""
+    from headgate.lock import InUseError, locked
+    from headgate.run_directory import RunDirectory, check_free, is_run
+
+    taken: list[Path] = []
+    while True:
+        if name is not None:
+            out = default_directory(name, taken=taken)
+        check_free(out, overwrite=overwrite)
+        made = [path for path in (out, *out.parents) if not path.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            tidy = stack.enter_context(contextlib.ExitStack())  # when the lock is released
+            try:
+                stack.enter_context(locked(out))
+                tidy.callback(_remove_empty, out, made)
+                if name is None or not is_run(out):
+                    yield RunDirectory.create(out, settings, corpus.tokenizer, facts, overwrite=overwrite, held=True)
+                    return
+            except InUseError:
+                if name is None:
+                    raise
+        taken.append(out)
+
+
+def _remove_empty(folder: Path, made: "Sequence[Path]") -> None:
+    """Remove a directory that holds nothing but its lock, and of those that were ``made`` what is empty then."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock", "checkpoints"}:
+        (folder / "lock").unlink(missing_ok=True)
+    for path in ((folder / "checkpoints"), *made):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _checked(
+    settings: Settings, recipe: "Recipe | None", data_dir: Path | None, *, count: int
+) -> "tuple[Settings, Corpus, dict[str, Any]]":
+    """The settings of a run as it begins, its text and what config.json says of both; InputError where it cannot be
+    trained, before anything is written."""
     import torch
 
-    from headgate import adaptive, events, processes
+    from headgate import adaptive, capacity, events, processes
     from headgate import corpus as corpora
     from headgate.batches import Batches
     from headgate.device import Device
-    from headgate.run_directory import RunDirectory
     from headgate.sources import NAMED
+    from headgate.training import prefixes
 
     if settings.training.tensorboard:
         events.check()
     if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
-    corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.on_this_machine())
+    prepare = f"prepare it (headgate prepare {shlex.quote(settings.text.corpus)} --out DIR) and train on DIR"
+    if settings.text.corpus not in NAMED and not corpora.is_stored(settings.text):
+        capacity.check_text(settings.text, remedy=f"{prepare}, or take a part with --limit")
+    with capacity.enough(prepare):
+        corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.on_this_machine())
     settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
     Batches.of(
         corpus.training, settings.training, world_size=count
@@ -172,6 +236,7 @@ def _start(
                 "head = adaptive needs a vocabulary in which frequent tokens come first, which that of "
                 f"{settings.text.tokenizer} is not: take --tokenizer word or bpe, or --head linear or tied"
             )
+    capacity.check_model(settings, corpus.tokenizer.vocabulary_size)
     comparable = recipe is not None and recipe.settings.text == settings.text
     facts = {
         "recipe": recipe.name if recipe else None,
@@ -182,8 +247,9 @@ def _start(
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "job": processes.job(),
+        "prefix": prefixes(settings.training, corpus)[0],
     }
-    return RunDirectory.create(out, settings, corpus.tokenizer, facts, overwrite=overwrite), corpus
+    return settings, corpus, facts
 
 
 def _continue(
@@ -248,8 +314,6 @@ def _introduction(directory: "RunDirectory", corpus: "Corpus", processes: "Proce
 
 def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", published: "list[Published]") -> list[str]:
     """What came of a run, and what to do with it."""
-    from headgate.training import prefixes
-
     log, progress = directory.log(), result.progress
     lines = [
         f"{result.ending}: {progress.step:,} steps, {progress.epoch} epochs"
@@ -263,7 +327,7 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
         best = next(e for e in log if e["epoch"] == progress.best_epoch and "held_out_perplexity" in e)
         lines.append(
             f"held-out perplexity {best['held_out_perplexity']:.3f} at best, after epoch {progress.best_epoch} "
-            "(generate --best uses those weights)"
+            "(generate uses those weights)"
         )
     if published:
         ours = {entry["epoch"]: entry["perplexity"] for entry in log}
@@ -271,24 +335,26 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
         for number in published:
             value = ours.get(number.epoch)
             lines.append(f"  {number.epoch:>5}  {number.perplexity:>12}  {'-' if value is None else f'{value:.3f}':>9}")
-    prefix = prefixes(directory.settings.training, corpus)[0]
     return [
         *lines,
         f"run    {directory.path}",
         f"curve  {directory.path / 'curve.png'}",
         "let it write more:",
-        f"  {command()} generate {shlex.quote(str(directory.path))} --prefix {shlex.quote(prefix)} --length 300 "
-        "--temperature 0.7 --stream",
+        f"  {command()} generate {shlex.quote(str(directory.path))}",
     ]
 
 
 class _Signals:
-    """Within it, the first Ctrl-C or SIGTERM is noted, and a second one is taken as ever."""
+    """Context manager: the first Ctrl-C, SIGTERM or SIGHUP (the terminal was closed) is noted, the next one of its kind
+    is taken as ever. A signal that is ignored, as SIGHUP under nohup, stays ignored."""
 
     number = 0
 
     def __enter__(self) -> "_Signals":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self._before = {s: signal.getsignal(s) for s in known if signal.getsignal(s) not in (signal.SIG_IGN, None)}
+        for number in self._before:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -296,8 +362,12 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        self.number = number
+        self.number = self.number or number
         signal.signal(number, self._before[signal.Signals(number)])
+        if number == signal.SIGINT and os.isatty(2):
+            os.write(
+                2, b"\nstopping after this step, to save; Ctrl-C again: at once, without\n"
+            )  # print is not reentrant
 
     def received(self) -> bool:
         return self.number != 0

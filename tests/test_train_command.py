@@ -1,0 +1,381 @@
+"""``headgate train`` as a process among others: signals, readers that go away, too little memory, names that race."""
+
+import errno
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from headgate import capacity, language_model, training
+from headgate.cli import main
+from headgate.configuration import Settings, TextSettings
+from headgate.lock import locked
+from headgate.report import Report
+from headgate.run_directory import RunDirectory
+
+TEXT = "the water came down the canal and the keeper let it through. " * 12
+SMALL = [
+    *("--hidden", "12", "--embedding", "5", "--epochs", "2", "--batch", "4", "--steps", "9", "--held-out", "0.2"),
+    *("--sample-every", "2", "--sample-length", "8", "--threads", "1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "canal.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _guarded() -> Iterator[None]:
+    """A signal that nobody handles does not end the tests."""
+    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGHUP, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """at_step(n, act): do something right after step n of any training."""
+
+    def arrange(n: int, act: Callable[[], object]) -> None:
+        before = Report.step
+
+        def step(self: Report, number: int, *arguments: float) -> None:
+            before(self, number, *arguments)
+            if number == n:
+                act()
+
+        monkeypatch.setattr(Report, "step", step)
+
+    return arrange
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def run(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("headgate: ")
+        assert error.count("\n") == 1
+        return error
+
+    return run
+
+
+@pytest.mark.usefixtures("_guarded")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_saves_the_run(at_step, capsys: pytest.CaptureFixture[str], number: signal.Signals) -> None:
+    at_step(5, lambda: os.kill(os.getpid(), number))
+    assert main(["train", "canal.txt", "--out", "run", *SMALL]) == 128 + number
+    assert "interrupted at step 6, saved; continue with:" in capsys.readouterr().err
+    assert RunDirectory.open(Path("run")).newest().step == 6
+
+
+def test_an_ignored_hangup_stays_ignored(at_step) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step(5, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert main(["train", "canal.txt", "--out", "run", "--quiet", *SMALL]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_interrupt_stops_at_once(at_step, capsys: pytest.CaptureFixture[str]) -> None:
+    at_step(5, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    assert main(["train", "canal.txt", "--out", "run", "--checkpoint-every", "2", *SMALL]) == 130
+    assert "stopped without saving; continue from the newest checkpoint with:" in capsys.readouterr().err
+    assert RunDirectory.open(Path("run")).newest().step == 4
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
+    child, terminal = pty.fork()
+    if not child:
+        command = [sys.executable, "-m", "headgate", "train", "canal.txt", "--out", "run", *SMALL, "--epochs", "9999"]
+        os.execv(sys.executable, command)
+    said = b""
+    while b"step" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert RunDirectory.open(tmp_path / "run").newest().step > 0
+
+
+def test_a_reader_that_goes_away_does_not_stop_training(
+    at_step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    at_step(5, lambda: os.close(reading))
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["train", "canal.txt", "--out", "run", *SMALL]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("headgate: standard output cannot be written any more (Broken pipe); training goes on, and")
+    assert error.count("\n") == 1
+    assert RunDirectory.open(Path("run")).log()[-1]["epoch"] == 2
+
+
+@pytest.mark.slow
+def test_head_does_not_stop_training(tmp_path: Path) -> None:
+    code = f"{sys.executable} -m headgate train canal.txt --out run {' '.join(SMALL)} --epochs 40; echo code $? >&2"
+    done = subprocess.run(f"({code}) | head -n 2", shell=True, capture_output=True, text=True)
+    assert "code 0\n" in done.stderr
+    assert done.stdout.count("\n") == 2
+    assert "Traceback" not in done.stderr
+    assert RunDirectory.open(tmp_path / "run").log()[-1]["epoch"] == 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_behind_standard_output_does_not_stop_training(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "headgate", "train", "canal.txt", "--out", "run", *SMALL]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "headgate: standard output cannot be written any more (No space left on device); training goes on, and run has "
+        "the reports\n"
+    )
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    "size",
+    [("--hidden", "2000000"), ("--embedding", "2000000000"), ("--layers", "2000000000"), ("--hidden", "2147483647")],
+)
+def test_a_model_larger_than_memory_is_refused(fails, size: tuple[str, str]) -> None:
+    message = fails("train", "canal.txt", *SMALL, *size)
+    assert "training this model takes at least " in message
+    assert "take a smaller --hidden" in message
+    assert not Path("runs").exists()
+
+
+def test_a_large_model_that_would_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings().replaced(hidden=512, layers=2, embedding=64)
+    model = language_model.LanguageModel(settings.model, 100)
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    assert 0.9 * 4 * weights < capacity.needed(settings, 100) < 4 * weights + 4 * 32 * 35 * 512 * 2 * 4
+    monkeypatch.setattr(capacity, "available", lambda: capacity.needed(settings, 100))
+    capacity.check_model(settings, 100)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_running_out_of_memory_leaves_nothing(fails, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "_step", build)
+    message = fails("train", "canal.txt", "--quiet", *SMALL)
+    assert "there is not enough memory: take a smaller --hidden" in message
+    assert not Path("runs").exists()
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(training, "_step", build)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["train", "canal.txt", "--quiet", *SMALL])
+    assert not Path("runs").exists()
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "begin", begin)
+    Path("runs").mkdir()
+    assert main(["train", "canal.txt", "--quiet", *SMALL]) == 130
+    assert list(Path("runs").iterdir()) == []  # which was there before
+
+
+def test_a_text_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("large.txt", "wb") as file:
+        file.truncate(1 << 40)  # a hole
+    message = fails("train", "large.txt", *SMALL)
+    assert "large.txt has 1,099.5 GB and takes at least 2,199.0 GB of memory" in message
+    assert "large.txt --out DIR) and train on DIR, or take a part with --limit" in message
+    assert not Path("runs").exists()
+    monkeypatch.setattr(capacity, "available", lambda: 1 << 20)
+    capacity.check_text(TextSettings(corpus="large.txt", limit=5), remedy="")  # what it comes to is small
+
+
+def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
+    of = tmp_path / "cgroup"
+    (tmp_path / "v2" / "a" / "b").mkdir(parents=True)
+    of.write_text("0::/a/b\n")
+    (tmp_path / "v2" / "a" / "memory.max").write_text("5000\n")
+    (tmp_path / "v2" / "a" / "memory.swap.max").write_text("100\n")
+    (tmp_path / "v2" / "a" / "b" / "memory.max").write_text("max\n")
+    assert list(capacity._control_groups(tmp_path / "v2", of)) == [5100]
+    (tmp_path / "v1" / "memory").mkdir(parents=True)
+    (tmp_path / "v1" / "memory" / "memory.limit_in_bytes").write_text("7000\n")
+    of.write_text("3:cpu:/\n2:memory:/\n")
+    assert list(capacity._control_groups(tmp_path / "v1", of)) == [7000 + capacity._swap()]
+    assert list(capacity._control_groups(tmp_path / "v1", tmp_path / "none")) == []
+
+
+# Directories
+
+
+def test_a_name_that_another_training_has_just_taken_is_left_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/canal").mkdir(parents=True)
+    with locked(Path("runs/canal")):
+        assert main(["train", "canal.txt", *SMALL]) == 0
+    assert "runs/canal-2" in capsys.readouterr().out
+    assert [p.name for p in Path("runs/canal").iterdir()] == ["lock"]
+
+
+@pytest.mark.slow
+def test_two_trainings_at_once_take_two_names() -> None:
+    command = [sys.executable, "-m", "headgate", "train", "canal.txt", "--quiet", *SMALL]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["canal", "canal-2"]
+
+
+def test_an_out_that_another_training_has_just_taken_is_refused(fails) -> None:
+    Path("mine").mkdir()
+    with locked(Path("mine")):
+        assert "mine is in use by process" in fails("train", "canal.txt", "--out", "mine", *SMALL)
+    assert [p.name for p in Path("mine").iterdir()] == ["lock"]
+
+
+def test_a_directory_of_somebody_else_gets_no_lock(fails) -> None:
+    Path("letters").mkdir()
+    Path("letters/one.txt").write_text("dear")
+    assert "is not empty and holds no run" in fails("train", "canal.txt", "--out", "letters", *SMALL)
+    assert [p.name for p in Path("letters").iterdir()] == ["one.txt"]
+
+
+def test_a_place_inside_a_file_is_one_sentence(fails) -> None:
+    assert "Not a directory" in fails("train", "canal.txt", "--out", "canal.txt/run", *SMALL)
+
+
+def test_a_working_directory_that_is_gone_is_one_sentence(fails) -> None:
+    Path("gone").mkdir()
+    os.chdir("gone")
+    os.rmdir("../gone")
+    assert "the current directory does not exist any more: change to another" in fails("train", "../canal.txt", *SMALL)
+
+
+def test_a_relative_link_leads_to_the_run() -> None:
+    Path("far").mkdir()
+    Path("runs").mkdir()
+    Path("runs/canal").symlink_to("../far")
+    assert main(["train", "canal.txt", "--quiet", *SMALL]) == 0
+    assert Path("far/config.json").exists()
+    assert main(["train", "canal.txt", "--out", "runs/canal", "--overwrite", "--quiet", *SMALL]) == 0
+    assert Path("runs/canal").is_symlink()
+
+
+def test_a_link_to_nothing_is_one_sentence(fails) -> None:
+    Path("gone").symlink_to("nowhere")
+    assert "gone" in fails("train", "canal.txt", "--out", "gone", *SMALL)
+
+
+def test_a_report_that_cannot_be_written_leaves_a_whole_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert main(["train", "canal.txt", "--out", "run", "--quiet", *SMALL]) == 0
+    run = RunDirectory.open(Path("run"))
+    before = Path("run/log.jsonl").read_bytes()
+
+    class HalfWritten:
+        def __init__(self, file: object) -> None:
+            self.file = file
+
+        def __enter__(self) -> "HalfWritten":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, text: str) -> None:
+            self.file.write(text[:5])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *a, **k: HalfWritten(real(self, *a, **k)))
+        with pytest.raises(OSError, match="No space"):
+            run.append("log.jsonl", '{"epoch": 4}\n')
+    assert Path("run/log.jsonl").read_bytes() == before
+
+
+# Options
+
+
+def test_a_prefix_does_not_swallow_the_text(fails, tmp_path: Path) -> None:
+    assert main(["train", "--sample-prefixes", "the", "canal.txt", "--quiet", *SMALL]) == 0
+    run = RunDirectory.open(Path("runs/canal"))
+    assert run.settings.training.sample_prefixes == ("the",)
+    assert run.settings.text.corpus == str(tmp_path / "canal.txt")
+    several = ["--sample-prefixes", "the", "--sample-prefixes", "keep"]
+    assert main(["train", "canal.txt", "--quiet", "--out", "two", *several, *SMALL]) == 0
+    assert RunDirectory.open(Path("two")).settings.training.sample_prefixes == ("the", "keep")
+
+
+def test_every_sample_is_drawn_by_itself(tmp_path: Path) -> None:
+    same = [
+        "--sample-prefixes",
+        "the",
+        "--sample-prefixes",
+        "the",
+        "--sample-length",
+        "60",
+        "--sample-temperature",
+        "1",
+    ]
+    assert main(["train", "canal.txt", "--quiet", "--out", "run", *SMALL, *same]) == 0
+    samples = Path("run/samples.txt").read_text()
+    first, second = samples[samples.rindex("epoch 2: ", 0, samples.rindex("epoch 2: ")) :].split("epoch 2: ")[1:]
+    assert first != second
+
+
+def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
+    assert main(["train", "canal.txt", "--quiet", "--out", "run", "--sample-prefixes", "th\udcff", *SMALL]) == 0
+    assert "epoch 2: th\\udcff" in Path("run/samples.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--momentum", "0.9"], "--momentum does nothing unless --optimizer is sgd: omit it, or set that"),
+        (["--plateau", "2"], "--plateau does nothing unless --schedule is plateau"),
+        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is bpe"),
+        (["--min-frequency", "2", "--tokenizer", "bytes"], "--min-frequency does nothing unless --tokenizer is"),
+        (["--no-unknown", "--tokenizer", "bytes"], "--unknown does nothing unless --tokenizer is characters"),
+        (["--no-random-offset", "--partition", "random"], "--random-offset does nothing unless --partition is"),
+        (["--sample-every", "0", "--sample-length", "9"], "--sample-length does nothing unless --sample-every is"),
+        (["--overwrite"], "--overwrite replaces the run in --out: name that, and leave --resume away"),
+        (["--overwrite", "--resume", "--out", "run"], "--overwrite replaces the run in --out"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(fails, options: list[str], message: str) -> None:
+    assert message in fails("train", "canal.txt", *options)
+
+
+def test_options_that_say_what_is_so_anyway_are_fine() -> None:
+    options = ["--momentum", "0", "--random-offset", "--partition", "random", "--min-frequency", "1"]
+    assert main(["train", "canal.txt", "--quiet", *options, *SMALL]) == 0
