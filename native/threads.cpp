@@ -7,9 +7,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -47,11 +46,13 @@ template <class F> bool spin(std::chrono::microseconds time, F done) {
   return false;
 }
 
+constexpr auto hiccup = std::chrono::microseconds(200);  // a wait that is shorter says nothing
+
 class Pool {
  public:
   std::mutex in_use;  // held by the team
 
-  void run(int size, void (*work)(void*, int), void* context) {
+  void run(int size, void (*work)(void*, int), void* context, Barrier& end) {
     while (helpers_ < size - 1) {
       std::thread(&Pool::help, this, helpers_ + 1, round_.load()).detach();  // throws std::system_error
       ++helpers_;
@@ -59,28 +60,25 @@ class Pool {
     work_ = work;
     context_ = context;
     size_ = size;
+    end_ = &end;
     left_.store(helpers_, std::memory_order_relaxed);
-    {
-      std::lock_guard<std::mutex> lock(sleep_);  // a helper either sees the new round or is woken by it
-      round_.fetch_add(1);
-    }
-    wake_.notify_all();
+    round_.fetch_add(1);
+    begun_.announce();
     work(context, 0);
-    while (!spin(std::chrono::microseconds(100), [&] { return left_.load(std::memory_order_acquire) == 0; }))
-      sched_yield();
+    end.wait();
+    ended_.wait([&] { return left_.load() == 0; });
   }
 
  private:
   void help(int index, uint32_t seen) {
     for (;;) {
-      const auto news = [&] { return round_.load(std::memory_order_acquire) != seen; };
-      if (!spin(std::chrono::microseconds(50), news)) {
-        std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, news);
-      }
+      begun_.wait([&] { return round_.load() != seen; });
       ++seen;
-      if (index < size_) work_(context_, index);
-      left_.fetch_sub(1, std::memory_order_release);
+      if (index < size_) {
+        work_(context_, index);
+        end_->wait();
+      }
+      if (left_.fetch_sub(1) == 1) ended_.announce();
     }
   }
 
@@ -88,11 +86,42 @@ class Pool {
   void (*work_)(void*, int) = nullptr;
   void* context_ = nullptr;
   int size_ = 0;
+  Barrier* end_ = nullptr;
   std::atomic<int> left_{0};
   std::atomic<uint32_t> round_{0};
-  std::mutex sleep_;
-  std::condition_variable wake_;
+  Signal begun_, ended_;
 };
+
+// Whether threads get the processors that a team needs. Where other programs keep these busy, one of a team's threads or
+// another is waiting for its turn most of the time, and the rest wait for it at every barrier: one thread alone is faster.
+class Crowd {
+ public:
+  // Whether teams of several threads are of no use just now.
+  bool dense() const { return now() < alone_until_.load(std::memory_order_relaxed); }
+
+  // What a team of several threads has found. One at a time: of the team that holds the pool.
+  void learn(Clock::duration took, Clock::duration stalled) {
+    took_ += took;
+    stalled_ += std::min(stalled, took);
+    if (stalled_ > enough && stalled_ > took_ / 3) {  // one thread would not have been slower
+      alone_until_.store(now() + alone_.count(), std::memory_order_relaxed);
+      alone_ = std::min(alone_ * 4, longest);
+      took_ = stalled_ = Clock::duration(0);
+    } else if (took_ > window) {
+      if (stalled_ < took_ / 10) alone_ = std::max(alone_ / 2, shortest);
+      took_ /= 2;
+      stalled_ /= 2;
+    }
+  }
+
+ private:
+  static Clock::rep now() { return Clock::now().time_since_epoch().count(); }
+  static constexpr Clock::duration enough = std::chrono::milliseconds(1), window = std::chrono::milliseconds(20),
+                                   shortest = std::chrono::milliseconds(50), longest = std::chrono::seconds(1);
+  std::atomic<Clock::rep> alone_until_{std::numeric_limits<Clock::rep>::min()};
+  Clock::duration alone_ = shortest, took_{0}, stalled_{0};
+};
+Crowd crowd;
 
 Pool* pool = new Pool;  // never freed: its threads outlive every destructor
 bool forked = false;
@@ -125,24 +154,30 @@ const OpenMP* open_mp() {
 }
 
 // False, with nothing done, where OpenMP does not give that many threads (inside a parallel region, say).
-bool run_with_open_mp(int size, void (*work)(void*, int), void* context) {
+bool run_with_open_mp(int size, void (*work)(void*, int), void* context, Barrier& end) {
+  const auto called = Clock::now();
   struct Call {
     const OpenMP* runtime;
     int size;
     void (*work)(void*, int);
     void* context;
+    Barrier* end;
     bool done;
-  } call{open_mp(), size, work, context, false};
+    Clock::time_point begun, ended;
+  } call{open_mp(), size, work, context, &end, false, {}, {}};
   if (!call.runtime) return false;
   call.runtime->parallel(
       [](void* p) {
         Call& call = *static_cast<Call*>(p);
         if (call.runtime->threads() != call.size) return;
         const int index = call.runtime->thread();
+        if (index == 0) call.begun = Clock::now();
         call.work(call.context, index);
-        if (index == 0) call.done = true;
+        call.end->wait();  // OpenMP's own wait, which follows, does not sleep for milliseconds
+        if (index == 0) call.done = true, call.ended = Clock::now();
       },
       &call, unsigned(size), 0);
+  if (call.done) end.delayed(call.begun - called + (Clock::now() - call.ended));
   return call.done;
 }
 
@@ -170,28 +205,59 @@ char* allocate(size_t size) {
 
 }  // namespace
 
+template <class F> void Signal::wait(F done) {
+  if (spin(std::chrono::microseconds(50), done)) return;
+  std::unique_lock<std::mutex> lock(sleep_);
+  sleepers_.fetch_add(1);  // before done() is asked again: who changes the variable then sees that somebody sleeps
+  wake_.wait(lock, done);
+  sleepers_.fetch_sub(1);
+}
+
+void Signal::announce() {
+  if (!sleepers_.load()) return;
+  sleep_.lock();  // a sleeper that has just found nothing done holds it until it sleeps
+  sleep_.unlock();
+  wake_.notify_all();
+}
+
 void Barrier::wait() {
   const uint32_t round = round_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
     arrived_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
+    round_.store(round + 1);
+    turned_.announce();
     return;
   }
-  while (!spin(std::chrono::microseconds(50), [&] { return round_.load(std::memory_order_acquire) != round; }))
-    sched_yield();
+  const auto turned = [&] { return round_.load() != round; };
+  for (int i = 0; i < 256; ++i) {
+    if (turned()) return;
+    relax();
+  }
+  const auto began = Clock::now();
+  turned_.wait(turned);
+  // The others' parts are as large as this one's: who takes twice as long as parts took so far was not always running.
+  const auto took = Clock::now() - began, usual = (began - made_ - stalled()) / (round + 1);
+  if (took > hiccup && took > usual) stalled_.fetch_add((took - usual).count(), std::memory_order_relaxed);
 }
 
-Team::Team(int threads) : size_(threads > 1 && pool->in_use.try_lock() ? threads : 1), barrier_(size_) {}
+void Barrier::delayed(Clock::duration time) {
+  if (time > hiccup) stalled_.fetch_add(time.count() * (count_ - 1), std::memory_order_relaxed);
+}
+
+Team::Team(int threads)
+    : size_(threads > 1 && !crowd.dense() && pool->in_use.try_lock() ? threads : 1), barrier_(size_) {}
 
 Team::~Team() {
-  if (size_ > 1) pool->in_use.unlock();
+  if (size_ == 1) return;
+  crowd.learn(Clock::now() - barrier_.made(), barrier_.stalled());
+  pool->in_use.unlock();
 }
 
 void Team::start(void (*work)(void*, int), void* context) {
   if (size_ == 1)
     work(context, 0);
-  else if (!run_with_open_mp(size_, work, context))
-    pool->run(size_, work, context);
+  else if (!run_with_open_mp(size_, work, context, barrier_))
+    pool->run(size_, work, context, barrier_);
 }
 
 void* Workspace::bytes(size_t size) {

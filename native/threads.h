@@ -2,26 +2,54 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 namespace headgate {
 
-// All threads of a team meet here. It spins, because the wait is short; after a while it gives the processor away.
+using Clock = std::chrono::steady_clock;
+
+// Waiting for an atomic variable that another thread changes: by looking at it for some microseconds, because the change is
+// near as a rule, then asleep, so that whoever else needs the processor gets it.
+class Signal {
+ public:
+  // Returns when done(), which must read the variable in sequentially consistent order.
+  template <class F> void wait(F done);
+  // Wakes whoever sleeps. To be called after each change of the variable, in sequentially consistent order too.
+  void announce();
+
+ private:
+  std::atomic<int> sleepers_{0};
+  std::mutex sleep_;
+  std::condition_variable wake_;
+};
+
+// All threads of a team meet here.
 class Barrier {
  public:
   explicit Barrier(int count) : count_(count) {}
   void wait();
+  void delayed(Clock::duration time);  // before the first thread was here or after the last one
+  Clock::time_point made() const { return made_; }
+  // How long a thread has waited here, on average, for others that did not get a processor.
+  Clock::duration stalled() const { return Clock::duration(stalled_.load(std::memory_order_relaxed) / (count_ - 1)); }
 
  private:
   const int count_;
+  const Clock::time_point made_ = Clock::now();
   std::atomic<int> arrived_{0};
   std::atomic<uint32_t> round_{0};
+  std::atomic<Clock::rep> stalled_{0};
+  Signal turned_;
 };
 
 // Threads, taken for as long as this lives. They serve one team at a time: another one that comes meanwhile, from another
-// thread of the program, is the calling thread alone.
+// thread of the program, is the calling thread alone. So is every team for a while when threads have had to wait for
+// processors that other programs use: results do not depend on a team's size.
 class Team {
  public:
   explicit Team(int threads);

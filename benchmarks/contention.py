@@ -1,0 +1,157 @@
+"""Calls on a machine that is idle, busy, or limited to one processor's time, on one and on several threads.
+
+Busy: a process that computes on every processor. Limited: a control group with a quota of one processor (root only;
+otherwise that column is missing and the reason is printed). Every figure is a median of milliseconds; conditions,
+threads and versions take turns. With --against, another installation is timed beside this one.
+
+    python benchmarks/contention.py [--threads 2] [--rounds 3] [--against OTHER/.venv/bin/python]
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SECONDS = 2.0  # for which each call is repeated in a round, at least three times
+QUOTA = 100_000  # microseconds of processor time in each period of as many
+
+
+def cases(threads: int) -> dict[str, Callable[[], object]]:
+    """The calls that are timed, ready to be made."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from headgate import GRU, LanguageModel, ModelSettings, Runtime
+    from headgate.language_model import arrays_of
+    from headgate.optimization import clip_gradients
+    from headgate.tokenizer import CharacterTokenizer
+
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+
+    def layer(kind: Callable[..., nn.Module], T: int, B: int, I: int, H: int) -> Callable[[], object]:  # noqa: E741
+        gru, x = kind(I, H), torch.randn(T, B, I)
+
+        def call() -> None:
+            gru.zero_grad()
+            gru(x)[0].sum().backward()
+
+        return call
+
+    characters = "".join(chr(0x4E00 + i) for i in range(64))
+    tokenizer, settings = CharacterTokenizer(characters, characters[0]), ModelSettings()
+    model = LanguageModel(settings, tokenizer.vocabulary_size)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 64, (36, 32)))
+    runtime = Runtime(arrays_of(model), settings, tokenizer, threads=threads)
+
+    def training() -> None:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model.loss(ids[:-1], ids[1:], None)[0].backward()
+            clip_gradients(list(model.parameters()), 1.0)
+            optimizer.step()
+
+    return {
+        "torch.nn.GRU, B = 1": layer(nn.GRU, 35, 1, 32, 256),
+        "GRU, B = 1": layer(GRU, 35, 1, 32, 256),
+        "GRU, B = 32": layer(GRU, 35, 32, 32, 256),
+        "ten training steps": training,
+        "writing 5,000 characters": lambda: runtime.write(characters[1], 5000),
+    }
+
+
+def child(threads: int) -> None:
+    """Time each case for a while; print {case: milliseconds} as JSON."""
+    found = {}
+    for name, call in cases(threads).items():
+        call()
+        times: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while len(times) < 3 or time.perf_counter() < end:
+            began = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - began))
+        found[name] = statistics.median(times)
+    print(json.dumps(found))
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[list[str]]:
+    """Keep every processor that this process may use busy; yield what to start commands with: nothing."""
+    hogs = [
+        subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, [{p}])\nwhile True: pass"])
+        for p in os.sched_getaffinity(0)
+    ]
+    try:
+        yield []
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[list[str]]:
+    """Make a control group with a quota of one processor; yield what starts a command in it. OSError if refused."""
+    first, root = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    group = (first if first.is_dir() else root) / f"headgate-{os.getpid()}"
+    group.mkdir()
+    try:
+        if first.is_dir():
+            (group / "cpu.cfs_period_us").write_text(str(QUOTA))
+            (group / "cpu.cfs_quota_us").write_text(str(QUOTA))
+        else:
+            (group / "cpu.max").write_text(f"{QUOTA} {QUOTA}")
+        yield ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        group.rmdir()
+
+
+CONDITIONS = {"idle": lambda: contextlib.nullcontext([]), "busy": busy, "limited": limited}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", metavar="PYTHON", help="the interpreter of another installation")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    versions = {"this": sys.executable, **({"other": options.against} if options.against else {})}
+    found: dict[tuple[str, str, str, int], list[float]] = {}
+    conditions = dict(CONDITIONS)
+    for _ in range(options.rounds):
+        for condition in list(conditions):
+            try:
+                with conditions[condition]() as start:
+                    for version, python in versions.items():
+                        for threads in (1, options.threads):
+                            command = [*start, python, __file__, "--child", str(threads)]
+                            done = subprocess.run(command, check=True, capture_output=True, text=True)
+                            for name, value in json.loads(done.stdout).items():
+                                found.setdefault((name, version, condition, threads), []).append(value)
+            except OSError as error:
+                print(f"no figures for {condition}: {error}")
+                del conditions[condition]
+    names = list(dict.fromkeys(key[0] for key in found))
+    print(f"{'milliseconds':<28}{'':<8}" + "".join(f"{f'{c}, {t}':>12}" for c in conditions for t in (1, options.threads)))
+    for name in names:
+        for version in versions:
+            figures = (statistics.median(found[name, version, c, t]) for c in conditions for t in (1, options.threads))
+            print(f"{name:<28}{version:<8}" + "".join(f"{v:12.2f}" for v in figures))
+    print(json.dumps([[*key, statistics.median(values)] for key, values in found.items()]))
+
+
+if __name__ == "__main__":
+    main()
