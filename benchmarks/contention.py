@@ -145,7 +145,9 @@ def main() -> None:
                 print(f"no figures for {condition}: {error}")
                 del conditions[condition]
     names = list(dict.fromkeys(key[0] for key in found))
-    print(f"{'milliseconds':<28}{'':<8}" + "".join(f"{f'{c}, {t}':>12}" for c in conditions for t in (1, options.threads)))
+    print(
+        f"{'milliseconds':<28}{'':<8}" + "".join(f"{f'{c}, {t}':>12}" for c in conditions for t in (1, options.threads))
+    )
     for name in names:
         for version in versions:
             figures = (statistics.median(found[name, version, c, t]) for c in conditions for t in (1, options.threads))

@@ -125,6 +125,17 @@ def test_generate_warns_of_unknown_characters(trained: Path, capsys: pytest.Capt
     assert captured.err.endswith("é ß\n")
 
 
+def test_threads_change_no_answer(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = set()
+    for threads in ("0", "1", "3"):
+        assert main(["generate", str(trained), "--prefix", "the", "--seed", "1", "--threads", threads]) == 0
+        assert main(["evaluate", str(trained), "--runtime", "--threads", threads]) == 0
+        answers.add(capsys.readouterr().out)
+    assert len(answers) == 1
+    assert main(["generate", str(trained), "--threads", "-1"]) == 2
+    assert "--threads must be at least 0" in capsys.readouterr().err
+
+
 def test_weights_in_fewer_bits(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
     for weights in ("float32", "bfloat16", "int8"):
@@ -179,7 +190,7 @@ def test_missing_extra(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "needs torch, which is missing: pip install 'headgate[train]'" in done.stderr
+    assert "needs torch, which is not installed: run pip install '.[train]'" in done.stderr
 
 
 def test_recipes_corpora_info(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

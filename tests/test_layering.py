@@ -41,6 +41,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "kernels.head": (1, True),
     "ids": (1, False),
     "lock": (1, False),
+    "machine": (0, False),
     "device": (1, True),
     "sources": (2, False),
     "prepared": (3, False),

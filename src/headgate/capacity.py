@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headgate.configuration import Settings, TextSettings
 from headgate.errors import InputError
+from headgate.machine import control_groups
 
 NUMBER = 4  # bytes of a float32, and of an id
 
@@ -37,21 +38,11 @@ def _address_space() -> int:
 
 def _control_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
     """The limits of the control groups (v1 or v2) that this process is in, swap included."""
-    for line in of.read_text().splitlines() if of.exists() else ():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            names, folder = ("memory.max", "memory.swap.max"), root
-        elif "memory" in controllers.split(","):
-            names, folder = ("memory.limit_in_bytes", ""), root / "memory"
-        else:
-            continue
-        path = folder / group.lstrip("/")
-        for place in (path, *path.parents):
-            if place == root.parent:
-                break
-            limit, swap = (_number(place / name) if name else None for name in names)
-            if limit is not None:
-                yield limit + (_swap() if swap is None else swap)
+    for version, folder in control_groups("memory", root, of):
+        names = ("memory.max", "memory.swap.max") if version == 2 else ("memory.limit_in_bytes", "")
+        limit, swap = (_number(folder / name) if name else None for name in names)
+        if limit is not None:
+            yield limit + (_swap() if swap is None else swap)
 
 
 def _number(file: Path) -> int | None:

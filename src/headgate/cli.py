@@ -15,6 +15,7 @@ from headgate import console
 from headgate.commands import evaluate, fit, generate, predict, prepare, runs, show, train
 from headgate.errors import EXTRAS, InputError, not_installed, similar
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
     with warnings.catch_warnings():
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: console.tell(f"headgate: warning: {message}")
         try:
             console.open_streams()
+            _wait_briefly()
             options = _parsed(sys.argv[1:] if arguments is None else arguments)
             _check_directory()
             code: int = options.run(options)
@@ -42,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except OSError:
                 console.discard(sys.stdout)  # it cannot be written: at exit, trying again would be another error
             return 2
+
+
+def _wait_briefly() -> None:
+    """Have OpenMP's threads, with which torch computes, sleep after a tenth of a millisecond without work.
+
+    On their own they keep their processors busy for several, and on a machine with other work are then not given one
+    when there is work again: a step of training takes five times as long.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is loaded
 
 
 def _check_directory() -> None:

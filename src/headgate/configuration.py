@@ -107,7 +107,7 @@ class TrainingSettings:
     seed: int = setting(0, "seed of everything random", low=0)
     device: str = setting("cpu", "what computes: cuda and mps are GPUs", choices=("cpu", "cuda", "mps"))
     precision: str = setting("32", "on a GPU: float32, or mixed with bfloat16 or float16", choices=("32", "bf16", "16"))
-    threads: int = setting(0, "threads of the computation; 0: torch's own choice", low=0, below=1025)
+    threads: int = setting(0, "threads of the computation; 0: one for each processor", low=0, below=1025)
     backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
     max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
     report_every: int = setting(500, "report every so many steps, and at each epoch's end", low=1)

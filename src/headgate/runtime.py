@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headgate import adaptive
+from headgate import adaptive, machine
 from headgate.configuration import ModelSettings
 from headgate.errors import InputError
 from headgate.kernels import native
@@ -27,7 +27,8 @@ class Runtime:
 
     ``weights`` has the names and shapes of ``LanguageModel.state_dict()``; the native library keeps a copy of them.
     Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: of the native library at most, 0 for
-    as many as this process may use; the results are the same. ``precision``: "float32", or "bfloat16" or "int8" for a
+    one for each processor that affinity and quotas leave to this process and at most OMP_NUM_THREADS; the results are
+    the same. ``precision``: "float32", or "bfloat16" or "int8" for a
     copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate --weights``
     says what that costs); computed with is float32, and the clusters of an adaptive head stay float32. Thread-safe: it
     holds no state of a text; the state (L, B, H) is passed in and handed back.
@@ -69,17 +70,17 @@ class Runtime:
         if native.load() is not None:
             self._native = native.Model(
                 self._embedding, self._layers, self._head, reset=settings.reset,
-                threads=threads or native.processors(), precision=precision,
+                threads=threads or machine.threads(), precision=precision,
             )  # fmt: skip
         elif precision != "float32":
             raise InputError(f"weights in {precision} need the native library: {native.MISSING}")
 
     @classmethod
-    def load(cls, path: str | Path, *, best: bool = False, precision: str = "float32") -> "Runtime":
+    def load(cls, path: str | Path, *, best: bool = False, precision: str = "float32", threads: int = 0) -> "Runtime":
         """The model of a run directory: its newest weights, or those with the lowest held-out loss."""
         run = RunDirectory.open(Path(path))
         try:
-            return cls(run.weights(best=best), run.settings.model, run.tokenizer, precision=precision)
+            return cls(run.weights(best=best), run.settings.model, run.tokenizer, threads=threads, precision=precision)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="without torch, with the weights kept in this (float32)",
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compute with at most N threads; 0: one for each processor (0)",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
 
@@ -51,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     from headgate.run_directory import RunDirectory
     from headgate.runtime import Runtime
 
-    if options.limit < 0 or options.rows < 0:
-        raise InputError("--limit and --rows must be at least 0")
-    check_largest(options, "limit", "rows")
+    if min(options.limit, options.rows, options.threads) < 0:
+        raise InputError("--limit, --rows and --threads must be at least 0")
+    check_largest(options, "limit", "rows", "threads")
     if options.limit and options.text is None:
         raise InputError("--limit is of TEXT: name one, or omit it")
     directory = RunDirectory.open(find_run(options.path))
@@ -82,11 +89,13 @@ def run(options: argparse.Namespace) -> int:
 
     lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
     with capacity.enough("take fewer --rows, or a part of the text with --limit"):
-        losses = _losses(directory, best=options.best, without_torch=options.runtime)
+        losses = _losses(directory, options)
         result = evaluate(losses, ids, rows=rows, characters_per_token=ratio)
         if options.weights != "float32":
             exact = result
-            runtime = Runtime.load(directory.path, best=options.best, precision=options.weights)
+            runtime = Runtime.load(
+                directory.path, best=options.best, precision=options.weights, threads=options.threads
+            )
             result = evaluate(runtime.losses, ids, rows=rows, characters_per_token=ratio)
             lost = result.perplexity / exact.perplexity - 1
     units = "words" if settings.tokenizer == "word" else "characters"
@@ -114,17 +123,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _losses(directory: "RunDirectory", *, best: bool, without_torch: bool) -> "Losses":
+def _losses(directory: "RunDirectory", options: argparse.Namespace) -> "Losses":
+    from headgate import machine
     from headgate.runtime import Runtime
 
-    weights = directory.weights(best=best)
-    runtime = Runtime(weights, directory.settings.model, directory.tokenizer)  # checks that all fits
-    if without_torch:
+    weights, threads = directory.weights(best=options.best), options.threads or machine.threads()
+    runtime = Runtime(weights, directory.settings.model, directory.tokenizer, threads=threads)  # checks that all fits
+    if options.runtime:
         return runtime.losses
     import torch
 
     from headgate.language_model import LanguageModel, losses_of
 
+    torch.set_num_threads(threads)
     model = LanguageModel(
         directory.settings.model, directory.tokenizer.vocabulary_size, separator=directory.tokenizer.separator
     )

@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use the weights with the lowest held-out loss (yes, where the run has them)",
     )
     parser.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compute with at most N threads; 0: one for each processor (0)",
+    )
     parser.add_argument("--stream", action="store_true", help="write as it goes")
     parser.add_argument("--json", action="store_true", help="one JSON object a prefix")
 
@@ -64,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     path = find_run(options.path)
     best = (path / "best.safetensors").exists() if options.best is None else options.best
-    runtime = Runtime.load(path, best=best, precision=options.weights)
+    runtime = Runtime.load(path, best=best, precision=options.weights, threads=options.threads)
     prefixes = options.prefix or [_prefix(path)]
     seed = 0 if options.seed is None else options.seed
     if drawn and options.seed is None:
@@ -96,9 +103,9 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
     """Say whether tokens are drawn at random. InputError for options that contradict each other or do nothing."""
     sampled = {"seed": options.seed, **{n: v for n, v in filters.items() if n != "repetition_penalty"}}
-    if options.length < 0 or options.beam < 0 or (options.seed or 0) < 0:
-        raise InputError("--length, --beam and --seed must be at least 0")
-    check_largest(options, "length", "beam", "top_k")
+    if min(options.length, options.beam, options.seed or 0, options.threads) < 0:
+        raise InputError("--length, --beam, --seed and --threads must be at least 0")
+    check_largest(options, "length", "beam", "top_k", "threads")
     if options.beam and (
         options.temperature or filters or options.stream or options.greedy or options.seed is not None
     ):

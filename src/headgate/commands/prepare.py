@@ -7,10 +7,10 @@ import time
 import typing
 from pathlib import Path
 
+from headgate import machine
 from headgate.commands.invocation import add_setting, command
 from headgate.configuration import Settings, TextSettings, without_effect
 from headgate.errors import InputError
-from headgate.kernels import native
 from headgate.prepared import SETTINGS, is_prepared
 
 PROCESSES = 1024  # at most
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             options.corpora,
             settings,
             Path(options.out),
-            processes=options.processes or native.processors(),
+            processes=options.processes or machine.processors(),
             seed=options.seed or 0,
             data_dir=Path(options.data_dir) if options.data_dir else None,
             tell=progress.tell,

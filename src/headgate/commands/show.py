@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import headgate
+from headgate import machine
 from headgate.console import print_json
 from headgate.kernels import native
 
@@ -64,7 +65,7 @@ def info(options: argparse.Namespace) -> int:
 
         from headgate.functional import BACKENDS
 
-        facts |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        facts |= {"torch": torch.__version__, "threads": machine.capped(torch.get_num_threads())}
         backends = dict.fromkeys(BACKENDS, "available")
     else:
         backends = dict.fromkeys(("equations", "torch", "cpu"), "needs torch: pip install 'headgate[train]'")

@@ -208,7 +208,7 @@ def _checked(
     trained, before anything is written."""
     import torch
 
-    from headgate import adaptive, capacity, events, processes
+    from headgate import adaptive, capacity, events, machine, processes
     from headgate import corpus as corpora
     from headgate.batches import Batches
     from headgate.device import Device
@@ -224,7 +224,7 @@ def _checked(
         capacity.check_text(settings.text, remedy=f"{prepare}, or take a part with --limit")
     with capacity.enough(prepare):
         corpus = corpora.load(settings.text, data_dir=data_dir, share=processes.on_this_machine())
-    settings = settings.replaced(threads=settings.training.threads or torch.get_num_threads())
+    settings = settings.replaced(threads=settings.training.threads or machine.capped(torch.get_num_threads()))
     Batches.of(
         corpus.training, settings.training, world_size=count
     )  # raises where the text is too short, before anything is written

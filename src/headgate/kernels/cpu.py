@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from headgate import equations
+from headgate import equations, machine
 from headgate.kernels import memory, native, watch
 from headgate.kernels.dense import check_floats, check_range, dense, resolved
 
@@ -254,8 +254,8 @@ def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Te
     x_at, *at = (None if v is None else v.data_ptr() for v in alive)
     h0_at, weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, reset_state_at, lengths_at, resets_at = at
     described = native.Gru(
-        T, B, I, H, arguments.before, arguments.reverse, torch.get_num_threads(), ids, arguments.invariant,
-        None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at, weight_ih_at, weight_hh_at,
+        T, B, I, H, arguments.before, arguments.reverse, machine.capped(torch.get_num_threads()), ids,
+        arguments.invariant, None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at, weight_ih_at, weight_hh_at,
         bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
     )  # fmt: skip
     return described, alive

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headgate import machine
 from headgate.kernels import native, watch
 from headgate.kernels.dense import check_floats, check_range, dense
 
@@ -76,6 +77,6 @@ def _run(
         torch.empty_like(v) if v is not None and need else None for v, need in zip(given, needed, strict=False)
     ]
     pointers = [None if v is None else v.data_ptr() for v in (*given, found, *gradients)]
-    described = native.Head(N, H, V, 1 / max(N, 1), torch.get_num_threads(), invariant, *pointers)
+    described = native.Head(N, H, V, 1 / max(N, 1), machine.capped(torch.get_num_threads()), invariant, *pointers)
     native.call(f"cross_entropy_{native.SUFFIXES[states.itemsize]}", described)
     return found, gradients

@@ -5,7 +5,6 @@ Letters: T time steps, B batch, I input size, H hidden size, L layers, V vocabul
 
 import ctypes
 import functools
-import os
 import sys
 import weakref
 from collections.abc import Sequence
@@ -364,8 +363,3 @@ MISSING = (
     "the compiled library is not there, because it could not be built when headgate was installed: "
     "install GCC or Clang, then headgate again (pip install -v says what went wrong)"
 )
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,66 @@
+"""How many processors a process may use, where control groups, affinity and the environment limit it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headgate import machine
+
+
+def groups(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """A tree of control groups and the file that says in which of them a process is."""
+    root, where = tmp_path / "cgroup", tmp_path / "own"
+    root.mkdir()
+    where.write_text(own)
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root, where
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/a/b\n", {"a/cpu.max": "150000 100000\n", "a/b/cpu.max": "max 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/elsewhere\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/a\n", {"a/cpu.max": "max 100000\n"}, float("inf")),
+        ("4:cpu,cpuacct:/a\n0::/\n", {"cpu/a/cpu.cfs_quota_us": "70000\n", "cpu/a/cpu.cfs_period_us": "20000\n"}, 3.5),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ("4:memory:/a\n", {"cpu/a/cpu.cfs_quota_us": "100\n", "cpu/a/cpu.cfs_period_us": "100\n"}, float("inf")),
+        ("", {}, float("inf")),
+    ],
+)
+def test_quota_is_the_least_of_the_groups(tmp_path: Path, own: str, files: dict[str, str], expected: float) -> None:
+    assert machine.quota(*groups(tmp_path, own, files)) == expected
+
+
+@pytest.mark.parametrize(("limit", "threads", "expected"), [(0.2, 4, 1), (1.4, 4, 1), (1.5, 4, 2), (8.0, 4, 4)])
+def test_threads_are_as_many_as_a_quota_keeps_running(
+    monkeypatch: pytest.MonkeyPatch, limit: float, threads: int, expected: int
+) -> None:
+    monkeypatch.setattr(machine, "quota", lambda: limit)
+    assert machine.capped(threads) == expected
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(threads)), raising=False)
+    assert machine.processors() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("3", 3), ("2,4", 2), (" 1 ", 1), ("9", 5), ("0", 5), ("many", 5), ("", 5)]
+)
+def test_omp_num_threads_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch, given: str, expected: int) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert machine.threads() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_affinity_is_an_upper_bound() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from headgate import machine; " \
+           "print(machine.threads())"  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "1"
