@@ -52,16 +52,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    from headgate.errors import EXTRAS, not_installed
-
     home = _HOMES[name]
     try:
         module = importlib.import_module(f"{__name__}.{home}")
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        errors = importlib.import_module(f"{__name__}.errors")
+        if error.name not in errors.EXTRAS:
             raise
         extra = "estimators" if home in ("estimators", "forecaster") else ""  # which installs torch as well
-        raise ModuleNotFoundError(not_installed(name, error.name, extra), name=error.name) from error
+        raise ModuleNotFoundError(errors.not_installed(name, error.name, extra), name=error.name) from error
     return getattr(module, name)
 
 

@@ -56,10 +56,12 @@ def sequence(
     reset_state: Tensor | None = None,
     return_gates: bool = False,
     batch_invariant: bool = True,
+    unwatched: bool = False,
 ) -> tuple[Tensor, ...]:
     """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back.
 
     batch_invariant: whether a row must have the same bits alone and in any batch.
+    unwatched: the caller knows that nothing follows the call (:func:`headgate.kernels.watch.unwatched`).
     """
     tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
     dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
@@ -67,7 +69,7 @@ def sequence(
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
     arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
-    if _through_the_operator((*tensors, lengths, resets)):
+    if not unwatched and _through_the_operator((*tensors, lengths, resets)):
         states, last, gates = _operator(*arguments, differentiable or return_gates)
     elif differentiable:
         states, last, gates = _Gru.apply(*arguments)
@@ -129,14 +131,15 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     """The gradients of the arguments that need one, in a way that whatever watches can follow."""
     again = torch.is_grad_enabled()  # they are to be differentiated
-    eager = not torch.compiler.is_compiling()
-    if again or (eager and (watch.batched(d_outputs) or watch.transformed() or watch.recorded())):
-        with torch.enable_grad():
-            return _through_the_definition(arguments, d_outputs, needed, again)
-    if _through_the_operator((*arguments[:9], states, gates, *d_outputs)):
-        found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
-        return found
-    return _backward(arguments, states, gates, d_outputs, needed)
+    if not again:
+        if watch.unwatched((*arguments[:9], states, gates, *d_outputs)):
+            if not watch.batched(d_outputs):
+                return _backward(arguments, states, gates, d_outputs, needed)
+        elif torch.compiler.is_compiling() or not (watch.batched(d_outputs) or watch.transformed() or watch.recorded()):
+            found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+            return found
+    with torch.enable_grad():
+        return _through_the_definition(arguments, d_outputs, needed, again)
 
 
 def _through_the_definition(
@@ -205,7 +208,7 @@ def _backward(
 
 def _dense(v: Tensor) -> Tensor:
     """Its numbers in row-major order, each as it is: torch may keep a tensor's negative, and only say so."""
-    return (v.resolve_neg() if v.is_neg() else v).contiguous()
+    return v.resolve_neg().contiguous()
 
 
 def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
@@ -219,7 +222,7 @@ def _describe(arguments: _Arguments) -> tuple[native.Gru, list[Tensor | None]]:
         x = _dense(x)
     if arguments.lengths is not None:
         others[-2] = arguments.lengths.long()
-    alive = [x, *(None if v is None else _dense(v) for v in others)]
+    alive = [x, *(None if v is None else _dense(v) if v.is_neg() else v.contiguous() for v in others)]
     x_at, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = (
         None if v is None else v.data_ptr() for v in alive
     )
