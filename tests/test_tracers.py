@@ -180,7 +180,7 @@ def test_backend_cpu_refuses_to_be_recorded() -> None:
     arguments = draw(T, H), draw(V, H), draw(V), torch.randint(V, (T,))
     with pytest.raises(RuntimeError, match=r'"cpu" cannot run: torch.jit.trace .* records the call, .*backend="auto"'):
         torch.jit.trace(lambda *v: linear_cross_entropy(*v, backend="cpu"), arguments)
-    with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r'watched by a mode.* backend="auto"'):
+    with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r'followed by a mode.* backend="auto"'):
         linear_cross_entropy(*arguments, backend="cpu")
     with pytest.raises(RuntimeError, match=r'class that computes torch\'s operators itself.*take backend="auto"'):
         layer(TwoTensor(draw(T, B, I), draw(T, B, I)))

@@ -52,10 +52,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    home, errors = _HOMES[name], importlib.import_module(f"{__name__}.errors")
+    home = _HOMES[name]
     try:
         module = importlib.import_module(f"{__name__}.{home}")
     except ModuleNotFoundError as error:
+        errors = importlib.import_module(f"{__name__}.errors")
         if error.name not in errors.EXTRAS:
             raise
         extra = "estimators" if home in ("estimators", "forecaster") else ""  # which installs torch as well

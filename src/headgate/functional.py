@@ -5,7 +5,7 @@ Letters: T time steps, B batch, I input size, H hidden size; N tokens, V vocabul
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,23 +59,14 @@ def gru(
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
     tensors = x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets
-    backend = _pick(backend, *tensors)
-    if watch.expanded(tensors) and (
-        reset == "before"
-        or not x.is_floating_point()
-        or (bias_ih is None) != (bias_hh is None)
-        or lengths is not None
-        or resets is not None
-        or return_gates
-    ):
-        raise RuntimeError(
-            'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
-            "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
-        )
+    unwatched = watch.unwatched(tensors)
+    backend = _pick(backend, h0.device.type) if unwatched else _pick_visible(backend, h0.device.type, tensors)
+    if not unwatched and watch.expanded(tensors):
+        _check_expanded(reset, x, bias_ih, bias_hh, lengths, resets, return_gates)
     return BACKENDS[backend](
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
         reset_state=reset_state, return_gates=return_gates,
-        **({"batch_invariant": batch_invariant} if backend == "cpu" else {}),
+        **({"batch_invariant": batch_invariant, "unwatched": unwatched} if backend == "cpu" else {}),
     )  # fmt: skip
 
 
@@ -102,14 +93,14 @@ def linear_cross_entropy(
         shapes = [tuple(v.shape) for v in (states, weight, targets) if v is not None]
         raise RuntimeError(f"states (N, H), weight (V, H) and targets (N,) do not fit each other: {shapes}")
     needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (states, weight, bias))
-    picked = _pick(backend, states, weight, bias, targets)
-    watched = torch.compiler.is_compiling() or watch.by_modes() or not watch.plain((states, weight, bias, targets))
-    if watched and backend == "cpu" and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            _UNSEEN.format("this cross-entropy is watched by a mode, or by a tensor of a class of its own")
-        )
+    tensors = states, weight, bias, targets
+    unwatched, device = watch.unwatched(tensors), states.device.type
+    picked = _pick(backend, device) if unwatched else _pick_visible(backend, device, tensors)
+    hidden = unwatched or not (torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors))
+    if backend == "cpu" and not hidden and not torch.compiler.is_compiling():
+        raise RuntimeError(_UNSEEN.format("this cross-entropy is followed by a mode, or by a tensor of another class"))
     _check_range("targets", targets, V - 1)
-    if picked != "cpu" or watched or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
+    if picked != "cpu" or not hidden or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction="none")
@@ -155,27 +146,11 @@ def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, 
 _UNSEEN = 'backend "cpu" cannot run: {}, which does not see what the native library does: take backend="auto"'
 
 
-def _pick(backend: str, *tensors: Tensor | None) -> str:
-    """The backend for a call with these tensors; the second decides on the device."""
+def _pick(backend: str, device: str) -> str:
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    assert tensors[1] is not None
-    device = tensors[1].device.type
     if backend == "cpu" and (why_not := reason_against_cpu(device)):
         raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
-    if watch.transformed():
-        return "equations"
-    if not torch.compiler.is_compiling() and not watch.plain(tensors):
-        if watch.expanded(tensors):
-            return "torch"
-        if watch.foreign(tensors):
-            if backend == "cpu":
-                raise RuntimeError(_UNSEEN.format("a tensor is of a class that computes torch's operators itself"))
-            return "equations" if backend == "auto" else backend
-    if watch.recorded():
-        if backend == "cpu":
-            raise RuntimeError(_UNSEEN.format("torch.jit.trace or an ONNX exporter records the call"))
-        return "torch" if backend == "auto" else backend
     if backend != "auto":
         return backend
     if device == "cpu":
@@ -183,6 +158,42 @@ def _pick(backend: str, *tensors: Tensor | None) -> str:
             return "cpu"
         _say_that_it_is_slow()
     return "torch"
+
+
+def _pick_visible(backend: str, device: str, tensors: Sequence[Tensor | None]) -> str:
+    """The backend where something follows the call. Only those that can be followed."""
+    picked = _pick(backend, device)
+    if watch.transformed():
+        return "equations"
+    visible, follower = "", ""
+    if watch.recorded():
+        visible, follower = "torch", "torch.jit.trace or an ONNX exporter records the call"
+    elif torch.compiler.is_compiling() or watch.plain(tensors):
+        return picked
+    elif watch.expanded(tensors):
+        visible, follower = "torch", "expanded weights follow the call"
+    elif watch.foreign(tensors):
+        visible, follower = "equations", "a tensor is of a class that computes torch's operators itself"
+    if visible and backend == "cpu":
+        raise RuntimeError(_UNSEEN.format(follower))
+    return visible if visible and backend == "auto" else picked
+
+
+def _check_expanded(
+    reset: str, x: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None, *unknown: Tensor | bool | None
+) -> None:
+    """Raise unless torch has a way to the gradient of each sample."""
+    one_bias = (bias_ih is None) != (bias_hh is None)
+    if (
+        reset == "before"
+        or not x.is_floating_point()
+        or one_bias
+        or any(v is not None and v is not False for v in unknown)
+    ):
+        raise RuntimeError(
+            'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
+            "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
+        )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled programs stay on their machine

@@ -263,7 +263,7 @@ class GRU(nn.RNNBase):
 
     @property
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._weights("_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
         return dtype
 
     def _weights(self, suffix: str) -> list[Any]:

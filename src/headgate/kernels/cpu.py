@@ -57,10 +57,12 @@ def sequence(
     reset_state: Tensor | None = None,
     return_gates: bool = False,
     batch_invariant: bool = True,
+    unwatched: bool = False,
 ) -> tuple[Tensor, ...]:
     """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back.
 
     batch_invariant: whether a row must have the same bits alone and in any batch.
+    unwatched: the caller knows that nothing follows the call (:func:`headgate.kernels.watch.unwatched`).
     """
     tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
     dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
@@ -68,7 +70,7 @@ def sequence(
         tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
     differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
     arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
-    if _through_the_operator((*tensors, lengths, resets)):
+    if not unwatched and _through_the_operator((*tensors, lengths, resets)):
         states, last, gates = _operator(*arguments, differentiable or return_gates)
     elif differentiable:
         states, last, gates = _Gru.apply(*arguments)
@@ -130,14 +132,15 @@ def _gradients(
 ) -> Sequence[Tensor | None]:
     """The gradients of the arguments that need one, in a way that whatever watches can follow."""
     again = torch.is_grad_enabled()  # they are to be differentiated
-    eager = not torch.compiler.is_compiling()
-    if again or (eager and (watch.batched(d_outputs) or watch.transformed() or watch.recorded())):
-        with torch.enable_grad():
-            return _through_the_definition(arguments, d_outputs, needed, again)
-    if _through_the_operator((*arguments[:9], states, gates, *d_outputs)):
-        found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
-        return found
-    return _backward(arguments, states, gates, d_outputs, needed)
+    if not again:
+        if watch.unwatched((*arguments[:9], states, gates, *d_outputs)):
+            if not watch.batched(d_outputs):
+                return _backward(arguments, states, gates, d_outputs, needed)
+        elif torch.compiler.is_compiling() or not (watch.batched(d_outputs) or watch.transformed() or watch.recorded()):
+            found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+            return found
+    with torch.enable_grad():
+        return _through_the_definition(arguments, d_outputs, needed, again)
 
 
 def _through_the_definition(
@@ -255,8 +258,8 @@ def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Te
     h0_at, weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, reset_state_at, lengths_at, resets_at = at
     described = native.Gru(
         T, B, I, H, arguments.before, arguments.reverse, machine.capped(torch.get_num_threads()), ids,
-        arguments.invariant, None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at, weight_ih_at, weight_hh_at,
-        bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
+        arguments.invariant, None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at,
+        weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
     )  # fmt: skip
     return described, alive
 

@@ -11,9 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 from torch.utils._device import DeviceContext
 
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
+
+
+def unwatched(tensors: Iterable[Any]) -> bool:
+    """Whether nothing follows a call with these tensors. The questions below in one, for the usual answer: it is asked
+    in every call, and must take no time.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ) and _PLAIN.issuperset(map(type, tensors))
 
 
 def recorded() -> bool:
@@ -26,7 +41,7 @@ def recorded() -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile guards on both
 def transformed() -> bool:
     """Whether torch.func or forward-mode differentiation is under way, of which only the definition knows."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def by_modes() -> bool:
@@ -59,7 +74,7 @@ def foreign(tensors: Sequence[Any]) -> bool:
 
 def expanded(tensors: Sequence[Any]) -> bool:
     """Whether one is a weight of torch.nn.utils._expanded_weights, which makes gradients of each sample."""
-    if torch.compiler.is_compiling() or plain(tensors):
+    if torch.compiler.is_compiling():
         return False
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
