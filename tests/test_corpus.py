@@ -24,7 +24,7 @@ def test_an_empty_corpus(tmp_path):
     ):
         load(TextSettings(corpus=f"{tmp_path}/a.txt"))
     (tmp_path / "a.zip").write_bytes(zipped({}))
-    with pytest.raises(InputError, match=r"a\.zip is empty"):
+    with pytest.raises(InputError, match=r"^the archive .*a\.zip holds no text: files ending in \.txt, .* are read$"):
         load(TextSettings(corpus=f"{tmp_path}/a.zip"))
 
 
