@@ -195,7 +195,7 @@ def test_archives_in_a_directory(tmp_path):
     folder.mkdir()
     for name, content in {
         "a.tar.gz": gzip.compress(tarred({"1.txt": b"1\n"})), "b.bz2": bz2.compress(b"2\n"),
-        "c.tar": tarred({"3.md": b"3"}),        "d.txz": lzma.compress(tarred({"4.md": b"4"})), "e.xz": lzma.compress(b"5"),
+        "c.tar": tarred({"3.md": b"3"}), "d.txz": lzma.compress(tarred({"4.md": b"4"})), "e.xz": lzma.compress(b"5"),
     }.items():  # fmt: skip
         (folder / name).write_bytes(content)
     assert text_of(folder) == "1\n2\n3\n4\n5"

@@ -299,11 +299,14 @@ def _check_zeros(raw: bytes, name: str) -> None:
     zeros = head.count(0)
     if len(head) < 8 or zeros <= len(head) // 4 or _marked(raw):
         return
-    little = head[1::2].count(0) > zeros // 2
-    raise InputError(
-        f"{name} is no text in utf-8, {zeros / len(head):.0%} of its first bytes are zero: if it is UTF-16, use "
-        f"--encoding utf-16-{'le' if little else 'be'}; if it is no text, --tokenizer bytes"
+    odd = head[1::2].count(0) / zeros
+    order = "le" if odd > 0.9 else "be" if odd < 0.1 else ""
+    guess = (
+        f"it looks like UTF-16: use --encoding utf-16-{order}"
+        if order
+        else "if it is to be read, use --tokenizer bytes"
     )
+    raise InputError(f"{name} is no text in utf-8, {zeros / len(head):.0%} of its first bytes are zero; {guess}")
 
 
 def _blocks(file: Member, size: int = 1 << 18, *, as_bytes: bool) -> Iterator[bytes]:
@@ -327,7 +330,7 @@ def _files(source: str, data_dir: Path | None, *, as_bytes: bool) -> Iterator[Me
         yield Member(source, source, lambda: open(source, "rb"))  # noqa: SIM115 - whoever opens it closes it
         return
     found = False
-    for path in _paths(source, data_dir):
+    for path in _paths(source, data_dir, tell=True):
         for file in texts(path, as_bytes=as_bytes):
             found = True
             yield file
@@ -350,28 +353,35 @@ def _standard_input() -> contextlib.AbstractContextManager[IO[bytes]]:
     return contextlib.nullcontext(stream)
 
 
-def _paths(source: str, data_dir: Path | None) -> Iterator[Path]:
-    """The files of a source that is no stream, packed ones as they are, in a fixed order."""
+def _paths(source: str, data_dir: Path | None, *, tell: bool = False) -> Iterator[Path]:
+    """The files of a source that is no stream, packed ones as they are, in a fixed order; ``tell`` of those left."""
     if is_stream(source):
         return
     if source in NAMED:
         yield _named(NAMED[source], data_dir)
         return
     path = Path(source)
-    with explained(printable(source)):
+    if not source:
+        raise InputError(f"the name of the corpus is empty: give the path of a text, or a name ({', '.join(NAMED)})")
+    try:
         exists = path.exists()
+    except OSError as error:
+        beginning = printable(source if len(source) <= 60 else f"{source[:60]}...")
+        raise InputError(
+            f"{beginning} cannot be read ({error.strerror}): give the path of a text, or pipe a text into '-'"
+        ) from None
     if not exists:
         raise InputError(
             f"there is no file and no corpus {source}: give the path of a text, or a name ({nearest(source, NAMED)})"
         )
     if path.is_dir():
-        yield from _in_directory(path)
+        yield from _in_directory(path, tell=tell)
     else:
         _check_regular(path)
         yield path
 
 
-def _in_directory(folder: Path) -> Iterator[Path]:
+def _in_directory(folder: Path, *, tell: bool) -> Iterator[Path]:
     left_out = LeftOut(str(folder))
 
     def fail(error: OSError) -> None:
@@ -391,7 +401,8 @@ def _in_directory(folder: Path) -> Iterator[Path]:
             else:
                 left_out.add(name)
     left_out.read = len(files)
-    left_out.tell()
+    if tell:
+        left_out.tell()
     for file in sorted(files):
         _check_regular(file)
         yield file
@@ -416,7 +427,7 @@ def _named(corpus: NamedCorpus, data_dir: Path | None) -> Path:
     if given is not None and not given.is_dir():
         by = "--data-dir" if data_dir else "HEADGATE_DATA"
         raise InputError(
-            f"{given} is no directory, and {by} names it as that of {corpus.file}: correct {by}, or leave it away to "
+            f"{given} is not a directory, but {by} says that {corpus.file} is in it: correct {by}, or omit it to "
             "download the corpus"
         )
     found = locate(corpus, data_dir=data_dir)
