@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import headgate
+from headgate.cli import main
 from headgate.configuration import TextSettings
-from headgate.corpus import load
+from headgate.corpus import another_text, load
 from headgate.errors import InputError
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
 from tests.test_sources import read, zipped
@@ -24,8 +26,75 @@ def test_an_empty_corpus(tmp_path):
     ):
         load(TextSettings(corpus=f"{tmp_path}/a.txt"))
     (tmp_path / "a.zip").write_bytes(zipped({}))
-    with pytest.raises(InputError, match=r"a\.zip is empty"):
+    with pytest.raises(InputError, match=r"^the archive .*a\.zip holds no text: files ending in \.txt, .* are read$"):
         load(TextSettings(corpus=f"{tmp_path}/a.zip"))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer", "tokens"),
+    [
+        ("a" * 200, "characters", 200),
+        (" \n\t" * 50, "characters", 150),
+        (" \n\t" * 50, "word", 50),
+        ("a\0" * 2, "bytes", 4),
+    ],
+)
+def test_texts_of_next_to_nothing(tmp_path, text, tokenizer, tokens):
+    (tmp_path / "a.txt").write_text(text)
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer=tokenizer, held_out=0.0))
+    assert (len(corpus.training), corpus.characters) == (tokens, len(text))
+
+
+@pytest.mark.parametrize("text", [" \t" * 50, ""])
+def test_a_text_without_words(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(InputError, match=r"the text has no words: |a\.txt is empty: "):
+        load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word"))
+
+
+def test_memory_that_runs_out_while_ids_are_made(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    (tmp_path / "a.txt").write_text("some text")
+    monkeypatch.setattr("headgate.corpus.encode", exhausted)
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}/a\.txt is too large for the memory.*'headgate prepare {tmp_path}/"
+    ):
+        load(TextSettings(corpus=f"{tmp_path}/a.txt"))
+
+
+def test_another_text_is_said_to_be_one(tmp_path):
+    run = tmp_path / "run"
+    assert another_text(TextSettings("a.txt"), run, "0.1") == (
+        f"a.txt is not the text, or gives not the vocabulary, that {run} was trained on: continue with that text, or "
+        "start another run with --out"
+    )
+    for name in ("voyage", "verses"):
+        assert another_text(TextSettings(name), run, "0.1") == (
+            f"the bundled text {name} is not the one that {run} was trained on (by headgate 0.1; this is "
+            f"{headgate.__version__}), because bundled texts change between versions: give the path of the old text, "
+            f"{name}.txt in the corpora of that version, as CORPUS, or start another run with --out"
+        )
+
+
+def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path, monkeypatch, capsys):
+    """With the old text by its path it does."""
+    run, old, new = tmp_path / "run", tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("the old tale\n" * 40)
+    new.write_text("the new tale\n" * 60)
+    small = ["--hidden", "5", "--embedding", "3", "--batch", "2", "--steps", "7", "--quiet", "--threads", "1"]
+    monkeypatch.setattr("headgate.sources.locate", lambda corpus, **_: old)
+    assert main(["train", "voyage", "--out", str(run), "--max-steps", "2", *small]) == 0
+    monkeypatch.setattr("headgate.sources.locate", lambda corpus, **_: new)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(run), "--max-steps", "4"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"headgate: the bundled text voyage is not the one that {run} was trained on"
+    )
+    assert main(["evaluate", str(run)]) == 2
+    assert capsys.readouterr().err.startswith(f"headgate: voyage has changed since {run} was trained")
+    assert main(["train", str(old), "--resume", "--out", str(run), "--max-steps", "4", "--quiet"]) == 0
 
 
 # Tokens and the held-out part

@@ -22,6 +22,8 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "sampling": (1, False),
     "adaptive": (2, False),
     "download": (1, False),
+    "archives": (1, False),
+    "free_memory": (0, False),
     "files": (1, False),
     "arguments": (1, False),
     "conformal": (1, False),

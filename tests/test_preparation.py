@@ -304,6 +304,20 @@ def test_what_was_settled_is_settled(text, tmp_path, capsys):
     assert (settings.corpus, settings.tokenizer) == (out, "characters")
 
 
+def test_what_can_be_read_once_needs_a_vocabulary_that_is_known(tmp_path):
+    receive, send = os.pipe()
+    os.write(send, b"a text")
+    os.close(send)
+    with pytest.raises(
+        InputError, match=rf"^/dev/fd/{receive} can be read only once, and the vocabulary needs a first"
+    ):
+        prepare([f"/dev/fd/{receive}"], TextSettings(), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    made = prepare([f"/dev/fd/{receive}"], TextSettings(tokenizer="bytes"), tmp_path / "made")
+    assert (made.characters, len(made.ids)) == (6, 6)
+    os.close(receive)
+
+
 def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
     made = tmp_path / "made"
     assert main(["prepare", str(text), "--out", str(made), "--processes", "1", "--quiet"]) == 0

@@ -124,6 +124,62 @@ def test_training_twice_is_training_once(text, size):
     assert train() == train()
 
 
+def handed_over(texts, monkeypatch):
+    """What the library's trainer is given of ``texts``, and the words that it takes apart."""
+    given = []
+
+    class Recording:
+        def __init__(self, model, make=subwords._tokenizer):
+            self.inner = make(model)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def train_from_iterator(self, iterator, trainer):
+            given.extend(iterator)
+
+    monkeypatch.setattr(subwords, "_tokenizer", Recording)
+    with pytest.raises(InputError, match="not for 290"):  # nothing was learned
+        SubwordTokenizer.train(texts, 290)
+    monkeypatch.undo()
+    split = small()._tokenizer.pre_tokenizer.pre_tokenize_str
+    return given, [end - start for text in given for _, (start, end) in split(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "天地玄黄宇宙洪荒" * 5_000,
+        "x" * 50_000 + " " + "ab" * 25_000,
+        "0123456789" * 5_000,
+        "-=" * 20_000,
+        "\t " * 20_000,
+    ],
+    ids=["chinese", "letters", "digits", "signs", "spaces"],
+)
+def test_no_word_that_is_learned_from_is_long(text, monkeypatch):
+    """Each merge costs the trainer the length of the word, so that time would grow with its square."""
+    texts = [text + "\n", TEXT, text]
+    given, lengths = handed_over(texts, monkeypatch)
+    assert "".join(given) == "".join(texts)
+    assert max(lengths) == 1_024
+
+
+def test_words_of_ordinary_length_are_learned_from_whole(monkeypatch):
+    """A line without spaces that has punctuation is many words; it is handed over uncut."""
+    line = "天地玄黄，" * 1_000 + "ab1" * 1_000 + "\n"
+    given, lengths = handed_over([line], monkeypatch)
+    assert given == [line]
+    assert max(lengths) == 4
+
+
+def test_a_text_without_spaces_comes_back():
+    text = "天地玄黄宇宙洪荒" * 1_000
+    tokenizer = SubwordTokenizer.train([text], 275)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert from_json(json.dumps(tokenizer.to_json())).encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
 @pytest.mark.parametrize("size", [0, -1, 256, (1 << 20) + 1])
 def test_sizes_that_cannot_be(size):
     with pytest.raises(InputError, match=rf"from 257 to 1048576, got {size}: change --vocab-size$"):

@@ -128,10 +128,27 @@ def test_characters_written_one_by_one_are_what_decode_says(text, unknown, data)
     assert "".join(pieces) == tokenizer.decode(ids)
 
 
-def test_lone_surrogates_are_characters_too():
-    text = "a\ud800b\udcff"
-    tokenizer = CharacterTokenizer.from_text(text)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"type": "characters", "replacement": None, "characters": "ab\ud800"},
+        {"type": "words", "words": ["a", "b\ud800"]},
+        {"type": "documents", "of": {"type": "words", "words": ["\ud800"]}},
+    ],
+)
+def test_half_a_surrogate_pair_in_a_vocabulary(described):
+    """It could be neither written nor printed."""
+    what = r"the vocabulary holds half a surrogate pair, U\+D800, which is no character"
+    with pytest.raises(
+        InputError, match=rf"^runs/a/tokenizer\.json: (runs/a/tokenizer\.json: )?{what}: restore the file"
+    ):
+        from_json(json.dumps(described), "runs/a/tokenizer.json")
+    with pytest.raises(InputError, match=f"^{what}$"):
+        CharacterTokenizer.from_text("a\ud800")
+
+
+def test_half_a_surrogate_pair_in_a_text_is_unknown():
+    assert CharacterTokenizer("ab").encode("a\ud800b\udcff").tolist() == [1, 0, 2, 0]
 
 
 def test_vocabularies_that_cannot_be():

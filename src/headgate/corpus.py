@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+import headgate
 from headgate import prepared
 from headgate.configuration import TextSettings
 from headgate.errors import InputError
 from headgate.ids import Ids
-from headgate.sources import NAMED, PASSAGE, Passage, passages
+from headgate.sources import NAMED, PASSAGE, Passage, fits_memory, whole
 from headgate.subwords import SubwordTokenizer
 from headgate.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer, Tokenizer
 from headgate.words import WordTokenizer
@@ -48,12 +49,13 @@ def load(settings: TextSettings, *, data_dir: Path | None = None, share: tuple[i
         ids: Ids = stored.ids
         tokenizer, characters, beginning, sha256 = stored.tokenizer, stored.characters, stored.beginning, stored.sha256
     else:
-        text = list(passages(settings, data_dir=data_dir))
+        text = whole(settings, data_dir=data_dir)
         characters = sum(len(passage.text) for passage in text)
         if not characters:
             raise InputError(f"the corpus {settings.corpus} is empty: a text of at least two characters is needed")
-        tokenizer = tokenizer_for(settings, [passage.text for passage in text])
-        ids, beginning, sha256 = encode(tokenizer, text), beginning_of(text), checksum(tokenizer, text)
+        with fits_memory(settings.corpus):
+            tokenizer = tokenizer_for(settings, [passage.text for passage in text])
+            ids, beginning, sha256 = encode(tokenizer, text), beginning_of(text), checksum(tokenizer, text)
     cut = len(ids) - round(len(ids) * settings.held_out)
     if settings.held_out and len(ids) - cut < 2:
         raise InputError(
@@ -61,6 +63,22 @@ def load(settings: TextSettings, *, data_dir: Path | None = None, share: tuple[i
             "give more text, a larger --held-out, or --held-out 0"
         )
     return Corpus(ids[:cut], ids[cut:], tokenizer, characters, beginning, sha256)
+
+
+def another_text(settings: TextSettings, run: Path, version: str) -> str:
+    """The sentence to say where ``settings`` give another text, or vocabulary, than ``run`` was trained on, which
+    ``version`` of headgate began."""
+    corpus = NAMED.get(settings.corpus)
+    if corpus is None or corpus.addresses:
+        return (
+            f"{settings.corpus} is not the text, or gives not the vocabulary, that {run} was trained on: continue with "
+            "that text, or start another run with --out"
+        )
+    return (
+        f"the bundled text {settings.corpus} is not the one that {run} was trained on (by headgate {version}; this is "
+        f"{headgate.__version__}), because bundled texts change between versions: give the path of the old text, "
+        f"{corpus.file} in the corpora of that version, as CORPUS, or start another run with --out"
+    )
 
 
 def is_stored(settings: TextSettings) -> bool:

@@ -28,7 +28,7 @@ from headgate.errors import InputError
 from headgate.files import format_json, write_whole
 from headgate.lock import locked
 from headgate.prepared import FORMAT, SETTINGS, PreparedCorpus, checksum_of, dtype_of, is_prepared, read_tokenizer
-from headgate.sources import Passage, check, passages
+from headgate.sources import Passage, check, is_stream, passages
 
 SHARD = 1 << 23  # characters
 SAMPLE = 1 << 30  # characters that subwords are learned from, at most
@@ -60,10 +60,11 @@ def prepare(
         "settings": {name: getattr(settings, name) for name in SETTINGS},
         "seed": seed,
     }
-    if "-" in sources and settings.tokenizer != "bytes":
+    streams = [source for source in sources if is_stream(source)]
+    if streams and settings.tokenizer != "bytes":
         raise InputError(
-            "standard input can be read only once, and the vocabulary needs a first reading: write the text to a file, "
-            "or use --tokenizer bytes"
+            f"{'standard input' if '-' in streams else streams[0]} can be read only once, and the vocabulary needs a "
+            "first reading: write the text to a file, or use --tokenizer bytes"
         )
     _check_folder(folder)
     check(sources, data_dir=data_dir)

@@ -7,6 +7,7 @@ shard-000000.bin    ids, little-endian, of the smallest unsigned type that the v
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _check(manifest: dict[str, Any]) -> None:
 
 def is_prepared(path: str | Path) -> bool:
     """Whether a directory holds a prepared corpus, whole or damaged."""
-    there = [(Path(path) / name).is_file() for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
+    there = [os.path.isfile(Path(path) / name) for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
     return there[0] and any(there[1:])
 
 

@@ -18,11 +18,15 @@ SMALLEST, LARGEST = 257, 1 << 20  # vocabularies that can be trained: the bytes 
 
 _BLOCK = 1 << 18  # characters encoded at once
 _REMEMBERED = 1 << 18  # pieces whose ids are kept while a text is encoded
+_LONGEST = 1 << 10  # characters of a word that is learned from; each merge costs the trainer the word's length
 _SPACE = "\t\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's, but for the line break
 # No subword reaches over a line break or over the end of a word, so a text may be cut behind either.
 _PIECE = re.compile(f"[{_SPACE}]*[^{_SPACE}\n]*\n?")
 _CUT = re.compile(f"(?<=\n)|(?<=[^{_SPACE}\n])(?=[{_SPACE}])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Whatever the library takes for a word is letters and digits, or neither, or whitespace.
+_LONG = re.compile(rf"[^\W_]{{{_LONGEST}}}|(?:[^\w\s]|_){{{_LONGEST}}}")
+_LONG_SPACE = re.compile(rf"\s{{{_LONGEST}}}")
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _AROUND = {  # the library's description of everything but the model
@@ -85,7 +89,8 @@ class SubwordTokenizer:
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> "SubwordTokenizer":
         """Learn so many subwords from texts, each of which ends behind a line break, or is a whole one.
 
-        The same texts give the same subwords, with any number of threads. A pair that occurs once is not joined.
+        The same texts give the same subwords, with any number of threads. A pair that occurs once is not joined. A word
+        of more than 1,024 characters, as in a text without spaces, is learned from in parts.
         Raises InputError where ``vocabulary_size`` cannot be, or the texts have not enough pairs for it.
         """
         if not SMALLEST <= vocabulary_size <= LARGEST:
@@ -97,7 +102,7 @@ class SubwordTokenizer:
         trainer = library().trainers.BpeTrainer(
             vocab_size=vocabulary_size, min_frequency=2, show_progress=False, initial_alphabet=sorted(_BYTES)
         )
-        tokenizer.train_from_iterator((_clean(block) for text in texts for block in _blocks(text, 1 << 14)), trainer)
+        tokenizer.train_from_iterator(_learnable(texts, tokenizer.pre_tokenizer), trainer)
         found = tokenizer.get_vocab_size()
         if found < vocabulary_size:
             raise InputError(
@@ -190,6 +195,31 @@ def _tokenizer(model: Any) -> Any:
     ])  # fmt: skip
     tokenizer.decoder = package.decoders.ByteLevel()
     return tokenizer
+
+
+def _learnable(texts: Iterable[str], pre_tokenizer: Any) -> Iterator[str]:
+    """The texts in blocks, cut so that no word of them has more than ``_LONGEST`` characters."""
+    for text in texts:
+        for block in _blocks(_clean(text), 1 << 14):
+            # Three looks, each a good deal more expensive than the one before: most texts need the first alone.
+            run = max(map(len, block.split()), default=0)
+            if (run >= _LONGEST and _LONG.search(block)) or _LONG_SPACE.search(block):
+                yield from _bounded(block, pre_tokenizer)
+            else:
+                yield block
+
+
+def _bounded(block: str, pre_tokenizer: Any) -> Iterator[str]:
+    """A block cut around its long words, and these every ``_LONGEST`` characters."""
+    done = 0
+    for _, (start, end) in pre_tokenizer.pre_tokenize_str(block):
+        if end - start > _LONGEST:
+            if done < start:
+                yield block[done:start]
+            yield from (block[i : min(i + _LONGEST, end)] for i in range(start, end, _LONGEST))
+            done = end
+    if done < len(block):
+        yield block[done:]
 
 
 def _clean(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from headgate import subwords
 from headgate.errors import InputError, nearest
-from headgate.words import UNKNOWN, WordTokenizer
+from headgate.words import UNKNOWN, WordTokenizer, check_characters
 
 _POINTS = 0x110000  # code points that there are
 _BLOCK = 1 << 16  # characters looked up at once: they stay in the cache
@@ -74,6 +74,7 @@ class CharacterTokenizer:
 
     def __init__(self, characters: str, replacement: str | None = None) -> None:
         """``characters`` sorted and distinct; ``replacement`` None: ``<unk>`` is id 0, else one of them stands in."""
+        check_characters(characters)
         if list(characters) != sorted(set(characters)):
             raise InputError("a character vocabulary must be sorted and without repetition")
         if replacement is not None and (len(replacement) != 1 or replacement not in characters):

@@ -15,6 +15,7 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how the id of something unknown is writ
 _BLOCK = 1 << 20  # characters taken apart at once
 _TOKEN = re.compile(r"\S+|\n")
 _SPACE = re.compile(r"\s")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class WordTokenizer:
@@ -37,6 +38,7 @@ class WordTokenizer:
 
     def __init__(self, words: Sequence[str]) -> None:
         """``words`` distinct, the most frequent first. Raises InputError for what is no word."""
+        check_characters("".join(words))
         for word in words:
             if word != "\n" and word.split() != [word]:
                 raise InputError(f"a word of the vocabulary must be without whitespace, or a line break; got {word!r}")
@@ -107,6 +109,14 @@ class WordTokenizer:
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise InputError("the list of words is missing or damaged")
         return cls(words)
+
+
+def check_characters(text: str) -> None:
+    """InputError for a vocabulary with half a surrogate pair, which could be neither written nor printed."""
+    if half := _SURROGATE.search(text):
+        raise InputError(
+            f"the vocabulary holds half a surrogate pair, U+{ord(half.group()):04X}, which is no character"
+        )
 
 
 def _blocks(text: str) -> Iterator[list[str]]:

@@ -281,10 +281,8 @@ def _continue(
     corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=processes.on_this_machine())
     same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
     if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
-        raise InputError(
-            f"{directory.settings.text.corpus} is not the text, or gives not the vocabulary, that {out} was trained "
-            "on: continue with that text, or start another run with --out"
-        )
+        version = directory.facts.get("headgate", "")
+        raise InputError(corpora.another_text(directory.settings.text, out, version))
     return directory, corpus
 
 
