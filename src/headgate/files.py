@@ -1,5 +1,6 @@
 """Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
 
+import contextlib
 import json
 import os
 import struct
@@ -23,13 +24,23 @@ def write_durably(file: Path, content: bytes) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file: all of it or nothing, and what was there before then stays."""
-    temporary = file.with_name(f".{file.name}.tmp")
+    """Write a file: all of it or nothing, and what was there before then stays. A link stays, and leads to it.
+
+    An OSError names the file.
+    """
+    real = Path(os.path.realpath(file))
+    if real.exists() and not real.is_file():
+        write_durably(real, content)  # a pipe or a device cannot be renamed over
+        return
+    temporary = real.with_name(f".{real.name}.tmp")
     try:
         write_durably(temporary, content)
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(real)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # there is none, or no directory
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(file)) from None
         raise
 
 

@@ -39,6 +39,45 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(folder: Path, *, patience: float) -> Iterator[None]:
+    """Lock ``folder`` for a block, after waiting for its holder for ``patience`` seconds at most.
+
+    The lock is on the file ``.lock`` in it, which is there only as long. Raises InputError that names the process
+    which holds it, and FileNotFoundError if the folder goes.
+    """
+    if fcntl is None:
+        yield
+        return
+    file, end = folder / ".lock", time.monotonic() + patience
+    while True:
+        with file.open("a+") as stream:
+            if _lock(stream):
+                if not _named(stream, file):  # its holder has removed it: lock the one that is there now
+                    continue
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()} on {platform.node()}")
+                stream.flush()
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+            if time.monotonic() >= end:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                raise InputError(f"{folder} is in use by {holder}: wait for it, stop it, or name another directory")
+        time.sleep(0.01)
+
+
+def _named(stream: Any, file: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
 def in_use(folder: Path) -> bool:
     """Whether a process works in ``folder`` now."""
     if not (folder / "lock").exists():
