@@ -1,4 +1,4 @@
-"""Saving over a saved estimator: concurrent savers, kills at every step, mount points, links; a reader sees one whole."""
+"""Saving over a saved estimator: concurrent savers, kills at any step, mount points, links; readers see one whole."""
 
 import json
 import os

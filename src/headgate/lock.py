@@ -78,11 +78,11 @@ def _named(stream: Any, file: Path) -> bool:
         return False
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a process works in ``folder`` now."""
-    if not (folder / "lock").exists():
+def in_use(folder: Path, name: str = "lock") -> bool:
+    """Whether a process works in ``folder`` now, by its file of that name."""
+    if not (folder / name).exists():
         return False
-    with (folder / "lock").open("a") as file:
+    with (folder / name).open("a") as file:
         return not _lock(file)
 
 
