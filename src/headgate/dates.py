@@ -100,8 +100,10 @@ def read_steps(column: pd.Series, form: str | None = None) -> tuple[Any, str]:
             dates = pd.to_datetime(text, format="ISO8601")
         except ValueError:
             raise _mixed_zones(column, text) from None
-        usual = text.str.match(r"\d{4}-\d{1,2}").all()
-        return dates.array, _ISO if usual else "year, month, day"
+        if text.str.match(r"\d{4}-\d{1,2}").all():
+            return dates.array, _ISO
+        others = (name for name, (pattern, _) in FORMS.items() if text.map(pattern.fullmatch).notna().all())
+        return dates.array, next(others, _ISO)
     forms = [name for name, (pattern, _) in FORMS.items() if pattern.fullmatch(text.iloc[0])]
     counts = {name: text.map(FORMS[name][0].fullmatch).notna().sum() for name in FORMS}
     forms += [name for name in FORMS if name not in forms and counts[name]]

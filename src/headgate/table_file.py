@@ -299,7 +299,7 @@ def _parquet(file: str | io.BytesIO) -> pd.DataFrame:
     named = [name for name in table.index.names if name is not None]
     dates = isinstance(table.index, pd.DatetimeIndex | pd.PeriodIndex)
     if named or dates:
-        index = table.index.to_frame(index=False, name=named or ["index"])
+        index = table.index.to_frame(index=False) if named else pd.DataFrame({"index": table.index})
         new = [name for name in index.columns if name not in table.columns]
         table = pd.concat([index[new], table.reset_index(drop=True)], axis=1)
         table.attrs["index"] = list(map(str, new))
