@@ -319,7 +319,11 @@ def _floats(column: pd.Series, *, missing: bool = False) -> np.ndarray:
     wrong = np.isinf(values) if missing else ~np.isfinite(values)
     if wrong.any():
         at = int(wrong.argmax())
-        found = "no value" if np.isnan(values[at]) else f"{'-' * (values[at] < 0)}infinity (or a number beyond 1e308)"
+        found = (
+            "no value"
+            if np.isnan(values[at])
+            else f"{'-' if values[at] < 0 else ''}infinity (or a number beyond 1e308)"
+        )
         raise InputError(
             f"column {column.name} has {found} in {place(column, at)} ({wrong.sum()} in all): fill in numbers, or "
             "leave such rows out"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headgate.table import Roles
 
 
-MOST_STEPS = 1_000_000  # of a forecast
+MOST_STEPS = 100_000  # of a forecast
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
