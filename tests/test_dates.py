@@ -1,4 +1,4 @@
-"""Dates in the forms that people write: read, named, refused where they could be two; with the line of the first bad."""
+"""Dates in the forms that people write: read, named, refused if they could be two; the first bad one has its line."""
 
 import numpy as np
 import pandas as pd
@@ -68,15 +68,19 @@ def test_the_form_of_an_earlier_table_decides() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["2024-01-31", "2024-02-30"], "day must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole numbers, got "
+        (["2024-01-31", "2024-02-30"], "day must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole "
+                                       "numbers, got "
          "'2024-02-30' in row 2"),
         (["2024-01-31", "soon", "2024-02-01"], "or whole numbers, got 'soon' in row 2"),
         (["31.01.2024", "30.02.2024"], "must hold dates, day.month.year as in most rows, got '30.02.2024' in row 2"),
         (["?", "31.01.2024", "01.02.2024"], "must hold dates, day.month.year as in most rows, got '?' in row 1"),
-        (["01/02/2024", "02/03/2024"], "has dates like 01/02/2024 in row 1, and no row tells the day from the month: write"),
+        (["01/02/2024", "02/03/2024"], "has dates like 01/02/2024 in row 1, and no row tells the day from the "
+                                       "month: write"),
         (["31/01/2024", "01/31/2024"], "has 31/01/2024 in row 1 and 01/31/2024 in row 2: write all dates in one order"),
-        (["01/02/24"], "must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole numbers, got '01/02/24' in row 1"),
-        (["2024-03-30T00:00+01:00", "2024-03-31T00:00+02:00"], "mixes time zones, +01:00 in row 1 and +02:00 in row 2: write"),
+        (["01/02/24"], "must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole numbers, got '01/02/24' "
+                       "in row 1"),
+        (["2024-03-30T00:00+01:00", "2024-03-31T00:00+02:00"], "mixes time zones, +01:00 in row 1 and +02:00 in "
+            "row 2: write"),
         (["2024-03-30T00:00+01:00", "2024-03-31T00:00"], "mixes time zones, +01:00 in row 1 and none in row 2: write"),
         (["2024-01-31", None], "has no value in row 2 (1 in all): each row needs its date or number"),
         ([1.5, 2.5], "or whole numbers, got np.float64(1.5) in row 1"),

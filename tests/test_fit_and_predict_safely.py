@@ -92,20 +92,25 @@ def edited(file: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*ROWS, "--class-weight", "balanced"), "--class-weight is of classes, and price is a number: leave it out, or give "
+        ((*ROWS, "--class-weight", "balanced"), "--class-weight is of classes, and price is a number: leave it "
+                                                "out, or give "
          "--task classification"),
         ((*ROWS, "--backtest", "2"), "--backtest is of forecasts: give --horizon, or leave it away"),
         ((*ROWS, "--frequency", "D"), "--frequency is of forecasts: give --horizon, or leave it out"),
         ((*ROWS, "--time", "a"), "column a is used twice: --target, --time, --group and --features must name different "
          "columns"),
-        (("--target", "price", "--time", "a"), "--time does nothing here, each row is a sequence of its own: name the rows "
+        (("--target", "price", "--time", "a"), "--time does nothing here, each row is a sequence of its own: name "
+                                               "the rows "
          "that belong together with --group, or give --horizon to forecast"),
         ((*ROWS, "--patience", "3"), "--patience does nothing without --early-stopping: give both"),
-        ((*ROWS, "--validation-fraction", "0.3"), "--validation-fraction does nothing without --early-stopping: give both"),
-        ((*ROWS, "--overwrite"), "--overwrite replaces the run in --out, which was not given: without it a new run is made"),
+        ((*ROWS, "--validation-fraction", "0.3"), "--validation-fraction does nothing without --early-stopping: "
+                                                  "give both"),
+        ((*ROWS, "--overwrite"), "--overwrite replaces the run in --out, which was not given: without it a new "
+                                 "run is made"),
         ((*ROWS, "--seed", "-1"), "--seed must be at least 0 and below 2**32, got -1"),
         ((*ROWS, "--seed", 2**32), "--seed must be at least 0 and below 2**32, got 4294967296"),
-        ((*ROWS, "--recipe", "regression"), "DATA does not go with --recipe, which has its own data and settings: leave one "
+        ((*ROWS, "--recipe", "regression"), "DATA does not go with --recipe, which has its own data and settings: "
+                                            "leave one "
          "out"),
     ],
     ids=str,
@@ -119,13 +124,16 @@ def test_flags_that_do_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--test", "0.2"), "--test does not go with a forecast: --backtest tests one, --calibration holds out its end"),
+        (("--test", "0.2"), "--test does not go with a forecast: --backtest tests one, --calibration holds out "
+                            "its end"),
         (("--task", "regression"), "--task regression does not go with a forecast: leave out --task, or --horizon"),
         (("--frequency", "0D"), "--frequency 0D cannot be: steps must go on, as with D, MS or 15min"),
         (("--frequency=-1D",), "--frequency -1D cannot be: steps must go on, as with D, MS or 15min"),
-        (("--frequency", "ME"), "--frequency ME has no step at 2018-01-01 00:00:00 of series 'sold', and 72 rows would be "
+        (("--frequency", "ME"), "--frequency ME has no step at 2018-01-01 00:00:00 of series 'sold', and 72 rows "
+                                "would be "
          "lost: give the frequency of the dates, or leave it out"),
-        (("--horizon", 2**40), "--horizon 1099511627776 needs more than the 72 rows of PATH: give a smaller one, or more "
+        (("--horizon", 2**40), "--horizon 1099511627776 needs more than the 72 rows of PATH: give a smaller one, "
+                               "or more "
          "rows"),
         (("--horizon", -1), "--horizon must be at least 1, got -1"),
     ],
@@ -158,12 +166,14 @@ def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., s
     frame.loc[frame["group"] == 2, "group"] = np.nan
     frame.to_csv(table.with_name("g.csv"), index=False)
     assert fails("fit", table.with_name("g.csv"), *ROWS, "--group", "group", *out) == (
-        "column group has no value in line 10 (4 in all), and each row must belong to a group: fill it in, or remove such rows"
+        "column group has no value in line 10 (4 in all), and each row must belong to a group: fill it in, or "
+        "remove such rows"
     )
     frame["price"] = pd.date_range("2024-01-01", periods=20)
     frame.to_csv(table.with_name("d.csv"), index=False)
     assert fails("fit", table.with_name("d.csv"), *ROWS, *out) == (
-        "column price holds 20 different texts for 20 sequences ('2024-01-01', '2024-01-02', ...), which are no classes: name "
+        "column price holds 20 different texts for 20 sequences ('2024-01-01', '2024-01-02', ...), which are no "
+        "classes: name "
         "another --target, write numbers, or say --task classification"
     )
     frame.to_parquet(table.with_name("d.parquet"))
@@ -381,7 +391,8 @@ def test_a_forecaster_without_intervals_says_so_once(
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "day,forecast"
     assert printed.err == (
-        "headgate: warning: there are no intervals, because none were calibrated: fit with a longer series, or a larger "
+        "headgate: warning: there are no intervals, because none were calibrated: fit with a longer series, or a "
+        "larger "
         "--calibration\n"
     )
     run("predict", out, "--coverage", "0")
@@ -420,8 +431,8 @@ def test_names_that_are_ours_too(table: Path, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines()[0] == "row number,row"
     steps = pd.DataFrame({"forecast": range(60), "ds": np.sin(np.arange(60.0)), "y": np.cos(np.arange(60.0))})
     steps.to_csv(tmp_path / "s.csv", index=False)
-    run("fit", tmp_path / "s.csv", "--target", "ds", "--time", "forecast", "--horizon", "2", "--features", "y", "--window",
-        "5", *QUICK, "--out", tmp_path / "series", "--quiet")  # fmt: skip
+    run("fit", tmp_path / "s.csv", "--target", "ds", "--time", "forecast", "--horizon", "2", "--features", "y",
+        "--window", "5", *QUICK, "--out", tmp_path / "series", "--quiet")  # fmt: skip
     more = pd.DataFrame({"forecast": [60, 61], "ds": [np.nan] * 2, "y": np.cos([60.0, 61.0])})
     pd.concat([steps, more]).to_csv(tmp_path / "s.csv", index=False)
     run("predict", tmp_path / "series", tmp_path / "s.csv")

@@ -121,16 +121,19 @@ def test_standard_input_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     ("content", "message"),
     [
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1....", "PATH is an Excel workbook: save it as CSV there"),
-        (zipped("[Content_Types].xml", "xl/workbook.xml"), "PATH is a workbook of Excel or LibreOffice, not CSV: save it "
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), "PATH is a workbook of Excel or LibreOffice, not CSV: "
+                                                           "save it "
          "as CSV there"),
         (zipped("a.csv", "b.csv"), "PATH must hold one table, and holds 2 files (a.csv, b.csv): unpack it"),
         (gzip.compress(PLAIN)[:-9], "PATH cannot be read as CSV: it is damaged ("),
         (gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar\0".ljust(300, b"\0")), "PATH is a tar archive: unpack it"),
         (b"<!DOCTYPE html>\n<html>", "PATH is a page for browsers, not CSV: download the table itself"),
         (b"a,b\n1\x00,2\n", "PATH cannot be read as CSV: it has bytes that no text has"),
-        (b"a,b\n1,2\nx,caf\xe9\n", "PATH cannot be read as CSV: 'utf-8' codec can't decode byte 0xe9 in line 3: save it"),
+        (b"a,b\n1,2\nx,caf\xe9\n", "PATH cannot be read as CSV: 'utf-8' codec can't decode byte 0xe9 in line 3: "
+                                   "save it"),
         (b"a,b,a\n1,2,3\n", "PATH has two columns of the name a: rename one of them"),
-        (b"a,b\n1,2,3\n1,2,3\n", "PATH has rows with more than the 2 fields of its first line (a, b): name every column"),
+        (b"a,b\n1,2,3\n1,2,3\n", "PATH has rows with more than the 2 fields of its first line (a, b): name every "
+                                 "column"),
         (b"a,b\n1,2\n\n3,4\n1,2,3\n", "PATH cannot be read as CSV: line 5 has 3 fields, the first line 2: "),
         (b'a,b\n1,"2\n3,4\n', "PATH cannot be read as CSV: "),
         (b"a;b\n", "PATH has no rows: at least one is needed"),
