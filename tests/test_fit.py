@@ -197,9 +197,13 @@ def test_noise_cannot_be_learned_and_leaves_the_generator_alone() -> None:
         (("--target", "price", "--group", "ride", "--features", "speed", "--test", "1"),
          "--test must be at least 0 and below 1, got 1.0"),
         (("--target", "price", "--group", "ride"),
-         "column kind holds 'down', no numbers: encode it, or choose others with --features"),
+         "column kind holds 'down' in line 2, which is not a number: write numbers (classes as columns of 0 and 1), or "
+         "choose other columns"),
         (("--target", "price", "--time", "minute", "--horizon", "0", "--features", "speed"),
-         "series 'price' has an index that does not go up at 0: sort it, each step once"),
+         "--horizon must be at least 1, got 0"),
+        (("--target", "price", "--time", "minute", "--horizon", "2", "--features", "speed"),
+         "series 'price' has 0 twice, in line 2 and line 10: keep one row of each, or name the column that tells "
+         "series apart with --group"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip

@@ -215,7 +215,12 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if weights.min() < 0 or not weights.any():
             found = f"{weights.min():g} at sample {int(weights.argmin())}" if weights.any() else "only zeros"
             raise InputError(f"sample_weight must be at least 0, and above it somewhere, got {found}")
-        return np.asarray(weights / weights.mean())
+        with np.errstate(over="ignore"):
+            mean = weights.mean()
+        if not np.isfinite(mean):  # the sum of numbers near 1e308
+            weights = weights / weights.max()
+            mean = weights.mean()
+        return np.asarray(weights / mean)
 
     def _split(self, targets: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
         """Indices to train on and to hold out; of every class in both."""

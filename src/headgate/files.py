@@ -1,5 +1,7 @@
 """Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
 
+import contextlib
+import io
 import json
 import os
 import struct
@@ -13,6 +15,8 @@ from safetensors.numpy import load, save
 
 from headgate.errors import InputError
 
+PICTURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
+
 
 def write_durably(file: Path, content: bytes) -> None:
     """Write a file and flush it to the disk."""
@@ -23,14 +27,43 @@ def write_durably(file: Path, content: bytes) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file: all of it or nothing, and what was there before then stays."""
-    temporary = file.with_name(f".{file.name}.tmp")
+    """Write a file: all of it or nothing, and what was there before then stays. A link stays, and leads to it.
+
+    An OSError names the file.
+    """
+    real = Path(os.path.realpath(file))
+    if real.exists() and not real.is_file():
+        write_durably(real, content)  # a pipe or a device cannot be renamed over
+        return
+    temporary = real.with_name(f".{real.name}.tmp")
     try:
         write_durably(temporary, content)
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(real)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # there is none, or no directory
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(file)) from None
         raise
+
+
+def write_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a picture of matplotlib's in the format that its name ends in, as a whole."""
+    content = io.BytesIO()
+    figure.savefig(content, format=picture_format(path))
+    write_whole(Path(path), content.getvalue())
+
+
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """The format that the name of a picture ends in. InputError for others than ``PICTURES``.
+
+    >>> picture_format("chart.SVG")
+    'svg'
+    """
+    ending = Path(path).suffix.removeprefix(".").lower()
+    if ending not in PICTURES:
+        raise InputError(f"the name of a picture must end in .{', .'.join(PICTURES)}, got {os.fspath(path)}: rename it")
+    return ending
 
 
 def format_json(value: Any, *, indent: int | None = None) -> bytes:

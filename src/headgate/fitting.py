@@ -3,6 +3,7 @@
 Letters: n sequences, T steps, F features, B batch, O outputs.
 """
 
+import contextvars
 import math
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from headgate.errors import InputError
 from headgate.optimization import clip_gradients, learning_rate, make_optimizer
 from headgate.sequence_model import SequenceModel
 from headgate.sequences import Sequences, batches_by_length
+
+# Asked after each step; once it says True, training ends there as if it had been the last.
+stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("stopping", default=lambda: False)
 
 # outputs (B, O), targets (B, ...) -> the loss of each (B,)
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -92,6 +96,7 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
                     best_weights = _copy(fit.model)
             fit.history.append(entry)
             stopped = held_out is not None and 0 < settings.patience <= epoch - best_epoch
+            stopped = stopped or stopping.get()()
             bar.set_postfix_str(_losses(entry), refresh=False)
             bar.update()
             if verbose and (verbose > 1 or epoch % 10 == 0 or epoch == epochs or stopped):
@@ -121,6 +126,8 @@ def _epoch(fit: Fit, training: Examples, first_step: int, total: int) -> float:
             group["lr"] = learning_rate(settings, first_step + number, total)
         fit.optimizer.step()
         loss_sum, taken = loss_sum + loss.item() * len(indices), taken + len(indices)
+        if stopping.get()():
+            break
     if skipped > number / 2:
         raise InputError(
             f"the loss or its gradient was not finite in {skipped} of {number + 1} steps of an epoch: try a lower "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from headgate.files import picture_format, write_figure
 from headgate.series import Series
 
 
@@ -17,12 +18,15 @@ def draw_forecast(
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Draw, one below the other, series with their forecasts (h,), half their intervals' widths (h,) or None, and what
-    came or None. Returns matplotlib's Figure, and writes it to ``path`` as PNG."""
+    came or None. Returns matplotlib's Figure, and writes it to ``path`` in the
+    format that its name ends in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if path is not None:
+        picture_format(path)  # before anything is drawn
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(charts)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     for axes, (history, forecast, half, actual) in zip(
         figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True
     ):
@@ -42,7 +46,7 @@ def draw_forecast(
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper left")
     if path is not None:
-        canvas.print_png(os.fspath(path))
+        write_figure(figure, path)
     return figure
 
 

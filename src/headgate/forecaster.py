@@ -164,7 +164,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         y         another history, as in :meth:`predict`
         actual    what came, drawn beside the forecast, in the form of y
         series    names of the series to draw; None: the first four
-        path      a PNG file to write it to
+        path      a file to write it to: .png, .svg, .pdf, .jpg or .webp
         """
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         found = self._forecasts(panel, panel.ahead(X, horizon), horizon)

@@ -44,11 +44,42 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def in_use(folder: Path) -> bool:
-    """Say whether a process works in ``folder`` now. Nothing is written."""
-    if not (folder / "lock").exists():
+@contextlib.contextmanager
+def alone(folder: Path, *, patience: float) -> Iterator[None]:
+    """Lock ``folder`` for a block, after waiting for its holder for ``patience`` seconds at most.
+
+    The lock is on the file ``.lock`` in it, which is there only as long. Raises InputError that names the process
+    which holds it, and FileNotFoundError if the folder goes.
+    """
+    if fcntl is None:
+        yield
+        return
+    file, end = folder / ".lock", time.monotonic() + patience
+    while True:
+        with file.open("a+") as stream:
+            if _lock(stream):
+                if not _still_there(stream, file):  # its holder has removed it: lock the one that is there now
+                    continue
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()} on {platform.node()}")
+                stream.flush()
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+            if time.monotonic() >= end:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                raise InputError(f"{folder} is in use by {holder}: wait for it, stop it, or name another directory")
+        time.sleep(0.01)
+
+
+def in_use(folder: Path, name: str = "lock") -> bool:
+    """Say whether a process works in ``folder`` now, by its file of that name. Nothing is written."""
+    if not (folder / name).exists():
         return False
-    with (folder / "lock").open("rb") as file:
+    with (folder / name).open("rb") as file:
         return not _lock(file, shared=True)
 
 

@@ -88,6 +88,22 @@ def check_largest(options: argparse.Namespace, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at most {LARGEST}, got {value}")
 
 
+def show(text: str, stream: Any) -> None:
+    """Print a line; a closed stream gets nothing."""
+    if stream is not None:
+        print(printable(text, stream), file=stream, flush=True)
+
+
+def printable(text: str, stream: Any) -> str:
+    """The text with those letters escaped that the encoding of a stream lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding, getattr(stream, "errors", None) or "strict")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
 def add_setting(group: Any, f: Any, kind: Any) -> None:
     """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
     flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
