@@ -51,7 +51,9 @@ class ForecastParameters:
     """The parameters of GRUForecaster."""
 
     horizon: int = setting(12, "steps of a forecast", low=1)
-    window: Any = setting("auto", "steps that a forecast looks back; auto: two seasons, at least 24", low=1)
+    window: Any = setting(
+        "auto", "steps that a forecast looks back; auto: two seasons, at least 24, fewer for short series", low=1
+    )
     season_length: Any = setting("auto", "steps of a season; auto: what the dates suggest", low=1)
     strategy: str = setting(
         "recursive", "recursive: a step at a time; direct: all at once", choices=("recursive", "direct")
@@ -60,8 +62,10 @@ class ForecastParameters:
         "auto", "model differences over these lags; none: the values; auto: 1 if that varies less"
     )
     fill: Any = setting(None, "missing values become: linear, forward (their neighbours), or a number")
-    calibration: float = setting(
-        0.2, "share of each series, at its end, for intervals instead of training; 0: no intervals", low=0.0, below=1.0
+    calibration: Any = setting(
+        "auto",
+        "share of each series, at its end, for intervals instead of training; auto: a fifth, more of short series; "
+        "0: no intervals",
     )
     hidden_size: int = setting(32, "units of each layer", low=1)
     num_layers: int = setting(1, "GRU layers", low=1)
@@ -96,3 +100,15 @@ def steps_or_auto(name: str, value: Any, auto: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f'{name} must be "auto" or a whole number of steps, at least 1, got {value!r}')
     return int(value)
+
+
+def share_or_auto(name: str, value: Any) -> float | None:
+    """A share, None for "auto"; InputError for what is neither."""
+    if isinstance(value, str) and value == "auto":
+        return None
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f'{name} must be "auto" or a number, got {value!r}')
+    if not 0 <= number < 1:
+        raise InputError(f"{name} must be {'below 1' if number >= 1 else 'at least 0 and finite'}, got {float(number)}")
+    return float(number)
