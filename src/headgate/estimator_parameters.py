@@ -20,7 +20,11 @@ class SequenceParameters:
     pool: str = setting("last", "summary of a sequence, of all its states", choices=("last", "mean", "max"))
     dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
     reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
-    epochs: int = setting(100, "passes over the samples", low=1)
+    epochs: int = setting(
+        "auto",
+        "passes over the samples; auto: 100, and more where these would be few updates for long sequences",
+        low=1,
+    )
     batch_size: int = setting(32, "samples of a step, of much the same length", low=1)
     learning_rate: float = setting(0.005, "of AdamW", above=0.0)
     schedule: str = setting(
@@ -71,7 +75,7 @@ class ForecastParameters:
     num_layers: int = setting(1, "GRU layers", low=1)
     dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
     reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
-    epochs: int = setting(60, "passes over the windows", low=1)
+    epochs: int = setting("auto", "passes over the windows; auto: 60, more of short series", low=1)
     batch_size: int = setting(32, "windows of a step", low=1)
     learning_rate: float = setting(0.005, "of AdamW", above=0.0)
     weight_decay: float = setting(0.0, "of AdamW", low=0.0)
@@ -86,8 +90,10 @@ def check_parameters(parameters: Any) -> None:
     fields = [f for f in dataclasses.fields(parameters) if f.type is not Any]
     values = {f.name: getattr(parameters, f.name) for f in fields}
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    if isinstance(values["epochs"], str) and values["epochs"] == "auto":
+        del values["epochs"]
     for f in fields:
-        if f.type is float and type(values[f.name]) is int:
+        if f.name in values and f.type is float and type(values[f.name]) is int:
             values[f.name] = float(values[f.name])
     if wrong := wrong_values(parameters, values):
         raise InputError("; ".join(wrong))
