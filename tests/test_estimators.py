@@ -649,7 +649,7 @@ def test_half_of_the_units_of_every_layer_remember() -> None:
     estimator = regressor(hidden_size=H, num_layers=2, bidirectional=True, learning_rate=1e-9).fit(
         draw(5, steps, 2), Y[:5]
     )
-    other = regressor(hidden_size=H, num_layers=2, bidirectional=True, learning_rate=1e-9).fit(draw(5, 2, 2), Y[:5])
+    other = regressor(hidden_size=H, num_layers=2, bidirectional=True, learning_rate=1e-9).fit(draw(5, 49, 2), Y[:5])
     gru, plain = (e.model_.gru.state_dict() for e in (estimator, other))
     drawn = []
     for name, value in gru.items():

@@ -1,5 +1,7 @@
 """Forecasts, intervals and scores equal what is computed by hand, look at nothing later, and survive the disk."""
 
+import base64
+import errno
 import inspect
 import json
 import math
@@ -20,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from statsmodels.datasets import co2, sunspots
 
 from headgate import GRUForecaster, GRURegressor, InputError, forecaster, saved
+from headgate.forecast_chart import draw_forecast
 from headgate.forecasting import Score
 
 nan = np.nan
@@ -1330,7 +1333,7 @@ def test_a_picture(tmp_path):
     assert isinstance(figure, Figure)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     [axes] = figure.axes
-    assert axes.get_title() == "sales"
+    assert axes.get_ylabel() == "sales"
     dates = list(months(N + H).to_pydatetime())
     history = line(axes, "history")
     assert list(history.get_xdata()) == dates[N - 48 : N]
@@ -1351,11 +1354,91 @@ def test_a_picture(tmp_path):
     assert len(axes.get_legend().get_texts()) == 4
 
 
+def test_the_legend_covers_no_data():
+    figure = small().fit(ONE["series"]).plot()
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n"),
+        ("a.svg", b"<?xml"),
+        ("a.PDF", b"%PDF"),
+        ("a.jpg", b"\xff\xd8\xff"),
+        ("a", b"\x89PNG\r\n\x1a\n"),
+    ],
+)
+def test_the_format_of_a_picture_is_that_of_its_name(name, begins, tmp_path):
+    small().fit(ONE["series"]).plot(path=tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_picture_has_twice_the_resolution(tmp_path):
+    figure = small().fit(ONE["series"]).plot(path=tmp_path / "a.png")
+    width, height = np.frombuffer((tmp_path / "a.png").read_bytes()[16:24], ">u4")
+    assert [width, height] == pytest.approx(200 * figure.get_size_inches())
+
+
+def test_a_picture_of_no_format_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(InputError, match=r"^a picture cannot be written as a\.doc: its name must end with \..*\.png"):
+        small().fit(ONE["series"]).plot(path=tmp_path / "a.doc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fitted = small().fit(ONE["series"])
+    (tmp_path / "a.png").write_bytes(b"before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.plot(path=tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_fonts_come_from_the_style():
+    series = forecaster.Panel.read(ONE["series"]).series[0]
+    figure = draw_forecast([(series, np.ones(H), None, None)], coverage=0.8, style={"font.family": ["DejaVu Serif"]})
+    assert figure.axes[0].yaxis.label.get_fontfamily() == ["DejaVu Serif"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "import matplotlib.pyplot as plt\n"], ids=["plain", "pyplot"])
+def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
+    """As the last line of a cell, once, whether pyplot has been imported or not."""
+    nbformat, nbclient = (
+        pytest.importorskip(name, reason="needs nbclient and ipykernel") for name in ("nbformat", "nbclient")
+    )
+    pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    code = (
+        f"{first}import numpy as np\nfrom headgate import GRUForecaster\n"
+        "f = GRUForecaster(horizon=3, hidden_size=4, epochs=1).fit(np.sin(np.arange(60.0)))\nf.plot()"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of Jupyter
+        try:
+            nbclient.NotebookClient(notebook, timeout=300, startup_timeout=60, kernel_name="python3").execute()
+        except (OSError, RuntimeError) as error:
+            pytest.skip(f"no kernel can be started here: {error!r}")
+    shown = [output["data"] for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 1
+    assert base64.b64decode(shown[0]["image/png"]).startswith(b"\x89PNG")
+
+
 def test_a_picture_without_interval_dates_or_names():
     fitted = small(calibration=0, horizon=14).fit(values())
     figure = fitted.plot(actual=values(N + 20)[N:])
     [axes] = figure.axes
-    assert axes.get_title() == ""
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "y")
     assert not axes.collections
     assert list(line(axes, "history").get_xdata()) == list(range(N - 56, N))
     assert list(line(axes, "forecast").get_xdata()) == list(range(N - 1, N + 14))
@@ -1370,12 +1453,12 @@ def test_a_picture_of_periods_has_dates():
 def test_pictures_of_several_series():
     frame = pd.DataFrame({"abcde"[s]: values(N, s) for s in range(5)}, months(N))
     fitted = small().fit(frame)
-    assert [axes.get_title() for axes in fitted.plot().axes] == ["a", "b", "c", "d"]
+    assert [axes.get_ylabel() for axes in fitted.plot().axes] == ["a", "b", "c", "d"]
     came = frame[["e", "b"]][:2].set_axis(months(N + 2)[N:])
     figure = fitted.plot(series=["b", "e"], actual=came)
-    assert [axes.get_title() for axes in figure.axes] == ["b", "e"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["b", "e"]
     for axes in figure.axes:
-        name = axes.get_title()
+        name = axes.get_ylabel()
         np.testing.assert_array_equal(line(axes, "history").get_ydata(), frame[name][-48:])
         np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], fitted.predict()[name])
         np.testing.assert_array_equal(line(axes, "what came").get_ydata(), came[name])

@@ -75,7 +75,7 @@ class ForecastParameters:
     num_layers: int = setting(1, "GRU layers", low=1)
     dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
     reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
-    epochs: int = setting("auto", "passes over the windows; auto: 60, more of short series", low=1)
+    epochs: int = setting(60, "passes over the windows", low=1)
     batch_size: int = setting(32, "windows of a step", low=1)
     learning_rate: float = setting(0.005, "of AdamW", above=0.0)
     weight_decay: float = setting(0.0, "of AdamW", low=0.0)

@@ -35,6 +35,7 @@ from headgate.sequences import Scale, Sequences
 # epochs="auto": so many, and further ones until the loss is this share of the trivial one, or until there were so many
 # updates for each step of the longest sequence, and so many at most.
 LEAST_EPOCHS, LEARNED, UPDATES_PER_STEP, MOST_UPDATES = 100, 0.1, 10, 1000
+LONG = 50  # steps of sequences for which half of the units are made to remember from the start
 TRIAL, UNTRAINED = (
     20,
     0.9,
@@ -153,8 +154,9 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             )
             outputs = targets.shape[1] if targets.ndim == 2 else len(self.classes_)
             self._fit = self._begin(sequences.features, outputs, settings, int(random.randint(2**31 - 1)))
-            with self._own_random(int(self._fit.random.integers(2**63))):
-                spread_memory(self._fit.model.gru, int(sequences.lengths.max()))
+            if sequences.lengths.max() >= LONG:
+                with self._own_random(int(self._fit.random.integers(2**63))):
+                    spread_memory(self._fit.model.gru, int(sequences.lengths.max()))
         if targets.ndim == 2:
             targets = self.y_scale_.apply(targets).astype(np.float32)
         if weights is not None:
@@ -336,7 +338,8 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
     """Sequences to numbers: a :class:`headgate.SequenceModel` fitted to least squares by AdamW, as an estimator of
-    scikit-learn. A sequence's prediction does not depend on those beside it.
+    scikit-learn. A sequence's prediction does not depend on those beside it. Where sequences have fifty steps or more,
+    half of the units begin with a long memory (:func:`headgate.sequence_model.spread_memory`).
 
     hidden_size, num_layers, bidirectional, pool, dropout, reset, backend: the model's, see there
     epochs               passes over the samples; "auto": 100, and more while the loss is above a tenth of

@@ -106,12 +106,12 @@ def spread_memory(gru: GRU, steps: int) -> None:
 
     With z the share of the old state that is kept, a unit remembers for about 1 / (1 - z) steps. The biases of its
     update gate become log(u), u drawn uniformly between 1 and the steps but one (Tallec and Ollivier 2018, "chrono
-    initialization"). The other half forgets as soon as ever: with all of them slow, short sequences are learned worse.
+    initialization"). The other half forgets as soon as ever: what the last steps say is then learned as well as before.
     Draws from torch's generator.
     """
     H = gru.hidden_size
-    if steps < 3 or not gru.bias:
-        return
+    if gru.bias is not True:
+        raise ValueError(f"a layer with bias=True is needed, got bias={gru.bias!r}")
     with torch.no_grad():
         for name, bias in gru.named_parameters():
             if name.startswith("bias_ih"):
