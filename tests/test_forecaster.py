@@ -1489,11 +1489,15 @@ def test_five_years_of_months_have_intervals():
     assert fitted.window_ == 19  # half of the 40 steps that are left, but for one difference
     for coverage in (0.8, 0.9):
         assert fitted.predict_interval(coverage=coverage).shape == (12, 3)
+    mean, deviation = scale_by_hand(y, fitted.lags_)  # it is learned from in full once that is done
+    assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
+    whole = GRUForecaster(horizon=12, difference=1, calibration=0, **{**AUTO, "window": 19}).fit(y)
+    assert weights(fitted) == weights(whole)
     [axes] = fitted.plot().axes
     assert len(axes.collections) == 1
 
 
-@pytest.mark.parametrize(("n", "intervals"), [(36, True), (35, False), (14, False), (13, False), (6, False)])
+@pytest.mark.parametrize(("n", "intervals"), [(48, True), (47, False), (14, False), (13, False), (6, False)])
 def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_path):
     y = pd.Series(values(n), months(n))
     forecaster = GRUForecaster(horizon=12, difference=1, **AUTO)
@@ -1503,7 +1507,7 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
     assert (
         [str(w.message) for w in found] == []
         if intervals
-        else [f"the forecasts come without intervals: y has {n} steps, 36 would do; a smaller horizon needs fewer"]
+        else [f"the forecasts come without intervals: y has {n} steps, 48 would do; a smaller horizon needs fewer"]
     )
     assert fitted.has_intervals_ is intervals
     assert np.isfinite(fitted.predict()).all()
@@ -1516,14 +1520,14 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
         if not intervals:
             with refused(
                 "an interval of coverage 0.8 needs 4 forecasts of the part held out, there are 0: "
-                f"y has {n} steps, 36 would do; a smaller horizon needs fewer"
+                f"y has {n} steps, 48 would do; a smaller horizon needs fewer"
             ):
                 one.predict_interval()
     assert math.isnan(fitted.score(pd.Series(values(n + 12)[n:], months(n + 12)[n:])).coverage) is not intervals
 
 
 def test_a_backtest_says_once_that_folds_have_no_intervals():
-    y = pd.Series(values(66), months(66))
+    y = pd.Series(values(75), months(75))
     with pytest.warns(UserWarning, match="intervals") as found:
         scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
     assert [str(w.message) for w in found] == [

@@ -58,8 +58,9 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     calibration    share of each series, at its end, that is not trained on but used to find out how far forecasts are
                    off: intervals are split-conformal, quantiles of these errors for each step ahead; 0: no intervals;
                    "auto": a fifth, and more of short series, so that an interval of 90 % has the nine forecasts that it
-                   needs, or of 80 % the four. Where even these leave too little to learn from, ``fit`` warns, learns
-                   from everything, and ``has_intervals_`` is False
+                   needs, or of 80 % the four. Where that is more than a fifth, the model that forecasts is learned from
+                   the whole series once its intervals are found: it is better than they say. Where even four leave
+                   less than two seasons to learn from, ``fit`` warns, and ``has_intervals_`` is False
     hidden_size, num_layers, dropout, reset, epochs, batch_size, learning_rate, weight_decay, random_state, verbose,
     device, backend: as of :class:`GRURegressor`
 
@@ -341,21 +342,11 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         learned = [
             s.until(len(s) - tail) for s, tail, n in zip(panel.series, tails, left, strict=True) if n >= need
         ]  # fmt: skip
-        features = np.concatenate([s.features for s in learned])
-        fitted.features_scale_ = Scale.of(features) if features.shape[1] else Scale.none(0)
-        fitted.scales_ = {s.name: _scale_of(s, fitted.lags_) for s in (*learned, *short)}
-        fitted.scales_ = {s.name: fitted.scales_[s.name] for s in panel.series}
-        inputs, targets = [], []
-        for s in learned:
-            z = fitted.scales_[s.name].apply(differenced(s.values, fitted.lags_))
-            n = len(z) - window - k + 1
-            features = fitted.features_scale_.apply(s.features[S:])
-            inputs.append(windows(stretches(z, window)[:n], features, k))
-            targets.append(stretches(z[window:], k))
-        with warnings.catch_warnings():  # differences of a random walk have no better prediction than their mean
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted.regressor_ = self._regressor().fit(np.concatenate(inputs), np.concatenate(targets))
+        fitted._train(self._regressor(), learned, short)
         fitted.errors_, fitted.tail_score_ = fitted._calibrated(tails, horizon)
+        if share is None and any(tail > -(-n // 5) for tail, n in zip(tails, lengths, strict=True)):
+            whole = [s for s, n in zip(panel.series, left, strict=True) if n >= need]
+            fitted._train(self._regressor(), whole, short)
         self.__dict__.update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
         said = []
         if short:
@@ -367,11 +358,28 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             said.append(f"the forecasts come without intervals: {fitted._remedy(least_errors(0.8))}")
         return said
 
+    def _train(self, regressor: GRURegressor, learned: Sequence[Series], short: Sequence[Series]) -> None:
+        """Fit scales and the regressor to all windows of these series; those that are too short have scales only."""
+        lags, w, k = self.lags_, self.window_, self.horizon if self.strategy == "direct" else 1
+        features = np.concatenate([s.features for s in learned])
+        self.features_scale_ = Scale.of(features) if features.shape[1] else Scale.none(0)
+        scales = {s.name: _scale_of(s, lags) for s in (*learned, *short)}
+        self.scales_ = {s.name: scales[s.name] for s in self.panel_.series}
+        inputs, targets = [], []
+        for s in learned:
+            z = scales[s.name].apply(differenced(s.values, lags))
+            features = self.features_scale_.apply(s.features[sum(lags) :])
+            inputs.append(windows(stretches(z, w)[: len(z) - w - k + 1], features, k))
+            targets.append(stretches(z[w:], k))
+        with warnings.catch_warnings():  # differences of a random walk have no better prediction than their mean
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.regressor_ = regressor.fit(np.concatenate(inputs), np.concatenate(targets))
+
     def _reach(self, S: int, window: int, season: int) -> int:
-        """The steps that a window and what follows it need; of an automatic window, which may be as short as a season,
-        or eight steps."""
+        """The steps that a window and what follows it need; of an automatic window two seasons, or eight steps: with
+        less to learn from, the forecasts that calibrate are so much worse that their errors mean nothing."""
         k = self._checked_horizon(None) if self.strategy == "direct" else 1
-        return S + max((window or max(season, 8)) + k, season + 1)
+        return S + max((window or max(2 * season, 8)) + k, season + 1)
 
     def _too_short(self, short: list[Series], tails: list[int], need: int, window: int, season: int) -> str:
         """What to say where no series can be learned from."""
