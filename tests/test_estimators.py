@@ -706,8 +706,8 @@ def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
     entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
     frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
     assert [str(w.message) for w in found] == [
-        f"GRUClassifier has learned next to nothing: after 20 epochs the training loss is {entry['loss']:.4g}, and the "
-        f"class frequencies alone would have {frequencies:.4g}. There may be nothing to learn; otherwise try more "
+        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and the "
+        f"class frequencies alone would have {frequencies:.4g}. There may be little to learn; otherwise try more "
         "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, say)"
     ]
     assert found[0].filename == __file__

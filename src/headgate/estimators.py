@@ -213,8 +213,8 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if epochs < TRIAL or not reached > UNTRAINED * self.baseline_loss_ > 0:
             return None
         return (
-            f"{type(self).__name__} has learned next to nothing: after {epochs} epochs the training loss is "
-            f"{reached:.4g}, and {self._TRIVIAL} alone would have {self.baseline_loss_:.4g}. There may be nothing to "
+            f"{type(self).__name__} has learned little: after {epochs} epochs the training loss is "
+            f"{reached:.4g}, and {self._TRIVIAL} alone would have {self.baseline_loss_:.4g}. There may be little to "
             "learn; otherwise try more epochs, another learning_rate or pool, smaller batches, or shorter sequences "
             "(every fourth step, say)"
         )
