@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -66,6 +67,7 @@ ABSENT = ("sparse", "multioutput", "multilabel")  # what the estimators do not c
 attempted, passed = Counter(), Counter()
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some of the data is noise
 @parametrize_with_checks([GRURegressor(), GRUClassifier()], expected_failed_checks=lambda _: UNEQUAL)
 def test_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
     """What is expected to fail must fail: pytest is told so by xfail_strict in pyproject.toml."""
@@ -420,6 +422,7 @@ def test_every_class_is_on_both_sides() -> None:
 # What is said
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 @pytest.mark.parametrize("held_out", [False, True])
 def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,7 +436,11 @@ def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [line for line in lines if line.startswith("epoch")] == expected
-    assert all(line.startswith(("epoch", "the weights are those of epoch")) for line in lines)
+    assert all(line.startswith(("epoch", "the weights are those of epoch")) for line in lines[:-1])
+    if verbose:
+        best = min(estimator.history_, key=lambda entry: entry.get("held_out", -entry["epoch"]))
+        baseline = estimator.baseline_loss_
+        assert lines[-1] == f"loss {best['loss']:.4f}; the mean alone would have {baseline:.4f}"
     assert printed.err == ""
 
 
@@ -449,7 +456,7 @@ def test_which_weights_are_used_is_printed(capsys: pytest.CaptureFixture[str]) -
     ).fit(X, Y)  # fmt: skip
     losses = [entry["held_out"] for entry in estimator.history_]
     best, last = int(np.argmin(losses)), estimator.history_[-1]
-    assert capsys.readouterr().out.splitlines()[-2:] == [
+    assert capsys.readouterr().out.splitlines()[-3:-1] == [
         f"epoch {last['epoch']}/60  loss {last['loss']:.4f}  held-out {last['held_out']:.4f}",
         f"the weights are those of epoch {best + 1}, whose held-out loss was lowest: {losses[best]:.4f}",
     ]
@@ -481,6 +488,7 @@ def test_the_loss_is_that_of_the_samples() -> None:
 # Weights of samples and classes
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @both
 def test_weights_are_repetitions(make: Callable[..., Any], y: np.ndarray) -> None:
     times = np.random.default_rng(10).integers(0, 4, n)
@@ -514,6 +522,7 @@ def test_weight_of_zero() -> None:
     np.testing.assert_allclose(estimator.predict(X), without.predict(X), atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_class_weight() -> None:
     """Where X says nothing, what is predicted are the shares of the classes, each times its weight."""
     data, y = draw(200, 2, 1, seed=11) * 1e-9, np.repeat(["rare", "usual"], [20, 180])
@@ -614,6 +623,131 @@ def test_classes_that_come_later(first: list[int]) -> None:
     for _ in range(20):
         estimator.partial_fit(data, y)
     assert estimator.score(data, y) == 1
+
+
+# Long sequences, and fits that come to nothing
+
+
+def bumps(n: int, T: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bump up or down among the first steps of a long series; what comes after is noise."""
+    random = np.random.default_rng(seed)
+    heights, data = random.uniform(0.5, 1.5, n) * random.choice([-1, 1], n), 0.3 * random.normal(size=(n, T))
+    for sequence, height, start in zip(data, heights, random.integers(5, 15, n), strict=True):
+        sequence[start : start + 8] += 1.5 * height
+    return data, heights
+
+
+def test_long_series_of_one_feature_are_learned_by_default() -> None:
+    """With the biases of torch.nn.GRU, and 100 epochs of 36 samples, both are at chance."""
+    (data, y), (other, expected) = bumps(36, 200, 1), bumps(100, 200, 2)
+    assert GRUClassifier(random_state=0).fit(data, y > 0).score(other, expected > 0) > 0.95
+    assert GRURegressor(hidden_size=32, random_state=0).fit(data, y).score(other, expected) > 0.5
+
+
+def test_half_of_the_units_of_every_layer_remember() -> None:
+    steps, H = 50, 6
+    estimator = regressor(hidden_size=H, num_layers=2, bidirectional=True, learning_rate=1e-9).fit(
+        draw(5, steps, 2), Y[:5]
+    )
+    other = regressor(hidden_size=H, num_layers=2, bidirectional=True, learning_rate=1e-9).fit(draw(5, 49, 2), Y[:5])
+    gru, plain = (e.model_.gru.state_dict() for e in (estimator, other))
+    drawn = []
+    for name, value in gru.items():
+        if name.startswith("weight"):
+            assert torch.allclose(value, plain[name], atol=1e-6)  # all else is as torch draws it
+            continue
+        ours = slice(H, H + H // 2)  # r, z, n: of z the first half
+        rest = [i for i in range(3 * H) if not H <= i < H + H // 2]
+        assert torch.allclose(value[rest], plain[name][rest], atol=1e-6)
+        if name.startswith("bias_hh"):
+            assert value[ours].abs().max() < 1e-6
+        else:
+            drawn += value[ours].tolist()
+    assert len(set(drawn)) == 4 * H // 2
+    assert min(drawn) >= 0
+    assert 2 < max(drawn) <= np.log(steps - 1)
+
+
+def test_epochs_adapt_to_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headgate.estimators.LEAST_EPOCHS", 3)
+    monkeypatch.setattr("headgate.estimators.MOST_UPDATES", 100)
+    rates = []
+    original = fitting.learning_rate
+    monkeypatch.setattr(fitting, "learning_rate", lambda *a: rates.append(original(*a)) or rates[-1])
+
+    def trained(steps: int, **options: Any) -> GRURegressor:
+        rates.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return regressor(epochs="auto", batch_size=5, **options).fit(draw(10, steps), Y[:10])  # 2 updates an epoch
+
+    assert trained(1).n_iter_ == 5  # ten updates
+    assert trained(4).n_iter_ == 3 + 6 + 11  # forty
+    assert [rates.count(0.005), len(rates)] == [3, 40]  # the rate begins again
+    assert trained(99).n_iter_ == 50
+    fitted = trained(99, learning_rate=0.1, hidden_size=30)
+    assert fitted.n_iter_ in (3, 3 + 6, 3 + 6 + 12, 3 + 6 + 12 + 24)
+    ends = [fitted.history_[end - 1]["loss"] for end in (3, 9, 21, 45) if end <= fitted.n_iter_]
+    assert [loss <= 0.1 * fitted.baseline_loss_ for loss in ends] == [*[False] * (len(ends) - 1), True]
+    stopped = trained(99, early_stopping=True, validation_fraction=0.5, patience=1, learning_rate=0.1)
+    best = int(np.argmin([entry["held_out"] for entry in stopped.history_]))
+    assert stopped.n_iter_ == best + 2 < 50
+    warm = trained(1, warm_start=True)
+    assert warm.fit(draw(10, 1), Y[:10]).n_iter_ == 10
+    assert warm.partial_fit(draw(10, 1), Y[:10]).n_iter_ == 11
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
+    data, y = draw(300, 3), np.repeat(["a", "b", "b"], 100)  # noise
+    estimator = classifier(epochs=20, early_stopping=held_out, patience=20, batch_size=150)
+    with pytest.warns(ConvergenceWarning) as found:
+        estimator.fit(data, y)
+    entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
+    frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
+    assert [str(w.message) for w in found] == [
+        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and the "
+        f"class frequencies alone would have {frequencies:.4g}. There may be little to learn; otherwise try more "
+        "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, say)"
+    ]
+    assert found[0].filename == __file__
+    estimator.set_params(epochs=19).fit(data, y)  # a trial
+    with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and the mean alone would have 1"):
+        regressor(epochs=20, batch_size=150).fit(data, draw(300, seed=3))
+    regressor(epochs=20, batch_size=150).fit(data, np.ones(300))  # there is nothing to be better than
+
+
+@both
+def test_the_loss_of_the_trivial_prediction(make: Callable[..., Any], y: np.ndarray) -> None:
+    weights = np.random.default_rng(9).uniform(0.1, 3, n)
+    for w in (None, weights):
+        fitted = make().fit(X, y, sample_weight=w)
+        w = np.ones(n) if w is None else w / w.mean()
+        if make is regressor:
+            expected = np.average(np.square(y - np.average(y, weights=w)) / fitted.y_scale_.deviation**2, weights=w)
+        else:
+            shares = np.array([w[y == label].sum() for label in range(3)]) / n
+            expected = log_loss(y, np.tile(shares, (n, 1)), sample_weight=w)
+        assert fitted.baseline_loss_ == pytest.approx(expected, rel=1e-5)
+    estimator = make(learning_rate=1e-12, weight_decay=0.0).fit(X, y)
+    with torch.no_grad():
+        estimator.model_.head.weight.zero_()
+        estimator.model_.head.bias.copy_(torch.tensor(np.log(np.bincount(LABELS) / n) if make is classifier else [0.0]))
+    found = (
+        log_loss(y, estimator.predict_proba(X)) if make is classifier else np.square(estimator.predict(X) - y).mean()
+    )
+    scale = 1 if make is classifier else estimator.y_scale_.deviation[0] ** 2
+    assert found / scale == pytest.approx(estimator.baseline_loss_, rel=1e-5)
+
+
+@both
+def test_what_was_saved_without_the_trivial_loss_is_read(make: Callable[..., Any], y: np.ndarray) -> None:
+    fitted = make(epochs=4).fit(X, y)
+    facts, arrays = fitted.describe()
+    assert type(fitted).restore(fitted.get_params(), facts, arrays).baseline_loss_ == fitted.baseline_loss_
+    del facts["baseline_loss_"]
+    again = type(fitted).restore(fitted.get_params(), facts, arrays)
+    assert np.array_equal(answers(again, X), answers(fitted, X))
 
 
 # Randomness

@@ -1,11 +1,14 @@
 """Forecasts, intervals and scores equal what is computed by hand, look at nothing later, and survive the disk."""
 
+import base64
+import errno
 import inspect
 import json
 import math
 import pickle
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from statsmodels.datasets import co2, sunspots
 
 from headgate import GRUForecaster, GRURegressor, InputError, forecaster, saved
+from headgate.forecast_chart import draw_forecast
 from headgate.forecasting import Score
 
 nan = np.nan
@@ -227,7 +231,10 @@ def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
 
 
 def test_the_held_out_part_is_at_least_a_forecast_long():
-    fitted = small(horizon=11, calibration=0.01).fit(values())
+    fitted = small(horizon=11, calibration=0.01)
+    message = 'the forecasts come without intervals: y has 70 steps, 1301 would do, or calibration="auto"; a smaller'
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)} horizon needs fewer$"):
+        fitted.fit(values())
     assert fitted.errors_.shape == (1, 11)
     mean, deviation = scale_by_hand(values()[: N - 11], fitted.lags_)
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
@@ -589,15 +596,18 @@ def test_quantiles_are_of_the_errors_that_there_are():
         shorter = fitted.predict_interval(2, coverage=coverage)
         assert_equal(shorter, found[:2])
     with refused(
-        "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: give a longer series, or "
-        "a larger calibration"
+        "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: too few of the steps held "
+        "out were observed: a longer series with fewer gaps would do"
     ):
         fitted.predict_interval(coverage=0.905)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_where_nothing_was_observed_there_is_nothing_to_say():
-    fitted = small(fill="forward").fit(with_gaps(range(56, N)))
+    with pytest.warns(
+        UserWarning, match="^the forecasts come without intervals: too few of the steps held out were obs"
+    ):
+        fitted = small(fill="forward").fit(with_gaps(range(56, N)))
     assert np.isnan(fitted.errors_).all()
     assert all(math.isnan(number) for number in fitted.tail_score_)
     assert np.isfinite(fitted.predict()).all()
@@ -771,7 +781,9 @@ def test_features_are_standardized_over_all_series_together():
     lengths = {"a": 11, "b": 7}
     rows = long_form(lengths).assign(p=[*range(1, 12), *range(11, 18)], q=5.0)
     rows.loc[rows.groupby("unique_id").tail(3).index, ["p", "q"]] = 1e5
-    fitted = small(window=1, season_length=1, difference=(), epochs=1).fit(rows)
+    fitted = small(window=1, season_length=1, difference=(), epochs=1, calibration=0.2)
+    with pytest.warns(UserWarning, match="^the forecasts come without intervals: "):
+        fitted.fit(rows)
     known = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14]
     assert fitted.features_scale_.mean.tolist() == pytest.approx([86 / 12, 5])
     deviation = math.sqrt(sum((p - 86 / 12) ** 2 for p in known) / 12)
@@ -944,7 +956,7 @@ def test_the_season_that_dates_suggest(y, expected):
 
 
 def test_the_window_is_two_seasons_and_at_least_a_day():
-    assert small(window="auto", season_length=14).fit(values()).window_ == 28
+    assert small(window="auto", season_length=14).fit(values(100)).window_ == 28
     assert small(window="auto", season_length=7).fit(values()).window_ == 24
 
 
@@ -1109,7 +1121,7 @@ def test_what_fails_leaves_the_forecaster_as_it_was(monkeypatch, where):
     new, fitted = small(), small().fit(values())
     before, forecast, interval = dict(vars(fitted)), fitted.predict(), fitted.predict_interval()
     bare = dict(vars(new))
-    y = {"reading": [1.0, nan], "checking": values(8)}.get(where, values(50, 1))
+    y = {"reading": [1.0, nan], "checking": values(5)}.get(where, values(50, 1))
     if where in ("learning", "calibrating"):
         owner, name = (GRURegressor, "fit") if where == "learning" else (GRUForecaster, "_calibrated")
         monkeypatch.setattr(owner, name, fail)
@@ -1321,7 +1333,7 @@ def test_a_picture(tmp_path):
     assert isinstance(figure, Figure)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     [axes] = figure.axes
-    assert axes.get_title() == "sales"
+    assert axes.get_ylabel() == "sales"
     dates = list(months(N + H).to_pydatetime())
     history = line(axes, "history")
     assert list(history.get_xdata()) == dates[N - 48 : N]
@@ -1342,11 +1354,91 @@ def test_a_picture(tmp_path):
     assert len(axes.get_legend().get_texts()) == 4
 
 
+def test_the_legend_covers_no_data():
+    figure = small().fit(ONE["series"]).plot()
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n"),
+        ("a.svg", b"<?xml"),
+        ("a.PDF", b"%PDF"),
+        ("a.jpg", b"\xff\xd8\xff"),
+        ("a", b"\x89PNG\r\n\x1a\n"),
+    ],
+)
+def test_the_format_of_a_picture_is_that_of_its_name(name, begins, tmp_path):
+    small().fit(ONE["series"]).plot(path=tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_picture_has_twice_the_resolution(tmp_path):
+    figure = small().fit(ONE["series"]).plot(path=tmp_path / "a.png")
+    width, height = np.frombuffer((tmp_path / "a.png").read_bytes()[16:24], ">u4")
+    assert [width, height] == pytest.approx(200 * figure.get_size_inches())
+
+
+def test_a_picture_of_no_format_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(InputError, match=r"^a picture cannot be written as a\.doc: its name must end with \..*\.png"):
+        small().fit(ONE["series"]).plot(path=tmp_path / "a.doc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fitted = small().fit(ONE["series"])
+    (tmp_path / "a.png").write_bytes(b"before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.plot(path=tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_fonts_come_from_the_style():
+    series = forecaster.Panel.read(ONE["series"]).series[0]
+    figure = draw_forecast([(series, np.ones(H), None, None)], coverage=0.8, style={"font.family": ["DejaVu Serif"]})
+    assert figure.axes[0].yaxis.label.get_fontfamily() == ["DejaVu Serif"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "import matplotlib.pyplot as plt\n"], ids=["plain", "pyplot"])
+def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
+    """As the last line of a cell, once, whether pyplot has been imported or not."""
+    nbformat, nbclient = (
+        pytest.importorskip(name, reason="needs nbclient and ipykernel") for name in ("nbformat", "nbclient")
+    )
+    pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    code = (
+        f"{first}import numpy as np\nfrom headgate import GRUForecaster\n"
+        "f = GRUForecaster(horizon=3, hidden_size=4, epochs=1).fit(np.sin(np.arange(60.0)))\nf.plot()"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of Jupyter
+        try:
+            nbclient.NotebookClient(notebook, timeout=300, startup_timeout=60, kernel_name="python3").execute()
+        except (OSError, RuntimeError) as error:
+            pytest.skip(f"no kernel can be started here: {error!r}")
+    shown = [output["data"] for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 1
+    assert base64.b64decode(shown[0]["image/png"]).startswith(b"\x89PNG")
+
+
 def test_a_picture_without_interval_dates_or_names():
     fitted = small(calibration=0, horizon=14).fit(values())
     figure = fitted.plot(actual=values(N + 20)[N:])
     [axes] = figure.axes
-    assert axes.get_title() == ""
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "y")
     assert not axes.collections
     assert list(line(axes, "history").get_xdata()) == list(range(N - 56, N))
     assert list(line(axes, "forecast").get_xdata()) == list(range(N - 1, N + 14))
@@ -1361,12 +1453,12 @@ def test_a_picture_of_periods_has_dates():
 def test_pictures_of_several_series():
     frame = pd.DataFrame({"abcde"[s]: values(N, s) for s in range(5)}, months(N))
     fitted = small().fit(frame)
-    assert [axes.get_title() for axes in fitted.plot().axes] == ["a", "b", "c", "d"]
+    assert [axes.get_ylabel() for axes in fitted.plot().axes] == ["a", "b", "c", "d"]
     came = frame[["e", "b"]][:2].set_axis(months(N + 2)[N:])
     figure = fitted.plot(series=["b", "e"], actual=came)
-    assert [axes.get_title() for axes in figure.axes] == ["b", "e"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["b", "e"]
     for axes in figure.axes:
-        name = axes.get_title()
+        name = axes.get_ylabel()
         np.testing.assert_array_equal(line(axes, "history").get_ydata(), frame[name][-48:])
         np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], fitted.predict()[name])
         np.testing.assert_array_equal(line(axes, "what came").get_ydata(), came[name])
@@ -1381,6 +1473,155 @@ def test_a_picture_of_another_history_and_features():
     np.testing.assert_array_equal(line(axes, "history").get_ydata(), values(31))
     expected = fitted.predict(2, X[31:33], y=values(31), past_X=X[:31])
     np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], expected)
+
+
+# Short series
+
+
+AUTO = {"window": "auto", "season_length": "auto", "epochs": 3, "hidden_size": 6, "random_state": 0}
+
+
+def test_five_years_of_months_have_intervals():
+    y = pd.Series(values(60), months(60))
+    fitted = GRUForecaster(horizon=12, difference=1, **AUTO).fit(y)
+    assert fitted.has_intervals_
+    assert fitted.errors_.shape == (9, 12)  # what an interval of 90 % needs; a fifth would be one
+    assert fitted.window_ == 19  # half of the 40 steps that are left, but for one difference
+    for coverage in (0.8, 0.9):
+        assert fitted.predict_interval(coverage=coverage).shape == (12, 3)
+    mean, deviation = scale_by_hand(y, fitted.lags_)  # it is learned from in full once that is done
+    assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
+    whole = GRUForecaster(horizon=12, difference=1, calibration=0, **{**AUTO, "window": 19}).fit(y)
+    assert weights(fitted) == weights(whole)
+    [axes] = fitted.plot().axes
+    assert len(axes.collections) == 1
+
+
+@pytest.mark.parametrize(("n", "intervals"), [(48, True), (47, False), (14, False), (13, False), (6, False)])
+def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_path):
+    y = pd.Series(values(n), months(n))
+    forecaster = GRUForecaster(horizon=12, difference=1, **AUTO)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fitted = forecaster.fit(y)
+    assert (
+        [str(w.message) for w in found] == []
+        if intervals
+        else [f"the forecasts come without intervals: y has {n} steps, 48 would do; a smaller horizon needs fewer"]
+    )
+    assert fitted.has_intervals_ is intervals
+    assert np.isfinite(fitted.predict()).all()
+    fitted.save(tmp_path / "a")
+    again = GRUForecaster.load(tmp_path / "a")
+    assert again.has_intervals_ is intervals
+    for one in (fitted, again):
+        [axes] = one.plot().axes
+        assert len(axes.collections) == intervals
+        if not intervals:
+            with refused(
+                "an interval of coverage 0.8 needs 4 forecasts of the part held out, there are 0: "
+                f"y has {n} steps, 48 would do; a smaller horizon needs fewer"
+            ):
+                one.predict_interval()
+    assert math.isnan(fitted.score(pd.Series(values(n + 12)[n:], months(n + 12)[n:])).coverage) is not intervals
+
+
+def test_a_backtest_says_once_that_folds_have_no_intervals():
+    y = pd.Series(values(75), months(75))
+    with pytest.warns(UserWarning, match="intervals") as found:
+        scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
+    assert [str(w.message) for w in found] == [
+        "1 of 3 folds have too few steps before them for intervals: their coverage is nan"
+    ]
+    assert scores["coverage"].isna().tolist() == [True, False, False]
+    assert np.isfinite(scores["mase"]).all()
+
+
+def test_a_season_that_never_comes_back_is_none():
+    y = pd.Series(values(12), months(12))
+    with pytest.warns(UserWarning, match="^the forecasts come without intervals"):
+        fitted = GRUForecaster(horizon=3, difference=1, **AUTO).fit(y)
+    assert fitted.season_length_ == 1
+
+
+@pytest.mark.parametrize("F", [0, 2])
+@pytest.mark.parametrize("difference", [(), 1, (1, 4)])
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_others(difference, strategy, F, tmp_path):
+    S = sum(as_tuple(difference))
+    lengths = {"b": N, "x": max(S, 1), "a": N - 9, "c": S + 4}
+    rows = long_form({name: n + H for name, n in lengths.items()}, F)
+    ahead = rows.groupby("unique_id").tail(H).drop(columns="y")
+    known = rows.drop(index=ahead.index)
+    base = small(difference=difference, strategy=strategy, epochs=4)
+    message = (
+        f"2 of 4 series are too short to be learned from, with fewer than {S + (6 if strategy == 'recursive' else 8)} "
+        "steps ('x', 'c'): they are forecast by what was learned from the others"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        fitted = base.fit(known)
+    alone = clone(base).fit(known[known["unique_id"].isin(["a", "b"])])
+    assert weights(fitted) == weights(alone)
+    np.testing.assert_array_equal(fitted.errors_, alone.errors_)
+    X = ahead if F else None
+    found = fitted.predict(X=X)
+    assert found["unique_id"].tolist() == [name for name in "bxac" for _ in range(H)]
+    expected = alone.predict(X=X)
+    np.testing.assert_array_equal(found[found["unique_id"].isin(["a", "b"])]["y"], expected["y"])
+    y = known[known["unique_id"] == "c"]["y"].to_numpy()
+    X_c = rows[rows["unique_id"] == "c"].iloc[:, 3:].to_numpy(float) if F else np.empty((S + 4 + H, 0))
+    X_c = fitted.features_scale_.apply(X_c)
+    fitted.window_ = 4  # by hand: as if the window were what there is
+    by_hand = forecast_by_hand(fitted, y, X_c, H, scale_by_hand(y, as_tuple(difference)))
+    fitted.window_ = 5
+    np.testing.assert_allclose(found[found["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
+    assert np.isfinite(found["y"]).all()
+    fitted.save(tmp_path / "a")
+    assert_equal(GRUForecaster.load(tmp_path / "a").predict(X=X), found)
+    assert GRUForecaster.load(tmp_path / "a").short_ == ("x", "c")
+
+
+def test_a_series_shorter_than_the_differences_is_named():
+    with pytest.raises(InputError, match=r"^series 'x' has 4 steps, differences over 1, 4 need 5: leave it out, or"):
+        small(difference=(1, 4)).fit(long_form({"b": N, "x": 4}))
+
+
+def test_short_series_are_left_out_of_folds_before_they_began():
+    with pytest.warns(UserWarning, match="series") as found:
+        scores = small().backtest(2, long_form({"b": N, "x": 5, "a": N}))
+    assert str(found[-1].message) == (
+        "1 of 3 series had not begun before some of the folds, and are left out of these (series 'x')"
+    )
+    assert scores["series"].tolist() == ["b", "a", "b", "x", "a"]
+
+
+def test_a_single_step_is_too_few():
+    with refused(
+        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2: give a longer series, or a smaller "
+        "window, horizon or calibration"
+    ):
+        GRUForecaster(horizon=3, **AUTO).fit([4.0])
+
+
+@pytest.mark.parametrize(
+    "y", [np.full(30, 1e-6), -4e9 + 3.0 * np.arange(40), np.zeros(30)], ids=["tiny", "line", "zeros"]
+)
+def test_what_never_varied_goes_on_so(y):
+    fitted = small(difference=1).fit(y)
+    expected = y[-1] + (y[1] - y[0]) * np.arange(1, H + 1)
+    np.testing.assert_allclose(fitted.predict(), expected, rtol=1e-12)
+    np.testing.assert_allclose(fitted.predict_interval()["upper"], expected, rtol=1e-12)
+    panel = small(difference=1).fit(np.stack([values(len(y), 3), y], 1))
+    np.testing.assert_allclose(panel.predict()[:, 1], expected, rtol=1e-12)
+
+
+def test_seasons_that_differ_are_named():
+    days = pd.DataFrame({"unique_id": "d", "ds": pd.date_range("2020-01-01", periods=40), "y": values(40)})
+    with refused(
+        "series 'm' has a season of 12 steps and series 'd' one of 7, going by their dates: forecast them apart, or "
+        "give season_length"
+    ):
+        GRUForecaster(horizon=H, **AUTO).fit(pd.concat([long_form({"m": 50}), days]))
 
 
 # What cannot be
@@ -1422,7 +1663,7 @@ DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
         ({"calibration": 1.5}, "calibration must be below 1, got 1.5"),
         ({"calibration": -0.1}, "calibration must be at least 0 and finite, got -0.1"),
         ({"calibration": nan}, "calibration must be at least 0 and finite, got nan"),
-        ({"calibration": "0.2"}, "calibration must be a number, got '0.2'"),
+        ({"calibration": "0.2"}, "calibration must be \"auto\" or a number, got '0.2'"),
         ({"fill": "zero"}, 'fill must be None, "linear", "forward" or a number, got \'zero\''),
         ({"hidden_size": 0}, "hidden_size must be at least 1 and finite, got 0"),
         ({"dropout": 1.0}, "dropout must be below 1, got 1.0"),
@@ -1473,23 +1714,26 @@ def test_numbers_of_numpy_are_numbers_too():
     ],
 )
 def test_a_series_that_is_too_short(parameters, need, tail):
-    base = small(**{"difference": 1, **parameters})
+    base = small(**{"difference": 1, "calibration": 0.2, **parameters})
     n = need + tail
-    assert base.fit(values(n)).errors_.shape == (tail - base.horizon + 1 if tail else 0, base.horizon)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there is no interval
+        fitted = base.fit(values(n))
+    assert fitted.errors_.shape == (tail - base.horizon + 1 if tail else 0, base.horizon)
     held_out = max(math.ceil(base.calibration * (n - 1)), base.horizon) if tail else 0
     assert n - 1 - held_out < need
+    part = f", of which calibration={base.calibration:g} holds out {held_out}" if tail else ""
     message = (
-        f"y has {n - 1} steps, of which calibration={base.calibration:g} holds out {held_out}; window=5, "
-        f"season_length={base.season_length} and strategy={base.strategy} need {need} more: give a longer series, or a "
-        "smaller window, horizon or calibration"
+        f"y has {n - 1} steps{part}; window=5, season_length={base.season_length} and strategy={base.strategy} need "
+        f"{need}{' more' if tail else ''}: give a longer series, or a smaller window, horizon or calibration"
     )
     with refused(message):
         base.fit(values(n - 1))
 
 
-def test_the_one_of_many_series_that_is_too_short_is_named():
-    with pytest.raises(InputError, match=r"^series 'c' has 9 steps, of which calibration=0\.2 holds out 3;"):
-        small().fit(long_form({"b": N, "a": N, "c": 9}))
+def test_of_many_series_that_are_too_short_the_longest_is_named():
+    with pytest.raises(InputError, match=r"^series 'a' has 6 steps; window=5, season_length=4 and strategy=recursive"):
+        small(difference=1).fit(long_form({"b": 5, "a": 6, "c": 1}))
 
 
 @pytest.mark.parametrize("horizon", [0, -1, True, 1.5])
@@ -1538,7 +1782,10 @@ def test_a_coverage_of_numpy():
 @pytest.mark.parametrize(("coverage", "need"), [(0.8, 4), (0.9, 9), (0.95, 19), (0.5, 1), (0.66, 2)])
 def test_intervals_need_enough_forecasts(coverage, need):
     for n in {need - 1, need} - {0}:
-        fitted = small(horizon=H, calibration=(n + H - 1.5) / N).fit(values())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if n < 4 else "error", UserWarning)
+            fitted = small(horizon=H, calibration=(n + H - 1.5) / N).fit(values())
+        assert fitted.has_intervals_ is (n >= 4)
         assert len(fitted.errors_) == n
         if n == need:
             interval = fitted.predict_interval(coverage=coverage)
@@ -1546,16 +1793,20 @@ def test_intervals_need_enough_forecasts(coverage, need):
                 interval["upper"] - interval["forecast"], fitted.errors_[-1] * fitted.scales_[None].deviation
             )
             continue
+        enough = next(m for m in range(N, 999) if math.ceil((n + H - 1.5) / N * m) - H + 1 >= need)
         with refused(
-            f"an interval of coverage {coverage:g} needs {need} forecasts of the part held out, there are {n}: give a "
-            "longer series, or a larger calibration"
+            f"an interval of coverage {coverage:g} needs {need} forecasts of the part held out, there are {n}: y has "
+            f'70 steps, {enough} would do, or calibration="auto"; a smaller horizon needs fewer'
         ):
             fitted.predict_interval(coverage=coverage)
 
 
 def test_no_intervals_without_calibration():
     fitted = small(calibration=0).fit(values())
-    with pytest.raises(InputError, match=r"^an interval of coverage 0\.8 needs 4 forecasts .* there are 0:"):
+    with pytest.raises(
+        InputError,
+        match=r"^an interval of coverage 0\.8 needs 4 forecasts .* there are 0: fit with calibration=\"auto\"",
+    ):
         fitted.predict_interval()
 
 
@@ -1613,10 +1864,10 @@ def test_folds_that_cannot_be(folds):
 def test_too_many_folds():
     with refused("24 folds of 3 steps need more than 72 steps, y has 70: use fewer folds or a smaller horizon"):
         small().backtest(24, values())
-    with refused("22 folds of 3 steps need more than 66 steps, series 1 has 61: use fewer folds or a smaller horizon"):
-        small().backtest(22, MANY["list"])
-    with pytest.raises(InputError, match=r"^y has 10 steps, of which calibration=0\.2 holds out 3;"):
-        small(season_length=7).backtest(20, values())
+    with refused("24 folds of 3 steps need more than 72 steps, series 0 has 70: use fewer folds or a smaller horizon"):
+        small().backtest(24, MANY["list"])
+    with pytest.raises(InputError, match=r"^y has 4 steps; window=5, season_length=7 and strategy=recursive need"):
+        small(season_length=7).backtest(22, values())
 
 
 def test_a_series_that_cannot_be_drawn():

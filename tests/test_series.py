@@ -836,3 +836,33 @@ def test_what_cannot_be_the_features_ahead_in_the_long_form(change, message):
     assert len(panel.ahead(after, 3)) == 2
     with refused(message):
         panel.ahead(change(after), 3)
+
+
+def test_one_or_two_dates_have_the_frequency_of_the_other_series():
+    months = pd.date_range("2020-01-31", periods=5, freq="ME")
+    rows = [("a", day) for day in months] + [("b", months[1])] + [("c", day) for day in months[:2]]
+    panel = Panel.read(pd.DataFrame(rows, columns=["unique_id", "ds"]).assign(y=1.0))
+    assert [series.future(1)[0] for series in panel.series] == [
+        pd.Timestamp("2020-06-30"), pd.Timestamp("2020-03-31"), pd.Timestamp("2020-03-31")
+    ]  # fmt: skip
+    again = Panel.restore(*panel.describe())
+    assert again.series[1].future(2).tolist() == panel.series[1].future(2).tolist()
+
+
+def test_dates_of_another_frequency_are_named():
+    rows = [("a", day) for day in pd.date_range("2020-01-31", periods=5, freq="ME")] + [
+        ("b", pd.Timestamp("2020-01-30"))
+    ]
+    message = (
+        r"^series 'b' has dates \(2020-01-30 00:00:00\) that are not those of the other series, whose frequency is ME"
+    )
+    with pytest.raises(InputError, match=message):
+        Panel.read(pd.DataFrame(rows, columns=["unique_id", "ds"]).assign(y=1.0))
+
+
+def test_dates_without_a_frequency_are_not_continued():
+    panel = Panel.read(pd.Series([1.0, 2.0], pd.to_datetime(["2020-01-01", "2021-01-01"])))
+    with pytest.raises(
+        InputError, match=r"^y has too few dates to see how far apart they are \(2\): y\.asfreq\(\.\.\.\)"
+    ):
+        panel.series[0].future(1)

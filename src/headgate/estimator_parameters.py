@@ -20,7 +20,11 @@ class SequenceParameters:
     pool: str = setting("last", "summary of a sequence, of all its states", choices=("last", "mean", "max"))
     dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
     reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
-    epochs: int = setting(100, "passes over the samples", low=1)
+    epochs: int = setting(
+        "auto",
+        "passes over the samples; auto: 100, and more where these would be few updates for long sequences",
+        low=1,
+    )
     batch_size: int = setting(32, "samples of a step, of much the same length", low=1)
     learning_rate: float = setting(0.005, "of AdamW", above=0.0)
     schedule: str = setting(
@@ -51,7 +55,9 @@ class ForecastParameters:
     """The parameters of GRUForecaster."""
 
     horizon: int = setting(12, "steps of a forecast", low=1)
-    window: Any = setting("auto", "steps that a forecast looks back; auto: two seasons, at least 24", low=1)
+    window: Any = setting(
+        "auto", "steps that a forecast looks back; auto: two seasons, at least 24, fewer for short series", low=1
+    )
     season_length: Any = setting("auto", "steps of a season; auto: what the dates suggest", low=1)
     strategy: str = setting(
         "recursive", "recursive: a step at a time; direct: all at once", choices=("recursive", "direct")
@@ -60,8 +66,10 @@ class ForecastParameters:
         "auto", "model differences over these lags; none: the values; auto: 1 if that varies less"
     )
     fill: Any = setting(None, "missing values become: linear, forward (their neighbours), or a number")
-    calibration: float = setting(
-        0.2, "share of each series, at its end, for intervals instead of training; 0: no intervals", low=0.0, below=1.0
+    calibration: Any = setting(
+        "auto",
+        "share of each series, at its end, for intervals instead of training; auto: a fifth, more of short series; "
+        "0: no intervals",
     )
     hidden_size: int = setting(32, "units of each layer", low=1)
     num_layers: int = setting(1, "GRU layers", low=1)
@@ -82,8 +90,10 @@ def check_parameters(parameters: Any) -> None:
     fields = [f for f in dataclasses.fields(parameters) if f.type is not Any]
     values = {f.name: getattr(parameters, f.name) for f in fields}
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    if isinstance(values["epochs"], str) and values["epochs"] == "auto":
+        del values["epochs"]
     for f in fields:
-        if f.type is float and type(values[f.name]) is int:
+        if f.name in values and f.type is float and type(values[f.name]) is int:
             values[f.name] = float(values[f.name])
     if wrong := wrong_values(parameters, values):
         raise InputError("; ".join(wrong))
@@ -96,3 +106,15 @@ def steps_or_auto(name: str, value: Any, auto: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f'{name} must be "auto" or a whole number of steps, at least 1, got {value!r}')
     return int(value)
+
+
+def share_or_auto(name: str, value: Any) -> float | None:
+    """A share, None for "auto"; InputError for what is neither."""
+    if isinstance(value, str) and value == "auto":
+        return None
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f'{name} must be "auto" or a number, got {value!r}')
+    if not 0 <= number < 1:
+        raise InputError(f"{name} must be {'below 1' if number >= 1 else 'at least 0 and finite'}, got {float(number)}")
+    return float(number)

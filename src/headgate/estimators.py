@@ -5,7 +5,9 @@ Letters: n samples, T steps, F features, O targets or classes.
 
 import contextlib
 import copy
+import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import assert_all_finite, check_array, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -25,9 +28,18 @@ from headgate.arguments import is_table, one_sentence, unequal, whole
 from headgate.configuration import TrainingSettings
 from headgate.errors import InputError
 from headgate.estimator_parameters import ClassifierParameters, SequenceParameters, check_parameters
-from headgate.fitting import Examples, Fit, cross_entropy, fit, outputs, squared_error
-from headgate.sequence_model import SequenceModel
+from headgate.fitting import Examples, Fit, cross_entropy, fit, outputs, squared_error, trivial_loss
+from headgate.sequence_model import SequenceModel, spread_memory
 from headgate.sequences import Scale, Sequences
+
+# epochs="auto": so many, and further ones until the loss is this share of the trivial one, or until there were so many
+# updates for each step of the longest sequence, and so many at most.
+LEAST_EPOCHS, LEARNED, UPDATES_PER_STEP, MOST_UPDATES = 100, 0.1, 10, 1000
+LONG = 50  # steps of sequences for which half of the units are made to remember from the start
+TRIAL, UNTRAINED = (
+    20,
+    0.9,
+)  # a fit of fewer epochs is a trial; one that ends above this share of the trivial loss is none
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -46,10 +58,15 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         y              one value for each sample; for the regressor also (n, O)
         sample_weight  (n,), at least 0: how much each sample counts in the loss and in standardizing
 
-        Raises ValueError for what cannot be learned from, and then leaves the estimator as it was.
+        Raises ValueError for what cannot be learned from, and then leaves the estimator as it was. Warns
+        (ConvergenceWarning) where twenty epochs or more have come to no more than ``baseline_loss_`` does.
         """
         with whole(self):
-            self._learn(X, y, sample_weight, go_on=self.warm_start and hasattr(self, "model_"))
+            go_on = self.warm_start and hasattr(self, "model_")
+            before = self.n_iter_ if go_on else 0
+            self._learn(X, y, sample_weight, go_on=go_on)
+        if said := self._untrained(before):
+            warnings.warn(said, ConvergenceWarning, stacklevel=2)
         return self
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -96,19 +113,20 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             raise ValueError("means and deviations, or outputs, are missing")
         if type(self._table) is not bool or (1 if self._table else self.n_features_in_) != features:
             raise ValueError(f"numbers of {features} features, not of n_features_in_")
-        self._fit = self._begin(features, outputs, self._settings(self.epochs), 0)
+        self._fit = self._begin(features, outputs, self._settings(self._least_epochs()), 0)
         self._fit.model.load_state_dict(weights)
         self._fit.history = facts["history_"]
         self._publish()
         return self
 
     _MODEL = ("hidden_size", "num_layers", "bidirectional", "pool", "reset")  # what a model cannot change later
-    _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "_table", "_columns")
+    _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "baseline_loss_", "_table", "_columns")
 
     def _learn(
         self, X: Any, y: Any, sample_weight: Any, *, go_on: bool, one_epoch: bool = False, classes: Any = None
     ) -> None:
-        settings = self._settings(1 if one_epoch else self.epochs)
+        check_parameters(self)
+        settings = self._settings(1 if one_epoch else self._least_epochs())
         if go_on and (changed := [name for name in self._MODEL if getattr(self, name) != self._model_parameters[name]]):
             raise InputError(
                 f"fitting goes on with the model that there is, whose {changed[0]} was "
@@ -136,17 +154,24 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             )
             outputs = targets.shape[1] if targets.ndim == 2 else len(self.classes_)
             self._fit = self._begin(sequences.features, outputs, settings, int(random.randint(2**31 - 1)))
+            if sequences.lengths.max() >= LONG:
+                with self._own_random(int(self._fit.random.integers(2**63))):
+                    spread_memory(self._fit.model.gru, int(sequences.lengths.max()))
         if targets.ndim == 2:
             targets = self.y_scale_.apply(targets).astype(np.float32)
         if weights is not None:
             weights = weights.astype(np.float32)
         examples = Examples(self._scaled(sequences), targets, weights)
+        known, unknown = examples.take(training), None if held_out is None else examples.take(held_out)
+        self.baseline_loss_ = trivial_loss(known)
         with self._own_random(int(self._fit.random.integers(2**63))):
-            fit(
-                self._fit, examples.take(training), None if held_out is None else examples.take(held_out),
-                verbose=self.verbose,
-            )  # fmt: skip
+            before = len(self._fit.history)
+            fit(self._fit, known, unknown, verbose=self.verbose)
+            if not one_epoch and self._automatic:
+                self._train_longer(known, unknown, before)
         self._publish()
+        if self.verbose and not one_epoch:
+            print(f"loss {self._reached(before):.4f}; {self._TRIVIAL} alone would have {self.baseline_loss_:.4f}")
 
     def _publish(self) -> None:
         self._model_parameters = {name: getattr(self, name) for name in self._MODEL}
@@ -155,9 +180,47 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         self.loss_curve_ = [entry["loss"] for entry in self.history_]
         self.n_iter_ = len(self.history_)
 
+    @property
+    def _automatic(self) -> bool:
+        epochs: Any = self.epochs
+        return isinstance(epochs, str) and epochs == "auto"
+
+    def _least_epochs(self) -> int:
+        return LEAST_EPOCHS if self._automatic else int(self.epochs)
+
+    def _train_longer(self, known: Examples, held_out: Examples | None, before: int) -> None:
+        """Train in further cycles of the learning rate, each up to twice as long as the one before, while little has
+        been learned and there were few updates for sequences of such a length; early stopping stops this too."""
+        per_epoch = -(-len(known.sequences) // self._fit.settings.batch)
+        enough = min(UPDATES_PER_STEP * int(known.sequences.lengths.max()), MOST_UPDATES)
+        planned = epochs = LEAST_EPOCHS
+        while len(self._fit.history) - before == planned and planned * per_epoch < enough:
+            if not self._fit.history[-1]["loss"] > LEARNED * self.baseline_loss_:
+                return
+            epochs = min(2 * epochs, -(-(enough - planned * per_epoch) // per_epoch))
+            planned += epochs
+            self._fit.settings = dataclasses.replace(self._fit.settings, epochs=epochs)
+            fit(self._fit, known, held_out, verbose=self.verbose)
+
+    def _reached(self, before: int) -> float:
+        """The training loss of the last epoch, or of that whose weights early stopping has kept."""
+        entries = self.history_[before:]
+        return min(entries, key=lambda entry: entry.get("held_out", -entry["epoch"]))["loss"]
+
+    def _untrained(self, before: int) -> str | None:
+        """What to warn of where the epochs after ``before`` ended with next to nothing learned."""
+        epochs, reached = self.n_iter_ - before, self._reached(before)
+        if epochs < TRIAL or not reached > UNTRAINED * self.baseline_loss_ > 0:
+            return None
+        return (
+            f"{type(self).__name__} has learned little: after {epochs} epochs the training loss is "
+            f"{reached:.4g}, and {self._TRIVIAL} alone would have {self.baseline_loss_:.4g}. There may be little to "
+            "learn; otherwise try more epochs, another learning_rate or pool, smaller batches, or shorter sequences "
+            "(every fourth step, say)"
+        )
+
     def _settings(self, epochs: int) -> TrainingSettings:
-        """The parameters checked."""
-        check_parameters(self)
+        """What training needs to know of the parameters."""
         try:
             device = torch.device(self.device)
             missing = device.type == "cuda" and not torch.cuda.is_available()
@@ -280,10 +343,13 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
     """Sequences to numbers: a :class:`headgate.SequenceModel` fitted to least squares by AdamW, as an estimator of
-    scikit-learn. A sequence's prediction does not depend on those beside it.
+    scikit-learn. A sequence's prediction does not depend on those beside it. Where sequences have fifty steps or more,
+    half of the units begin with a long memory (:func:`headgate.sequence_model.spread_memory`).
 
     hidden_size, num_layers, bidirectional, pool, dropout, reset, backend: the model's, see there
-    epochs               passes over the samples
+    epochs               passes over the samples; "auto": 100, and more while the loss is above a tenth of
+                         ``baseline_loss_``, until there were ten updates for each step of the longest sequence, 1,000
+                         at most; the learning rate then begins again, for up to twice as long each time
     batch_size           samples of a step, of much the same length
     learning_rate        of AdamW; schedule "cosine" lets it fall to a hundredth of it over the epochs, "constant" not
     weight_decay         of AdamW
@@ -298,12 +364,15 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
     device               "cpu", "cuda", ...
 
     After ``fit``: ``model_``, ``history_`` (a dict for each epoch: loss, and held_out where there is one),
-    ``loss_curve_``, ``n_iter_``, ``x_scale_``, ``y_scale_``, ``n_features_in_``. Losses are of standardized targets.
+    ``loss_curve_``, ``baseline_loss_`` (of predicting the mean, or the frequencies of the classes, whatever the
+    sequence), ``n_iter_``, ``x_scale_``, ``y_scale_``, ``n_features_in_``. Losses are of standardized targets.
 
     >>> X, y = np.random.default_rng(0).normal(size=(40, 7, 3)), np.arange(40.0)  # (n, T, F), (n,)
     >>> GRURegressor(hidden_size=8, epochs=2, random_state=0).fit(X, y).predict(X[:5]).shape
     (5,)
     """
+
+    _TRIVIAL = "the mean"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -350,6 +419,8 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
     >>> classifier.classes_.tolist(), classifier.predict_proba(X[:5]).shape
     (['no', 'yes'], (5, 2))
     """
+
+    _TRIVIAL = "the class frequencies"
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and

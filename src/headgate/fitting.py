@@ -146,6 +146,19 @@ def mean_loss(model: SequenceModel, examples: Examples, loss: Loss, batch: int =
     return total / len(examples.sequences)
 
 
+def trivial_loss(examples: Examples) -> float:
+    """The (weighted) mean loss of predicting the same for every sequence: the mean, or the frequencies of classes."""
+    targets, weights = examples.targets, examples.weights
+    weights = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
+    if targets.ndim == 2:
+        targets = targets.astype(np.float64)
+        losses = np.square(targets - np.average(targets, axis=0, weights=weights)).mean(1)
+    else:
+        frequencies = np.bincount(targets, weights) / weights.sum()
+        losses = -np.log(np.maximum(frequencies, np.finfo(float).tiny))[targets]
+    return float((weights * losses).mean())
+
+
 def outputs(model: SequenceModel, sequences: Sequences, batch: int = 256) -> np.ndarray:
     """What a model, in evaluation mode, gives for every sequence: (n, O)."""
     model.eval()

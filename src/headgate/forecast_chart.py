@@ -1,14 +1,19 @@
 """A picture of forecasts: the end of each history, the forecast, its interval, and what came."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from headgate.files import picture_format, write_figure
+from headgate.errors import InputError
+from headgate.files import write_whole
 from headgate.series import Series
+
+DPI = 200  # twice matplotlib's own
 
 
 def draw_forecast(
@@ -16,38 +21,77 @@ def draw_forecast(
     *,
     coverage: float,
     path: str | os.PathLike[str] | None = None,
+    style: Mapping[str, Any] | None = None,
 ) -> Any:
     """Draw, one below the other, series with their forecasts (h,), half their intervals' widths (h,) or None, and what
-    came or None. Returns matplotlib's Figure, and writes it to ``path`` in the
-    format that its name ends in."""
+    came or None. Returns matplotlib's Figure, which a notebook shows, and writes it to ``path``, all of it or nothing,
+    in the format that the path ends with (PNG without an ending). ``style`` holds further rcParams, fonts for instance.
+    """
+    import matplotlib
+
+    settings: Any = style or {}  # typed by matplotlib as a dict of its five hundred names
+    with matplotlib.rc_context(settings):
+        figure = _figure(len(charts))
+        for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+            _draw(axes, *chart, coverage=coverage)
+        if path is not None:
+            write_whole(Path(path), _rendered(figure, Path(path)))
+    return figure
+
+
+def _figure(charts: int) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if path is not None:
-        picture_format(path)  # before anything is drawn
-    figure = Figure(figsize=(8, 0.6 + 2.9 * len(charts)), layout="constrained")
+    class Picture(Figure):
+        """A Figure that a notebook shows, also where neither pyplot nor a backend of IPython is loaded."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=DPI)
+            width, height = self.get_size_inches() * 100
+            return content.getvalue(), {"width": int(width), "height": int(height)}
+
+    figure = Picture(figsize=(8.8, 0.6 + 2.9 * charts), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (history, forecast, half, actual) in zip(
-        figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True
-    ):
-        h = len(forecast)
-        shown = history.values[-max(4 * h, 48) :]
-        before, after = _positions(history.index[-len(shown) :]), _positions(history.future(h))
-        axes.plot(before, shown, color="0.25", label="history")
-        joined = [*before[-1:], *after]
-        if half is not None:
-            label = f"{coverage:.0%} interval"
-            axes.fill_between(after, forecast - half, forecast + half, color="C0", alpha=0.2, linewidth=0, label=label)
-        axes.plot(joined, [shown[-1], *forecast], color="C0", label="forecast")
-        if actual is not None:
-            came = actual.values[:h]
-            axes.plot(after[: len(came)], came, color="C1", marker=".", linestyle="none", label="what came")
-        axes.set_title("" if history.name is None else str(history.name), fontsize="medium")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="upper left")
-    if path is not None:
-        write_figure(figure, path)
     return figure
+
+
+def _rendered(figure: Any, path: Path) -> bytes:
+    known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower().removeprefix(".") or "png"
+    if ending not in known:
+        raise InputError(f"a picture cannot be written as {path.name}: its name must end with .{', .'.join(known)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=ending, dpi=DPI)
+    return content.getvalue()
+
+
+def _draw(
+    axes: Any,
+    history: Series,
+    forecast: np.ndarray,
+    half: np.ndarray | None,
+    actual: Series | None,
+    *,
+    coverage: float,
+) -> None:
+    h = len(forecast)
+    shown = history.values[-max(4 * h, 48) :]
+    before, after = _positions(history.index[-len(shown) :]), _positions(history.future(h))
+    axes.plot(before, shown, color="0.25", label="history")
+    joined = [*before[-1:], *after]
+    if half is not None:
+        label = f"{coverage:.0%} interval"
+        axes.fill_between(after, forecast - half, forecast + half, color="C0", alpha=0.2, linewidth=0, label=label)
+    axes.plot(joined, [shown[-1], *forecast], color="C0", label="forecast")
+    if actual is not None:
+        came = actual.values[:h]
+        axes.plot(after[: len(came)], came, color="C1", marker=".", linestyle="none", label="what came")
+    axes.set_ylabel("y" if history.name is None else str(history.name))
+    if not isinstance(history.index, pd.DatetimeIndex | pd.PeriodIndex):
+        axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.3, frameon=False)
 
 
 def _positions(index: pd.Index) -> list[Any]:

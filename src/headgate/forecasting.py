@@ -33,18 +33,21 @@ def score_forecast(
 ) -> Score:
     """Compare a forecast (h,) with what came (h,), after a history (N,); half: of an interval's width (h,), if any.
 
-    Steps of which it is not known what came (NaN) do not count.
+    Steps of which it is not known what came (NaN) do not count. A history that is not longer than a season has no
+    scale: mase and seasonal_naive are nan.
 
     >>> score_forecast(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0]), np.array([4.0, 6.0]), 1)
     Score(mae=1.0, mase=1.0, seasonal_naive=2.0, coverage=nan)
     """
-    scale = np.abs(history[season:] - history[:-season]).mean()
-    naive = history[len(history) - season + np.arange(len(actual)) % season]
     known = ~np.isnan(actual)
     if not known.any():
         return Score(np.nan, np.nan, np.nan, np.nan)
-    errors, naive_errors = np.abs(forecast - actual)[known], np.abs(naive - actual)[known]
+    errors = np.abs(forecast - actual)[known]
     covered = np.nan if half is None else float((errors <= half[known]).mean())
+    if len(history) <= season:
+        return Score(float(errors.mean()), np.nan, np.nan, covered)
+    scale = np.abs(history[season:] - history[:-season]).mean()
+    naive_errors = np.abs(history[len(history) - season + np.arange(len(actual)) % season] - actual)[known]
     with np.errstate(divide="ignore", invalid="ignore"):  # a history that repeats exactly has the scale 0
         mase, seasonal_naive = errors.mean() / scale, naive_errors.mean() / scale
     return Score(float(errors.mean()), float(mase), float(seasonal_naive), covered)
@@ -54,6 +57,43 @@ def mean_score(scores: Sequence[Score]) -> Score:
     """The mean of each number, over the scores that have it."""
     columns = np.array(scores)
     return Score(*(float(np.mean(c[~np.isnan(c)])) if not np.isnan(c).all() else np.nan for c in columns.T))
+
+
+FEWEST, WANTED = 4, 9  # forecasts held out: those that an interval of 80 % needs, and of 90 %
+WINDOWS = 8  # that a series should have for learning before some of it is held out
+
+
+def choose_tails(lengths: Sequence[int], *, horizon: int, reach: int, calibration: float | None) -> list[int]:
+    """How many steps at the end of each series to hold out, given how many a window and its target need (reach).
+
+    calibration None: a fifth of a series, and at least so many steps that all series together hold ``WANTED`` forecasts
+    out; where that leaves too little to learn from, what can be spared, but for ``FEWEST`` forecasts at least; else 0.
+    A number: that share, but at least a forecast's length.
+
+    >>> [choose_tails([n], horizon=12, reach=14, calibration=None) for n in (200, 60, 36, 35)]
+    [[40], [20], [15], [0]]
+    """
+    if calibration is not None:
+        return [max(int(np.ceil(calibration * n)), horizon) if calibration else 0 for n in lengths]
+    least = reach + WINDOWS - 1
+    able = max(1, sum(n >= least + horizon for n in lengths))
+    wanted, fewest = (horizon + -(-count // able) - 1 for count in (WANTED, FEWEST))
+    tails = []
+    for n in lengths:
+        want, spare = max(-(-n // 5), wanted), n - least
+        tails.append(want if spare >= want else spare if spare >= fewest else 0)
+    return tails
+
+
+def choose_window(lengths: Sequence[int], *, season: int, lags: int, k: int) -> int:
+    """The steps of a window for series of which so many steps are learned from: two seasons and at least 24, where the
+    (upper) median series has two windows' lengths; less where it is shorter, if it can be a season.
+
+    >>> [choose_window([n], season=12, lags=1, k=1) for n in (160, 40, 21, 6)]
+    [24, 19, 12, 2]
+    """
+    n = sorted(lengths)[len(lengths) // 2] - lags - k
+    return max(1, min(max(2 * season, 24), max((n + 1) // 2, min(season, n - WINDOWS + 1))))
 
 
 def stretches(values: np.ndarray, length: int) -> np.ndarray:
@@ -96,6 +136,20 @@ def differenced(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:
     for lag in lags:
         values = values[lag:] - values[:-lag]
     return values
+
+
+def unvarying(values: np.ndarray, lags: Sequence[int]) -> float | None:
+    """What the differences of a series (N,) have always been, as far as rounding shows, or None: they vary.
+
+    Of one or two differences we know too little: they have been 0, or vary; of one or two values, their mean.
+
+    >>> unvarying(np.array([2.0, 4.0, 6.0, 8.0]), [1]), unvarying(np.array([2.0, 4.0, 6.0, 9.0]), [1])
+    (2.0, None)
+    """
+    z = differenced(values, lags)
+    if len(z) < 3:
+        return float(z.mean()) if len(z) and not lags else None if z.any() else 0.0
+    return float(z.mean()) if np.ptp(z) <= 1e-12 * np.abs(values).max() else None
 
 
 def summed(z: np.ndarray, ends: np.ndarray, lags: Sequence[int]) -> np.ndarray:

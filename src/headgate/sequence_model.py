@@ -98,3 +98,23 @@ def _linear_by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``nn.functional.linear`` whose rows have the same bits alone or in a batch: a BLAS picks the order of its sums by
     the shape, a sum over the last axis does not."""
     return torch.stack([(x * row).sum(-1) for row in weight], -1) + bias
+
+
+def spread_memory(gru: GRU, steps: int) -> None:
+    """Let half of the units of each layer remember, before any training, over sequences of so many steps: each for a
+    time of its own.
+
+    With z the share of the old state that is kept, a unit remembers for about 1 / (1 - z) steps. The biases of its
+    update gate become log(u), u drawn uniformly between 1 and the steps but one (Tallec and Ollivier 2018, "chrono
+    initialization"). The other half forgets as soon as ever: what the last steps say is then learned as well as before.
+    Draws from torch's generator.
+    """
+    H = gru.hidden_size
+    if gru.bias is not True:
+        raise ValueError(f"a layer with bias=True is needed, got bias={gru.bias!r}")
+    with torch.no_grad():
+        for name, bias in gru.named_parameters():
+            if name.startswith("bias_ih"):
+                bias[H : H + H // 2] = torch.empty(H // 2).uniform_(1, steps - 1).log().to(bias)
+            elif name.startswith("bias_hh"):
+                bias[H : H + H // 2] = 0

@@ -53,7 +53,12 @@ class Series:
         """The index of the h steps after its end."""
         index = self.index
         if isinstance(index, pd.DatetimeIndex):
-            return pd.date_range(index[-1], periods=h + 1, freq=frequency(index), name=index.name)[1:]
+            if (steps := frequency(index)) is None:
+                raise InputError(
+                    f"{self.called} has too few dates to see how far apart they are ({len(index)}): y.asfreq(...) says "
+                    "it"
+                )
+            return pd.date_range(index[-1], periods=h + 1, freq=steps, name=index.name)[1:]
         if isinstance(index, pd.PeriodIndex):
             return pd.period_range(index[-1], periods=h + 1, name=index.name)[1:]
         step = index[1] - index[0] if len(index) > 1 else 1
@@ -104,6 +109,7 @@ class Panel:
                     f"{where} has NaN at {index[missing.argmax()]} ({missing.sum()} missing in all): {hint}"
                 )
             series.append(one if gaps or not missing.any() else _filled(one, fill))
+        series = _with_frequency(series)
         table, known = (y, LONG) if form == "long" else (X, ())
         names = tuple(c for c in table.columns if c not in known) if isinstance(table, pd.DataFrame) else None
         return cls(form, tuple(series), columns, names)
@@ -340,6 +346,27 @@ def _filled(series: Series, fill: str | float | None) -> Series:
         return replace(series, values=np.where(missing, float(fill or 0), values), observed=~missing, fill=fill)
     first = int((~missing).argmax())
     return Series(series.name, filled[first:], series.features[first:], series.index[first:], ~missing[first:], fill)
+
+
+def _with_frequency(series: list[Series]) -> list[Series]:
+    """The series, of which those with one or two dates, too few to see their frequency, have that of the others."""
+    found = {frequency(s.index) for s in series if isinstance(s.index, pd.DatetimeIndex)} - {None}
+    if len(found) != 1:
+        return series
+    [steps] = found
+    regular = []
+    for s in series:
+        index = s.index
+        if isinstance(index, pd.DatetimeIndex) and frequency(index) is None:
+            try:
+                index = pd.DatetimeIndex(index, freq=steps)
+            except ValueError:
+                raise InputError(
+                    f"{s.called} has dates ({', '.join(map(str, index))}) that are not those of the other series, "
+                    f"whose frequency is {steps}: y.asfreq(...) or y.resample(...) makes them alike (--frequency)"
+                ) from None
+        regular.append(replace(s, index=index))
+    return regular
 
 
 def _check_regular(index: pd.Index, where: str) -> None:
