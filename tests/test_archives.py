@@ -88,7 +88,7 @@ def test_a_text_may_begin_like_a_packed_one(tmp_path):
 
 
 def test_bytes_are_unpacked_only_where_the_name_says_so(tmp_path):
-    raw = gzip.compress(b"text")
+    raw = gzip.compress(b"text", mtime=0)
     (tmp_path / "a.bin").write_bytes(raw)
     (tmp_path / "a.gz").write_bytes(raw)
     assert text_of(tmp_path / "a.bin", tokenizer="bytes").encode("utf-8", "surrogateescape") == raw
@@ -118,7 +118,7 @@ def test_only_texts_are_read_and_the_others_are_counted(tmp_path, pack):
     files = {
         "a.txt": b"1\n", "cover.jpg": b"\xff", "x/README": b"no", "b.zip": zipped({"c.txt": b"no"}), "t.tar.gz": b"no",
         ".hidden.txt": b"no", ".git/a.txt": b"no", "__MACOSX/a.txt": b"\xff", "x/._a.txt": b"\xff", "./z.md": b"2\n",
-        "p.txt.gz": gzip.compress(b"3\n"), "q.bz2": bz2.compress(b"4\n"), "r.XZ": lzma.compress(b"5\n"),
+        "p.txt.gz": gzip.compress(b"3\n", mtime=0), "q.bz2": bz2.compress(b"4\n"), "r.XZ": lzma.compress(b"5\n"),
     }  # fmt: skip
     (tmp_path / "a").write_bytes(pack(files))
     message = (
@@ -153,7 +153,7 @@ def test_a_link_in_a_zip_is_left_out(tmp_path):
 
 
 def test_members_are_documents(tmp_path):
-    (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred(FILES)))
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred(FILES), mtime=0))
     found = sources.passages(TextSettings(corpus=str(tmp_path / "a.tgz"), documents="files"))
     assert [(p.text, p.begins) for p in found] == [("3\n", True), ("1\n", True), ("分\n", True)]
 
@@ -194,7 +194,7 @@ def test_archives_in_a_directory(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for name, content in {
-        "a.tar.gz": gzip.compress(tarred({"1.txt": b"1\n"})), "b.bz2": bz2.compress(b"2\n"),
+        "a.tar.gz": gzip.compress(tarred({"1.txt": b"1\n"}), mtime=0), "b.bz2": bz2.compress(b"2\n"),
         "c.tar": tarred({"3.md": b"3"}), "d.txz": lzma.compress(tarred({"4.md": b"4"})), "e.xz": lzma.compress(b"5"),
     }.items():  # fmt: skip
         (folder / name).write_bytes(content)
@@ -230,8 +230,8 @@ def test_an_archive_without_texts(tmp_path, pack):
         ("a.docx", zipped({"[Content_Types].xml": b"<x/>", "a.txt": b""}), "is a Word, Excel or PowerPoint document"),
         ("a.epub", zipped({"mimetype": b"application/epub+zip", "a.txt": b"x"}), "is an EPUB book, not a text"),
         ("a.odt", zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "is an OpenDocument document, not"),
-        ("a.txt.gz", gzip.compress(gzip.compress(b"x")), r"is packed \(gzip\), which cannot be read there: unpack it"),
-        ("a.pdf.gz", gzip.compress(b"%PDF-1.7"), "is a PDF document, not a text"),
+        ("a.txt.gz", gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), r"is packed \(gzip\), which cannot be read there: unpack it"),
+        ("a.pdf.gz", gzip.compress(b"%PDF-1.7", mtime=0), "is a PDF document, not a text"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("rename", [False, True])
@@ -245,7 +245,7 @@ def test_other_formats_are_named(tmp_path, name, raw, message, rename):
 
 def test_a_packed_file_in_a_pipe_is_named(monkeypatch):
     class Given:
-        buffer = io.BytesIO(gzip.compress(b"text"))
+        buffer = io.BytesIO(gzip.compress(b"text", mtime=0))
 
     monkeypatch.setattr(archives, "ALLOWED", 1 << 20)
     monkeypatch.setattr("sys.stdin", Given)
@@ -285,7 +285,7 @@ def test_no_more_is_unpacked_than_a_text_is_packed_into(tmp_path, monkeypatch, n
 
 def test_a_tar_bomb_is_stopped_in_what_is_not_read_too(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "ALLOWED", 10_000)
-    (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred({"a.jpg": b"x" * 900_000, "a.txt": b"text"})))
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred({"a.jpg": b"x" * 900_000, "a.txt": b"text"}), mtime=0))
     with pytest.raises(InputError, match=rf"^{tmp_path}/a\.tgz unpacks to more than "):
         text_of(tmp_path / "a.tgz")
 
@@ -345,7 +345,7 @@ def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_
 
 
 def test_a_checksum_behind_the_end_of_a_tar_is_looked_at(tmp_path):
-    raw = bytearray(gzip.compress(tarred({"a.txt": b"text"})))
+    raw = bytearray(gzip.compress(tarred({"a.txt": b"text"}), mtime=0))
     raw[-8] ^= 1
     (tmp_path / "a.tgz").write_bytes(raw)
     with pytest.raises(InputError, match=r"a\.tgz cannot be unpacked \(CRC check failed"):

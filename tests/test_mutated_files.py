@@ -40,7 +40,7 @@ from headgate.prepared import checksum_of
 from headgate.report import Report
 from headgate.run_directory import RunDirectory
 from headgate.runtime import Runtime
-from headgate.table import read_table
+from headgate.table_file import read_table
 from headgate.training import train
 
 SMALL = {

@@ -45,9 +45,9 @@ class ModelSettings:
 
     hidden: int = setting(256, "units of each layer", low=1)
     layers: int = setting(1, "GRU layers", low=1)
-    embedding: int = setting(64, "size of the embedding; 0: one-hot input", low=0)
+    embedding: int = setting(128, "size of the embedding; 0: one-hot input", low=0)
     dropout: float = setting(
-        0.3, "probability, after the embedding, between layers and before the head", low=0.0, below=1.0
+        0.2, "probability, after the embedding, between layers and before the head", low=0.0, below=1.0
     )
     reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
     bias: str = setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
@@ -79,9 +79,9 @@ class ModelSettings:
 class TrainingSettings:
     """How the model is trained, and what the run reports."""
 
-    epochs: int = setting(40, "passes over the text", low=1)
+    epochs: int = setting(24, "passes over the text", low=1)
     batch: int = setting(32, "sequences in a step", low=1)
-    steps: int = setting(35, "time steps of a sequence", low=1)
+    steps: int = setting(64, "time steps of a sequence", low=1)
     accumulate: int = setting(
         1, "compute each batch in so many parts, one after the other: the same steps with less memory", low=1
     )
