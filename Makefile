@@ -6,29 +6,30 @@ BIN := .venv/bin
 .PHONY: train test test-quick check format bench sanitize clean
 
 train: .venv/ready
+	@echo "== training on the bundled tale: about three minutes on two cores; Ctrl-C saves"
 	$(BIN)/headgate train
 
 # Two at a time, with one thread each: most of the time is single-threaded Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: .venv/ready
+test: .venv/test-ready
 	$(PYTEST)
 
-test-quick: .venv/ready
+test-quick: .venv/test-ready
 	$(PYTEST) -m "not slow"
 
-check: .venv/ready
+check: .venv/test-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
-format: .venv/ready
+format: .venv/test-ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Alone on the machine; some twenty minutes. A goal that is missed does not stop the rest: read the verdicts.
-bench: .venv/ready
+bench: .venv/test-ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnx onnxruntime openvino
 	$(BIN)/python benchmarks/layer.py --threads 2
 	$(BIN)/python benchmarks/layer.py --threads 1
@@ -47,7 +48,7 @@ SANITIZE := build/sanitize
 FIRST := $(CURDIR)/$(SANITIZE)/python
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
 
-sanitize: .venv/ready
+sanitize: .venv/test-ready
 	@echo "== 1 of 4: the library, for errors of memory and undefined behaviour"
 	cmake -S . -B $(SANITIZE)/address -DHEADGATE_SANITIZE=address,undefined
 	MAKEFLAGS= cmake --build $(SANITIZE)/address --parallel 2
@@ -73,6 +74,16 @@ clean:
 .venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,test]'
+	@echo "== making .venv: downloads PyTorch and what else is needed (1.5 GB on the disk) and compiles the native library;"
+	@echo "   two to four minutes"
+	@$(PYTHON) -m venv .venv
+	@CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$($(PYTHON) -c 'import os; print(os.cpu_count())')} \
+	  MAKEFLAGS= $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+.venv/test-ready: .venv/ready
+	@echo "== adding the tools of the tests to .venv: half a minute"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' \
+	  >.venv/test.txt
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/test.txt
 	@touch $@

@@ -16,6 +16,7 @@ from headgate import archives, sources
 from headgate.configuration import TextSettings
 from headgate.errors import InputError
 
+TWICE = gzip.compress(gzip.compress(b"x", mtime=0), mtime=0)
 FILES = {"b/z.txt": b"3\n", "a.md": b"1\n", "b/TEXT.TEXT": "分\n".encode()}
 
 
@@ -230,7 +231,7 @@ def test_an_archive_without_texts(tmp_path, pack):
         ("a.docx", zipped({"[Content_Types].xml": b"<x/>", "a.txt": b""}), "is a Word, Excel or PowerPoint document"),
         ("a.epub", zipped({"mimetype": b"application/epub+zip", "a.txt": b"x"}), "is an EPUB book, not a text"),
         ("a.odt", zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "is an OpenDocument document, not"),
-        ("a.txt.gz", gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), r"is packed \(gzip\), which cannot be read there: unpack it"),
+        ("a.txt.gz", TWICE, r"is packed \(gzip\), which cannot be read there: unpack it"),
         ("a.pdf.gz", gzip.compress(b"%PDF-1.7", mtime=0), "is a PDF document, not a text"),
     ],
 )  # fmt: skip
