@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,19 @@ def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.Mon
     assert write("tale", "--seed", "3").startswith("gate")
     make(Path("runs/tale"), seed=9)
     assert write("tale", "--greedy") == write("runs/tale", "--greedy")  # the user's own comes first
+
+
+def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write("voyage", "--prefix", "The boat", "--length", "400", "--seed", "1")
+    assert text.startswith("The boat") and len(text) > 400
+    words = re.findall("[a-z]+", text.lower())
+    tale = set(
+        re.findall("[a-z]+", (invocation.PRETRAINED.parent / "corpora" / "voyage.txt").read_text("utf-8").lower())
+    )
+    assert sum(word in tale for word in words) > 0.9 * len(words)
+    assert main(["evaluate", "voyage", "--runtime", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_character"] < 1.5
+    assert sum(file.stat().st_size for file in (invocation.PRETRAINED / "voyage").iterdir()) < 700_000
 
 
 def halve(file: Path) -> None:

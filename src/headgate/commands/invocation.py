@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Collection
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from headgate.run_directory import is_run
 from headgate.setting import LARGEST
 
 RUNS = Path("runs")
-PRETRAINED = Path(str(resources.files("headgate"))) / "pretrained"  # run directories that come with the package
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # run directories that come with the package
 
 
 def command() -> str:

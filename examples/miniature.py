@@ -1,0 +1,28 @@
+"""A run directory in miniature, for sending and packaging: settings, vocabulary, the best weights in bfloat16.
+
+The model that comes with headgate was made so, from ``headgate train voyage`` with the defaults:
+
+    python examples/miniature.py runs/voyage src/headgate/pretrained/voyage
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from headgate.run_directory import RunDirectory
+
+
+def shrink(run: Path, out: Path) -> None:
+    """Write the three files that `headgate generate` reads."""
+    weights = RunDirectory.open(run).weights(best=(run / "best.safetensors").exists())
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json"):
+        (out / name).write_bytes((run / name).read_bytes())
+    halves = {name: torch.from_numpy(value).bfloat16() for name, value in weights.items()}
+    (out / "model.safetensors").write_bytes(save(halves))
+
+
+if __name__ == "__main__":
+    shrink(Path(sys.argv[1]), Path(sys.argv[2]))
