@@ -177,7 +177,8 @@ def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.Mon
 
 def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.CaptureFixture[str]) -> None:
     text = write("voyage", "--prefix", "The boat", "--length", "400", "--seed", "1")
-    assert text.startswith("The boat") and len(text) > 400
+    assert text.startswith("The boat")
+    assert len(text) > 400
     words = re.findall("[a-z]+", text.lower())
     tale = set(
         re.findall("[a-z]+", (invocation.PRETRAINED.parent / "corpora" / "voyage.txt").read_text("utf-8").lower())
@@ -219,7 +220,7 @@ def halve(file: Path) -> None:
         (["--length", str(2**31)], "--length must be at most 2147483647, got 2147483648"),
         (["--beam", str(2**40)], "--beam must be at most 2147483647"),
         (["--top-k", str(2**64)], "--top-k must be at most 2147483647"),
-        (["--seed", "-1"], "--length, --beam and --seed must be at least 0"),
+        (["--seed", "-1"], "--length, --beam, --seed and --threads must be at least 0"),
     ],
 )
 def test_what_generate_refuses(fails, options: list[str], message: str) -> None:
@@ -246,7 +247,7 @@ def test_a_beam_that_no_memory_holds_is_refused(fails, monkeypatch: pytest.Monke
         (["--limit", "5"], "--limit is of TEXT: name one, or omit it"),
         (["voyage", "--rows", str(2**31)], "--rows must be at most 2147483647"),
         (["voyage", "--limit", str(2**40)], "--limit must be at most 2147483647"),
-        (["voyage", "--rows", "-1"], "--limit and --rows must be at least 0"),
+        (["voyage", "--rows", "-1"], "--limit, --rows and --threads must be at least 0"),
     ],
 )
 def test_what_evaluate_refuses(fails, options: list[str], message: str) -> None:

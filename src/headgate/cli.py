@@ -99,9 +99,12 @@ class _Parser(argparse.ArgumentParser):
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
     parser, commands = _parser()
+    if not arguments:
+        print(WELCOME, end="")
+        parser.exit()
     name = next((a for a in arguments if not a.startswith("-")), None)
     if name in commands:
-        flags = [flag for action in commands[name]._actions for flag in action.option_strings]
+        flags = [f for action in commands[name]._actions for f in action.option_strings if f.startswith("--")]
         for argument in itertools.takewhile(lambda a: a != "--", arguments):
             flag = argument.partition("=")[0]
             if flag.startswith("--") and " " not in flag and flag not in flags:
@@ -117,10 +120,33 @@ def _suggestion(word: str, known: Iterable[str], program: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
 
 
+WELCOME = """headgate: train, use and understand gated recurrent units (GRU).
+
+Three commands to try:
+  headgate generate voyage     a model that comes with headgate writes
+  headgate train               train one like it, about three minutes
+  headgate info                what can compute on this machine
+
+'headgate --help' lists all commands, 'headgate train --help' the options of
+one.
+"""
+
+EXAMPLES = {  # that the help of each command begins with
+    "train": ("train", "train poem.txt -o runs/poem --epochs 10", "train --resume -o runs/poem"),
+    "prepare": ("prepare texts/ -o corpora/texts", "train corpora/texts"),
+    "generate": ("generate voyage", 'generate runs/poem -p "The boat" -n 200 -t 0.7', "generate --greedy"),
+    "evaluate": ("evaluate runs/poem", "evaluate runs/poem other.txt", "evaluate voyage --runtime --json"),
+    "fit": ("fit sales.csv --target sold --time month --horizon 12", "fit walks.csv --target kind --group walk"),
+    "predict": ("predict runs/sales", "predict runs/walks new.csv -o kinds.csv"),
+    "runs": ("runs", "runs runs/poems --json"),
+    "compare": ("compare runs/a runs/b -o both.png",),
+}
+
+
 def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
     """The parser, and those of the commands by name."""
     parser = _Parser(prog="headgate", description=headgate.__doc__)
-    parser.add_argument("--version", action="version", version=f"headgate {headgate.__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"headgate {headgate.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, takes, add_arguments, run, text in (
         ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
@@ -142,7 +168,11 @@ def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
         ("info", "", show.add_arguments, show.info, "versions, and what can compute here"),
     ):
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
-        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        examples = "".join(f"  headgate {example}\n" for example in EXAMPLES.get(name, (name,)))
+        command = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.\n\nExamples:\n{examples}", usage=usage,
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         add_arguments(command)
         command.set_defaults(run=run, program=f"headgate {name}")
     return parser, commands.choices

@@ -66,10 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--backtest", type=int, metavar="FOLDS", help="test a forecast in so many folds (0)")
     parser.add_argument("--recipe", metavar="NAME", help="run a recipe instead: 'headgate recipes'")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument("--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)")
+    parser.add_argument("-s", "--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("--quiet", action="store_true", help="print errors only; the run directory has the rest")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
     group = parser.add_argument_group("model settings")
     samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
     for name in {**samples, **forecasts}:

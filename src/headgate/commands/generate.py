@@ -21,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run directory, its name under runs/, or a model that comes with headgate (the newest run)",
     )
     parser.add_argument(
+        "-p",
         "--prefix",
         action="append",
         metavar="TEXT",
         help="how the text starts; may be repeated (as the samples of the run)",
     )
-    parser.add_argument("--length", type=int, default=300, help="how many tokens to write (300)")
+    parser.add_argument("-n", "--length", type=int, default=300, help="how many tokens to write (300)")
     parser.add_argument(
+        "-t",
         "--temperature",
         type=float,
         help=f"below 1: more of what is probable, above 1: less; 0: as --greedy ({TEMPERATURE})",
@@ -39,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, help="above 1: less of what the text has already")
     parser.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
     parser.add_argument(
-        "--seed", type=int, help="seed of the drawing; each prefix has draws of its own (a fresh one, which is printed)"
+        "-s",
+        "--seed",
+        type=int,
+        help="seed of the drawing; each prefix has draws of its own (a fresh one, which is printed)",
     )
     parser.add_argument(
         "--best",

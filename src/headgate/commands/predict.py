@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--coverage", type=float, help="of a forecast's interval; 0: none (0.8)")
     parser.add_argument("--probabilities", action="store_true", help="of a classifier: also that of each class")
-    parser.add_argument("--out", metavar="FILE", help="write .csv or .parquet (CSV on standard output)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write .csv or .parquet (CSV on standard output)")
 
 
 def run(options: argparse.Namespace) -> int:

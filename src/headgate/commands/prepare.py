@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORPUS",
         help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists; several become one",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
     parser.add_argument("--processes", type=int, default=0, help="processes that tokenize; 0: one a processor (0)")
     parser.add_argument("--seed", type=int, help="of the sample that bpe learns from, if one is needed (0)")
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for f in dataclasses.fields(TextSettings):
         if f.name in SETTINGS:

@@ -39,7 +39,9 @@ def runs(options: argparse.Namespace) -> int:
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="RUN", help="run directories of language models")
-    parser.add_argument("--out", default="compare.png", metavar="FILE", help="the picture of all curves (compare.png)")
+    parser.add_argument(
+        "-o", "--out", default="compare.png", metavar="FILE", help="the picture of all curves (compare.png)"
+    )
     parser.add_argument("--json", action="store_true", help="the differences as JSON")
 
 

@@ -36,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists (voyage)",
     )
     parser.add_argument("--recipe", help="start from the settings of a recipe: 'headgate recipes', or a .toml file")
-    parser.add_argument("--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest of that name)")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("--quiet", action="store_true", help="print errors only; the run directory has the rest")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(f"{section} settings")
