@@ -1,7 +1,6 @@
 """Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
 
 import contextlib
-import io
 import json
 import os
 import struct
@@ -14,8 +13,6 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
 from headgate.errors import InputError
-
-PICTURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 
 
 def write_durably(file: Path, content: bytes) -> None:
@@ -45,25 +42,6 @@ def write_whole(file: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(file)) from None
         raise
-
-
-def write_figure(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write a picture of matplotlib's in the format that its name ends in, as a whole."""
-    content = io.BytesIO()
-    figure.savefig(content, format=picture_format(path))
-    write_whole(Path(path), content.getvalue())
-
-
-def picture_format(path: str | os.PathLike[str]) -> str:
-    """The format that the name of a picture ends in. InputError for others than ``PICTURES``.
-
-    >>> picture_format("chart.SVG")
-    'svg'
-    """
-    ending = Path(path).suffix.removeprefix(".").lower()
-    if ending not in PICTURES:
-        raise InputError(f"the name of a picture must end in .{', .'.join(PICTURES)}, got {os.fspath(path)}: rename it")
-    return ending
 
 
 def format_json(value: Any, *, indent: int | None = None) -> bytes:
