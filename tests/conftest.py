@@ -1,6 +1,7 @@
 """What several test files use: the textbook's corpora, and a comparison of tensors that names the worst place."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
+
+for _number in (
+    signal.SIGINT,
+    signal.SIGHUP,
+):  # ignored under nohup and in the background of a shell, and so in children
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
