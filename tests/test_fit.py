@@ -275,4 +275,4 @@ def test_without_scikit_learn_the_extra_is_named(tables: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 2
-    assert "pip install 'headgate[estimators]'" in done.stderr
+    assert "pip install '.[estimators]'" in done.stderr

@@ -298,7 +298,7 @@ def test_a_mount_point_a_small_disk_and_a_link(
         assert (tmp_path / "link").is_symlink()
         before = (disk / "model.safetensors").read_bytes()
         message = fails("fit", table, *ROWS, "--out", disk, "--overwrite", "--hidden-size", "600")
-        assert message.startswith(f"{disk} cannot hold the 4.")
+        assert message.startswith(f"{disk} cannot hold the 5.")
         assert ": No space left on device: make room, or name another directory" in message
         assert (disk / "model.safetensors").read_bytes() == before
         out = disk / "p.csv"
@@ -510,11 +510,8 @@ def test_pictures_are_what_their_names_say(tmp_path: Path, monkeypatch: pytest.M
     for ending, begin in begins.items():
         forecaster.plot(path=tmp_path / f"x.{ending}")
         assert (tmp_path / f"x.{ending}").read_bytes().startswith(begin)
-    for name in ("x.bmp", "x"):
-        with pytest.raises(
-            ValueError, match=r"must end in \.png, \.svg, \.pdf, \.jpg, \.jpeg, \.webp, got .*x.*: rename it$"
-        ):
-            forecaster.plot(path=tmp_path / name)
+    with pytest.raises(ValueError, match=r"^a picture cannot be written as x\.bmp: its name must end with \..*\.png"):
+        forecaster.plot(path=tmp_path / "x.bmp")
     before = (tmp_path / "x.png").read_bytes()
 
     def full(*_: Any) -> None:

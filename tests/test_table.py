@@ -105,7 +105,7 @@ def test_roles_survive_json() -> None:
     ("target", "given", "message"),
     [
         ("prise", {}, "the table has no column prise: did you mean price or ride?"),
-        ("price", {"group": "rid"}, "the table has no column rid: did you mean ride or price?"),
+        ("price", {"group": "rid"}, "the table has no column rid: did you mean ride?"),
         ("price", {"features": ["price"]}, "column price is used twice: --target, --time, --group and --features must "
          "name different columns"),
         ("price", {"forecast": True}, "a forecast needs the column that orders the steps: name it with --time"),

@@ -22,9 +22,9 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it is for the whole program
     if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", encoding="utf-8")
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it is for the whole program
     codecs.register_error("headgate.escape", _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace"):

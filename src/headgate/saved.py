@@ -214,9 +214,9 @@ def _names(folder: Path) -> set[str]:
 
 def _listed(config: Mapping[str, Any]) -> dict[str, str] | None:
     """The files that a config.json names, with their checksums; None in the format before. ValueError for nonsense."""
-    listed = config.get("files")
-    if listed is None:
+    if "files" not in config:
         return None
+    listed = config["files"]
     if not isinstance(listed, dict) or not all(
         re.fullmatch(_NAME, name) and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
         for name, digest in listed.items()

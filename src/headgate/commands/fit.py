@@ -168,7 +168,7 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
 
 def _refuse_beside_recipe(options: argparse.Namespace) -> None:
     """InputError for the first flag that a recipe does not look at."""
-    looked_at = {"recipe", "seed", "quiet", "run", "flags"}
+    looked_at = {"recipe", "seed", "quiet", "run", "program"}
     absent: dict[str, Any] = {"task": "auto", "overwrite": False}
     for name, value in vars(options).items():
         if name not in looked_at and value != absent.get(name):
@@ -262,7 +262,8 @@ class _Work:
         if getattr(e, "strategy", "") == "direct":
             F, self.outputs = 1 + e.horizon * len(self.roles.features), e.horizon
         weights = sum(3 * D * H * ((D * H if layer else F) + H + 2) for layer in range(int(e.num_layers)))
-        return 4 * (weights + self.outputs * (D * H + 1)) + 8 * self.numbers + 300 * int(e.epochs) + 500_000
+        epochs = 300 if e.epochs == "auto" else int(e.epochs)  # of which the log has a line each
+        return 4 * (weights + self.outputs * (D * H + 1)) + 8 * self.numbers + 300 * epochs + 500_000
 
 
 def _claimed(stack: contextlib.ExitStack, options: argparse.Namespace, size: int) -> "tuple[Path, Place]":
