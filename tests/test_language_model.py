@@ -145,7 +145,7 @@ def test_adaptive() -> None:
 
 def test_heads_that_do_not_fit() -> None:
     message = (
-        "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = 64 and hidden = 9: "
+        "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = 128 and hidden = 9: "
         "set embedding to 9, or take another head"
     )
     for make in (
