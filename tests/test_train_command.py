@@ -163,7 +163,7 @@ def test_a_model_larger_than_memory_is_refused(fails, size: tuple[str, str]) -> 
 
 
 def test_a_large_model_that_would_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings().replaced(hidden=512, layers=2, embedding=64)
+    settings = Settings().replaced(hidden=512, layers=2, embedding=64, steps=35)
     model = language_model.LanguageModel(settings.model, 100)
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert 0.9 * 4 * weights < capacity.needed(settings, 100) < 4 * weights + 4 * 32 * 35 * 512 * 2 * 4
