@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import unicodedata
 from typing import Any
 
 
@@ -64,3 +65,21 @@ def discard(stream: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def columns(text: str) -> int:
+    """The columns that a text takes in a terminal: two for a Chinese character, none for a combining mark.
+
+    >>> columns("分开"), columns("e\u0301")
+    (4, 1)
+    """
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def padded(text: str, width: int) -> str:
+    """A text with spaces behind it, so that it takes ``width`` columns of a terminal.
+
+    >>> padded("分开", 6) + "|"
+    '分开  |'
+    """
+    return text + " " * (width - columns(text))

@@ -47,8 +47,9 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """The settings that differ, where each run ended, and all curves in one picture."""
-    from headgate.curve import check_picture, draw_comparison
+    from headgate.curve import draw_comparison
     from headgate.overview import differences, look
+    from headgate.pictures import check_picture
     from headgate.run_directory import RunDirectory
 
     if len(options.paths) < 2:
