@@ -79,6 +79,7 @@ FLOORS: dict[str, tuple[int, bool]] = {
     "commands": (8, False),
     "commands.invocation": (7, False),
     "noise": (6, True),
+    "commands.help": (7, False),
     "commands.train": (8, False),
     "commands.generate": (8, False),
     "commands.fit": (8, False),

@@ -151,8 +151,3 @@ def test_chinese_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture, ki
         draw_comparison({"runs/歌词": LOG}, tmp_path / f"c.{kind}")
         draw_forecast([(series, np.arange(5.0), None, None)], coverage=0.8, path=tmp_path / f"f.{kind}")
     assert not caplog.records
-
-
-def test_long_names_are_shortened_in_the_middle() -> None:
-    assert pictures.shortened("runs/short") == "runs/short"
-    assert pictures.shortened("运行" * 30, 21) == "运行运行运…行运行运行"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headgate import pictures
+from headgate.console import shortened
 from headgate.recipe import Published
 
 
@@ -29,7 +30,7 @@ def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) ->
     The format of the file is what its name says."""
     with _plot(path, "perplexity", title="solid: held out; dashed: training", beside=True) as (axes, epochs):
         for number, (name, log) in enumerate(logs.items()):
-            label = pictures.shortened(name)
+            label = shortened(name, 32)
             for key, dashes in (("held_out_perplexity", "-"), ("perplexity", "--")):
                 drawn = _line(axes, _ends(log), key, color=f"C{number % 10}", linestyle=dashes, label=label)
                 label = "" if drawn else label

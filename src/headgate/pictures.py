@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headgate import console, files
+from headgate import files
 from headgate.errors import InputError
 
 FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -87,22 +87,6 @@ def rendered(figure: Any, kind: str) -> bytes:
             stacklevel=2,
         )
     return content.getvalue()
-
-
-def shortened(name: str, width: int = 32) -> str:
-    """A name that a legend has room for, without its middle where it is long; Chinese characters count twice.
-
-    >>> shortened("runs/" + "a" * 40, 12)
-    'runs/…aaaaaa'
-    """
-    if console.columns(name) <= width:
-        return name
-    head, tail = "", ""
-    while console.columns(head + name[len(head)]) <= (width - 1) // 2:
-        head += name[len(head)]
-    while console.columns(head + name[-len(tail) - 1] + tail) <= width - 1:
-        tail = name[-len(tail) - 1] + tail
-    return f"{head}…{tail}"
 
 
 def logarithmic_ticks(low: float, high: float) -> list[float]:

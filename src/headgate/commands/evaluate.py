@@ -24,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run directory, its name under runs/, or a model that comes with headgate (the newest run)",
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a corpus as for train (the run's held-out part)")
-    parser.add_argument("--limit", type=int, default=0, help="the first so many characters of TEXT; 0: all (0)")
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="only the first N characters of TEXT; 0: all (0)"
+    )
     parser.add_argument(
         "--rows",
         type=int,
         default=0,
-        help="read the text in so many pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, "
-        "at most 32 (0)",
+        metavar="N",
+        help="read the text in N pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, at most 32 (0)",
     )
     parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
     parser.add_argument("--runtime", action="store_true", help="compute without torch")

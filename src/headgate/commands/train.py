@@ -27,6 +27,9 @@ if typing.TYPE_CHECKING:
     from headgate.training import Result
 
 
+COMMON = ("epochs", "hidden", "layers", "dropout", "batch", "steps", "learning_rate", "patience", "seed")  # settings
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "corpus",
@@ -35,18 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORPUS",
         help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists (voyage)",
     )
-    parser.add_argument("--recipe", help="start from the settings of a recipe: 'headgate recipes', or a .toml file")
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest of that name)")
+    settings = {f.name: (f, kind) for kind in SECTIONS.values() for f in dataclasses.fields(kind)}
+    for name in COMMON:
+        f, kind = settings[name]
+        add_setting(parser, f, typing.get_type_hints(kind)[name])
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="start from the settings of a recipe: 'headgate recipes', or a .toml file"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for section, kind in SECTIONS.items():
-        group = parser.add_argument_group(f"{section} settings")
+        group = parser.add_argument_group(f"settings of the {section}")
         for f in dataclasses.fields(kind):
-            if f.name != "corpus":
+            if f.name not in ("corpus", *COMMON):
                 add_setting(group, f, typing.get_type_hints(kind)[f.name])
 
 
