@@ -14,6 +14,10 @@ import pytest
 from headgate import console
 from headgate.cli import _parser, main
 from headgate.commands.help import EXAMPLES, WELCOME, highlighted
+from headgate.configuration import Settings
+from headgate.report import Report
+from headgate.run_directory import RunDirectory
+from headgate.tokenizer import CharacterTokenizer
 
 COMMANDS = sorted(_parser()[1])
 ESCAPE = re.compile(r"\x1b\[\d+m")
@@ -187,3 +191,37 @@ def test_states_are_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "stdout", Terminal())
     console.print_table([("run", "state"), ("a", "damaged")], "<<", {"damaged": "red"})
     assert sys.stdout.getvalue() == "\x1b[1mrun\x1b[0m  \x1b[1mstate\x1b[0m\na    \x1b[31mdamaged\x1b[0m\n"
+
+
+def test_generated_text_breaks_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "The boat was below the sluice, and so\nwere we. 分开的时候我们站在水闸边上听雨 end"
+    assert console.fitted(text) == text
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    lines = console.fitted(text).split("\n")
+    assert lines == ["The boat was below", "the sluice, and so", "were we. 分开的时候", "我们站在水闸边上听雨", "end"]
+    assert console.fitted("x" * 45) == "\n".join(["x" * 20, "x" * 20, "x" * 5])
+    assert console.fitted("") == ""
+
+
+def test_reports_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings().replaced(epochs=24)
+    run = RunDirectory.create(tmp_path / "run", settings, CharacterTokenizer.from_text("abc"), {})
+    report = Report(run)
+    report.begin(0, 24 * 122)
+    entry = {"epoch": 24, "step": 2928, "perplexity": 1234.5678, "held_out_perplexity": 1234.5678,
+             "tokens_per_second": 123456.7, "skipped": 0}  # fmt: skip
+    report.entry(entry, end_of_epoch=True)
+    report.close()
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.split()[:5] == ["epoch", "24/24", "step", "2928", "perplexity"]
+    assert len(line) <= 80
+
+
+@pytest.mark.parametrize("name", ["recipes", "corpora"])
+def test_lists_fit_80_columns(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([name]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if os.sep not in line]
+    assert len(lines) > 5
+    assert max(map(console.columns, lines)) <= 80

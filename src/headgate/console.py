@@ -120,6 +120,26 @@ def print_table(rows: Sequence[Sequence[str]], aligned: str, looks: Mapping[str,
         print("  ".join(cells).rstrip())
 
 
+def fitted(text: str) -> str:
+    """A text as it is; on a terminal with its long lines broken between words, or between Chinese characters."""
+    if not sys.stdout.isatty():
+        return text
+    width, lines = shutil.get_terminal_size().columns, []
+    for line in text.split("\n"):
+        while columns(line) > width:
+            end = 1
+            while columns(line[: end + 1]) <= width:
+                end += 1
+            space = end if line[end] == " " else line.rfind(" ", 0, end)
+            wide = columns(line[space + 1 : end]) > end - space - 1
+            if space > 0 and not wide:
+                end = space
+            lines.append(line[:end])
+            line = line[end:].removeprefix(" ")
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def coloured(stream: Any) -> bool:
     """Say whether colours go to a stream: to a terminal, unless NO_COLOR is set; also elsewhere if FORCE_COLOR is."""
     if os.environ.get("NO_COLOR"):

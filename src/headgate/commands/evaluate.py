@@ -115,8 +115,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     print(
-        f"{name}: {result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
-        f"{result.bits_per_character:.4f} bits a character"
+        f"{name}:\n{result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
+        f"{result.bits_per_character:.4f} bits per character"
     )
     if options.weights != "float32":
         print(f"with weights in {options.weights}; in float32 the perplexity is {exact.perplexity:.4f} ({lost:+.3%})")

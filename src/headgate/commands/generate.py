@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from headgate.commands.invocation import check_largest, find_run
-from headgate.console import print_json, tell
+from headgate.console import fitted, print_json, tell
 from headgate.errors import InputError
 from headgate.kernels.native import PRECISIONS
 
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     _check_beam(options.beam, runtime)
     for number, prefix in enumerate(prefixes):
         own = seed_of(seed, number)
+        if number and sys.stdout.isatty():
+            print()  # between texts that may have several lines
         if options.stream:
             print(prefix, end="", flush=True)
             for piece in runtime.stream(prefix, options.length, sampling, seed=own):
@@ -109,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(answer)
         else:
-            print(answer["text"])
+            print(fitted(answer["text"]))
     return 0
 
 
