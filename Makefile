@@ -74,16 +74,26 @@ clean:
 .venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "== making .venv: downloads PyTorch and what else is needed (1.5 GB on the disk) and compiles the native library;"
-	@echo "   two to four minutes"
+	@echo "== 1 of 3: making a Python environment, .venv"
 	@$(PYTHON) -m venv .venv
+	@echo "== 2 of 3: downloading and installing PyTorch and what else is needed, 1.5 GB on the disk: about two minutes;"
+	@echo "   several GB and longer where pip takes a PyTorch with CUDA"
+	@$(call requirements,train estimators bpe tensorboard) >.venv/requirements.txt
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/requirements.txt
+	@echo "== 3 of 3: compiling the native library: about two minutes on two cores"
 	@CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$($(PYTHON) -c 'import os; print(os.cpu_count())')} \
 	  MAKEFLAGS= $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
 .venv/test-ready: .venv/ready
-	@echo "== adding the tools of the tests to .venv: half a minute"
-	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' \
-	  >.venv/test.txt
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/test.txt
+	@echo "== adding the tools of the tests to .venv: about half a minute"
+	@$(call requirements,test) >.venv/requirements.txt
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/requirements.txt
 	@touch $@
+
+# Prints the dependencies of the package and of some of its extras, which pip can then install before the package.
+define requirements
+$(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  extras = (name for extra in sys.argv[1:] for name in project["optional-dependencies"][extra]); \
+  print(*project["dependencies"], *(name for name in extras if not name.startswith("headgate")), sep="\n")' $(1)
+endef

@@ -50,7 +50,7 @@ def test_train_leaves_a_run(
     (tmp_path / "canal.txt").write_text(TEXT)
     assert main(["train", "canal.txt", *SMALL]) == 0
     output = capsys.readouterr().out
-    assert "732 characters, vocabulary 20; 586 tokens to train on, 146 held out" in output
+    assert "732 characters, vocabulary 20\n586 tokens to train on, 146 held out\n" in output
     assert output.count("perplexity") >= 5
     assert "finished: 48 steps, 3 epochs" in output
     assert output.endswith("generate runs/canal\n")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import headgate
 from headgate import console
 from headgate.commands import evaluate, fit, generate, predict, prepare, runs, show, train
+from headgate.commands import help as pages
 from headgate.errors import EXTRAS, InputError, not_installed, similar
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = _sentence(error)
             if message is None:
                 raise
-            console.tell(f"headgate: {message}")
+            console.tell_error(message)
             try:
                 sys.stdout.flush()
             except OSError:
@@ -80,10 +81,19 @@ def _sentence(error: Exception) -> str | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
+    """A parser whose errors are one sentence, and whose help is laid out and coloured by headgate.commands.help."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=pages.Layout, add_help=False, allow_abbrev=False)
+        self.color = False  # Python 3.14 has colours of its own
+
+    def print_help(self, file: Any = None) -> None:
+        stream, text = file or sys.stdout, self.format_help()
+        stream.write(pages.highlighted(text) if console.coloured(stream) else text)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"headgate: {message}: '{self.prog} --help' says what can be given\n")
+        console.tell_error(f"{message}: '{self.prog} --help' says what can be given")
+        self.exit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -100,7 +110,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
     parser, commands = _parser()
     if not arguments:
-        print(WELCOME, end="")
+        print(pages.highlighted(pages.WELCOME) if console.coloured(sys.stdout) else pages.WELCOME, end="")
         parser.exit()
     name = next((a for a in arguments if not a.startswith("-")), None)
     if name in commands:
@@ -120,59 +130,36 @@ def _suggestion(word: str, known: Iterable[str], program: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
 
 
-WELCOME = """headgate: train, use and understand gated recurrent units (GRU).
-
-Three commands to try:
-  headgate generate voyage     a model that comes with headgate writes
-  headgate train               train one like it, about three minutes
-  headgate info                what can compute on this machine
-
-'headgate --help' lists all commands, 'headgate train --help' the options of
-one.
-"""
-
-EXAMPLES = {  # that the help of each command begins with
-    "train": ("train", "train poem.txt -o runs/poem --epochs 10", "train --resume -o runs/poem"),
-    "prepare": ("prepare texts/ -o corpora/texts", "train corpora/texts"),
-    "generate": ("generate voyage", 'generate runs/poem -p "The boat" -n 200 -t 0.7', "generate --greedy"),
-    "evaluate": ("evaluate runs/poem", "evaluate runs/poem other.txt", "evaluate voyage --runtime --json"),
-    "fit": ("fit sales.csv --target sold --time month --horizon 12", "fit walks.csv --target kind --group walk"),
-    "predict": ("predict runs/sales", "predict runs/walks new.csv -o kinds.csv"),
-    "runs": ("runs", "runs runs/poems --json"),
-    "compare": ("compare runs/a runs/b -o both.png",),
-}
-
-
 def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
     """The parser, and those of the commands by name."""
-    parser = _Parser(prog="headgate", description=headgate.__doc__)
-    parser.add_argument("-V", "--version", action="version", version=f"headgate {headgate.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser = _Parser(prog="headgate", description=pages.ABOUT, usage="headgate COMMAND [options]")
+    commands = parser.add_subparsers(title="commands", prog="headgate", metavar="COMMAND", required=True)
+    parser.add_argument("-h", "--help", action="help", help="show this page")
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"headgate {headgate.__version__}", help="print the version"
+    )
     for name, takes, add_arguments, run, text in (
         ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
-        ("prepare", "CORPUS --out DIR", prepare.add_arguments, prepare.run, "tokenize texts of any size to train on"),
-        ("generate", "RUN", generate.add_arguments, generate.run, "let a trained model write"),
-        ("evaluate", "RUN [TEXT]", evaluate.add_arguments, evaluate.run, "how well a trained model predicts a text"),
-        (
-            "fit",
-            "DATA --target COLUMN",
-            fit.add_arguments,
-            fit.run,
-            "fit sequences to numbers or classes, or forecast series",
-        ),
-        ("predict", "RUN [DATA]", predict.add_arguments, predict.run, "what a fitted model says"),
+        ("generate", "[RUN]", generate.add_arguments, generate.run, "let a trained model write"),
+        ("evaluate", "[RUN [TEXT]]", evaluate.add_arguments, evaluate.run, "say how well a model predicts a text"),
+        ("fit", "DATA --target COLUMN", fit.add_arguments, fit.run, "learn from a table to predict or to forecast"),
+        ("predict", "RUN [DATA]", predict.add_arguments, predict.run, "predict with what fit has learned"),
         ("runs", "[DIR]", runs.add_runs_arguments, runs.runs, "list runs: their state, perplexity, age and size"),
-        ("compare", "RUN RUN", runs.add_compare_arguments, runs.compare, "where runs differ, and their curves"),
+        (
+            "compare",
+            "RUN RUN ...",
+            runs.add_compare_arguments,
+            runs.compare,
+            "show where runs differ, and their curves",
+        ),
+        ("prepare", "CORPUS --out DIR", prepare.add_arguments, prepare.run, "tokenize texts of any size to train on"),
         ("recipes", "", show.add_arguments, show.recipes, "list the experiments that come with headgate"),
         ("corpora", "", show.add_arguments, show.corpora, "list the texts that have a name, and where they are"),
-        ("info", "", show.add_arguments, show.info, "versions, and what can compute here"),
+        ("info", "", show.add_arguments, show.info, "show versions, and what can compute here"),
     ):
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
-        examples = "".join(f"  headgate {example}\n" for example in EXAMPLES.get(name, (name,)))
-        command = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.\n\nExamples:\n{examples}", usage=usage,
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        command = commands.add_parser(name, help=text, description=pages.described(name, text), usage=usage)
         add_arguments(command)
+        command.add_argument("-h", "--help", action="help", help="show this page")
         command.set_defaults(run=run, program=f"headgate {name}")
     return parser, commands.choices

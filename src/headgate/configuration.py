@@ -23,7 +23,7 @@ class TextSettings:
         "space, lines joined without one (the textbook's preparation of The Time Machine)",
         choices=("keep", "spaces", "letters"),
     )
-    limit: int = setting(0, "use the first so many characters; 0: all", low=0)
+    limit: int = setting(0, "use only the first N characters; 0: all", low=0)
     documents: str = setting(
         "one",
         "one: all of it is one text; files, lines: each file, or each line that is not empty, is a document of its "
@@ -83,7 +83,7 @@ class TrainingSettings:
     batch: int = setting(32, "sequences in a step", low=1)
     steps: int = setting(64, "time steps of a sequence", low=1)
     accumulate: int = setting(
-        1, "compute each batch in so many parts, one after the other: the same steps with less memory", low=1
+        1, "compute each batch in N parts, one after the other: the same steps with less memory", low=1
     )
     partition: str = setting(
         "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
@@ -103,14 +103,14 @@ class TrainingSettings:
     warmup: int = setting(0, "optimizer steps of linear warm-up", low=0)
     plateau: int = setting(3, "epochs without improvement before schedule plateau halves the rate", low=1)
     clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
-    patience: int = setting(0, "stop after so many epochs without a better held-out loss; 0: never", low=0)
+    patience: int = setting(0, "stop after N epochs without a better held-out loss; 0: never", low=0)
     seed: int = setting(0, "seed of everything random", low=0)
     device: str = setting("cpu", "what computes: cuda and mps are GPUs", choices=("cpu", "cuda", "mps"))
     precision: str = setting("32", "on a GPU: float32, or mixed with bfloat16 or float16", choices=("32", "bf16", "16"))
     threads: int = setting(0, "threads of the computation; 0: one for each processor", low=0, below=1025)
     backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
-    max_steps: int = setting(0, "stop, resumably, after so many optimizer steps in all; 0: after --epochs", low=0)
-    report_every: int = setting(500, "report every so many steps, and at each epoch's end", low=1)
+    max_steps: int = setting(0, "stop, resumably, after N optimizer steps in all; 0: after --epochs", low=0)
+    report_every: int = setting(500, "report every N steps, and at each epoch's end", low=1)
     checkpoint_every: int = setting(0, "steps between checkpoints; 0: one a minute", low=0)
     tensorboard: bool = setting(False, "write the reports to events/ of the run as well, for TensorBoard")
     sample_every: int = setting(10, "epochs between samples of the model's writing; 0: none", low=0)

@@ -4,7 +4,10 @@ import codecs
 import io
 import json
 import os
+import shutil
 import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -59,8 +62,97 @@ def tell(message: str) -> None:
         discard(sys.stderr)
 
 
+def tell_error(message: str) -> None:
+    """Print what is wrong to standard error."""
+    tell(f"{painted('headgate:', 'red') if coloured(sys.stderr) else 'headgate:'} {message}")
+
+
 def discard(stream: Any) -> None:
     """Send what is written to a stream from now on to the null device: nobody reads it, or there is no room for it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def columns(text: str) -> int:
+    """The columns that a text takes in a terminal: two for a Chinese character, none for a combining mark.
+
+    >>> columns("分开"), columns("e\u0301")
+    (4, 1)
+    """
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in at most ``width`` columns, without its middle where it is long.
+
+    >>> shortened("runs/" + "a" * 40, 12)
+    'runs/…aaaaaa'
+    """
+    if columns(name) <= width:
+        return name
+    head, tail = "", ""
+    while columns(head + name[len(head)]) <= (width - 1) // 2:
+        head += name[len(head)]
+    while columns(head + name[-len(tail) - 1] + tail) <= width - 1:
+        tail = name[-len(tail) - 1] + tail
+    return f"{head}…{tail}"
+
+
+def print_table(rows: Sequence[Sequence[str]], aligned: str, looks: Mapping[str, str] | None = None) -> None:
+    """Print rows of cells, the first of them the heading, in columns that are ``aligned`` ("<" or ">" each).
+
+    On a terminal the first column is shortened so that lines fit, the heading is bold, and cells that ``looks`` names
+    have its colour.
+    """
+    widths = [max(columns(row[i]) for row in rows) for i in range(len(aligned))]
+    if sys.stdout.isatty():
+        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        widths[0] = max(widths[0] - max(excess, 0), min(widths[0], 12))
+    colors = coloured(sys.stdout)
+    for number, row in enumerate(rows):
+        cells = []
+        for cell, width, side in zip((shortened(row[0], widths[0]), *row[1:]), widths, aligned, strict=True):
+            gap = " " * (width - columns(cell))
+            look = "bold" if number == 0 else (looks or {}).get(cell)
+            shown = painted(cell, look) if colors and look and cell else cell
+            cells.append(gap + shown if side == ">" else shown + gap)
+        print("  ".join(cells).rstrip())
+
+
+def fitted(text: str) -> str:
+    """A text as it is; on a terminal with its long lines broken between words, or between Chinese characters."""
+    if not sys.stdout.isatty():
+        return text
+    width, lines = shutil.get_terminal_size().columns, []
+    for line in text.split("\n"):
+        while columns(line) > width:
+            end = 1
+            while columns(line[: end + 1]) <= width:
+                end += 1
+            space = end if line[end] == " " else line.rfind(" ", 0, end)
+            wide = columns(line[space + 1 : end]) > end - space - 1
+            if space > 0 and not wide:
+                end = space
+            lines.append(line[:end])
+            line = line[end:].removeprefix(" ")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def coloured(stream: Any) -> bool:
+    """Say whether colours go to a stream: to a terminal, unless NO_COLOR is set; also elsewhere if FORCE_COLOR is."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    old_windows = os.name == "nt" and not os.environ.get("WT_SESSION")
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not old_windows
+
+
+def painted(text: str, look: str) -> str:
+    """A text as a terminal shows it bold, or in a colour."""
+    return f"\x1b[{LOOKS[look]}m{text}\x1b[0m"
+
+
+LOOKS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}  # of ANSI's escape sequences

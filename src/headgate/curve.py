@@ -1,100 +1,79 @@
 """Pictures of a run: perplexity, or the loss, over epochs, on a logarithmic scale."""
 
-import io
-import os
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headgate import files
-from headgate.errors import InputError
+from headgate import pictures
+from headgate.console import shortened
 from headgate.recipe import Published
-
-FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf", ".jpg": "jpeg", ".jpeg": "jpeg"}
-
-
-def check_picture(path: Path) -> None:
-    """InputError where a picture cannot have such a name, or there is no directory for it."""
-    if path.suffix.lower() not in FORMATS:
-        *most, last = FORMATS
-        raise InputError(f"{path}: the name of a picture must end in {', '.join(most)} or {last}, which is its format")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no directory {path.parent}: make it, or name another place")
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write a picture: all of it or nothing. A link is followed."""
-    check_picture(path)
-    content = io.BytesIO()
-    figure.savefig(content, format=FORMATS[path.suffix.lower()])
-    files.write_whole(Path(os.path.realpath(path)), content.getvalue())
 
 
 def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, published: Sequence[Published] = ()) -> None:
     """Draw the reports of a log (:meth:`RunDirectory.log`), with the published numbers as points.
 
     The format of the file is what its name says."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    ends = list({entry["epoch"]: entry for entry in log}.values())  # the last report of each epoch
-    for key, label, color in (("perplexity", "training", "C0"), ("held_out_perplexity", "held out", "C1")):
-        points = [(e["epoch"], e[key]) for e in ends if e.get(key) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), color, label=label, marker="." if len(points) < 30 else "")
-    for index, number in enumerate(published):
-        label = "" if index else "published"
-        low, high = number.bounds
-        axes.plot([number.epoch] * 2, [low, high], "ko-", markersize=5, markerfacecolor="none", label=label)
-    axes.set(xlabel="epoch", ylabel="perplexity", yscale="log", title=title)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if axes.get_ylim()[1] > 20 * axes.get_ylim()[0]:
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(alpha=0.3, which="both")
-    if axes.has_data():
-        axes.legend()
-    _save(figure, path)
+    with _plot(path, "perplexity", title=title) as (axes, epochs):
+        for key, label, color in (("perplexity", "training", "C0"), ("held_out_perplexity", "held out", "C1")):
+            epochs += _line(axes, _ends(log), key, color=color, label=label)
+        for index, number in enumerate(published):
+            label = "" if index else "published"
+            low, high = number.bounds
+            axes.plot([number.epoch] * 2, [low, high], "ko-", markersize=5, markerfacecolor="none", label=label)
+            epochs.append(number.epoch)
 
 
 def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
     """Draw the perplexity of several runs: solid where held out, dashed in training.
 
     The format of the file is what its name says."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (name, log) in enumerate(logs.items()):
-        ends = list({entry["epoch"]: entry for entry in log}.values())  # the last report of each epoch
-        label = name
-        for key, style in (("held_out_perplexity", "-"), ("perplexity", "--")):
-            points = [(e["epoch"], e[key]) for e in ends if e.get(key) is not None]
-            if points:
-                marker = "." if len(points) < 30 else ""
-                axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label, marker=marker)
-                label = ""
-    axes.set(xlabel="epoch", ylabel="perplexity (solid: held out, dashed: training)", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    if axes.has_data():
-        axes.legend(fontsize="small")
-    _save(figure, path)
+    with _plot(path, "perplexity", title="solid: held out; dashed: training", beside=True) as (axes, epochs):
+        for number, (name, log) in enumerate(logs.items()):
+            label = shortened(name, 32)
+            for key, dashes in (("held_out_perplexity", "-"), ("perplexity", "--")):
+                drawn = _line(axes, _ends(log), key, color=f"C{number % 10}", linestyle=dashes, label=label)
+                label = "" if drawn else label
+                epochs += drawn
 
 
 def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
     """Draw the losses of a fit, and the held-out ones where there are any, into a file."""
+    with _plot(path, "mean loss", title="") as (axes, epochs):
+        for key, label, color in (("loss", "training", "C0"), ("held_out", "held out", "C1")):
+            epochs += _line(axes, history, key, color=color, label=label)
+
+
+def _ends(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last report of each epoch."""
+    return list({entry["epoch"]: entry for entry in log}.values())
+
+
+def _line(axes: Any, entries: Sequence[dict[str, Any]], key: str, **looks: Any) -> list[int]:
+    """Draw one number of some reports as a line; returns the epochs that have it."""
+    points = [(entry["epoch"], entry[key]) for entry in entries if entry.get(key) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", **looks)
+    return [int(epoch) for epoch, _ in points]
+
+
+@contextlib.contextmanager
+def _plot(path: Path, ylabel: str, *, title: str, beside: bool = False) -> Iterator[tuple[Any, list[int]]]:
+    """Context manager: axes to draw in, and a list for the epochs drawn; at its end the picture is written. The legend
+    is above the axes, or beside them."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for key, label in (("loss", "training"), ("held_out", "held out")):
-        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
-    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    _save(figure, path)
+    settings: Any = pictures.style()  # typed by matplotlib as a dict of its five hundred names
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(8.4 if beside else 7, 4.4), layout="constrained")
+        axes, epochs = figure.add_subplot(), list[int]()
+        yield axes, epochs
+        axes.set_ylabel(ylabel)
+        axes.set_title(title, loc="left")
+        pictures.make_logarithmic(axes)
+        pictures.whole_epochs(axes, epochs)
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            figure.legend(loc="outside right upper" if beside else "outside upper right", ncols=1 if beside else 3)
+        pictures.save(figure, path)

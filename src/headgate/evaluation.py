@@ -47,7 +47,7 @@ def perplexity(loss: float) -> float:
 
 
 def bits_per_character(loss: float, characters_per_token: float = 1.0) -> float:
-    """A loss in nats a token as bits a character.
+    """A loss in nats per token as bits per character.
 
     >>> bits_per_character(math.log(8), 1.0)
     3.0

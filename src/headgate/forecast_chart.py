@@ -1,6 +1,5 @@
 """A picture of forecasts: the end of each history, the forecast, its interval, and what came."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from headgate import pictures
 from headgate.errors import InputError
 from headgate.files import write_whole
 from headgate.series import Series
-
-DPI = 200  # twice matplotlib's own
 
 
 def draw_forecast(
@@ -29,7 +27,7 @@ def draw_forecast(
     """
     import matplotlib
 
-    settings: Any = style or {}  # typed by matplotlib as a dict of its five hundred names
+    settings: Any = {**pictures.style(), **(style or {})}  # typed by matplotlib as a dict of its five hundred names
     with matplotlib.rc_context(settings):
         figure = _figure(len(charts))
         for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
@@ -47,10 +45,8 @@ def _figure(charts: int) -> Any:
         """A Figure that a notebook shows, also where neither pyplot nor a backend of IPython is loaded."""
 
         def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-            content = io.BytesIO()
-            self.savefig(content, format="png", dpi=DPI)
             width, height = self.get_size_inches() * 100
-            return content.getvalue(), {"width": int(width), "height": int(height)}
+            return pictures.rendered(self, "png"), {"width": int(width), "height": int(height)}
 
     figure = Picture(figsize=(8.8, 0.6 + 2.9 * charts), layout="constrained")
     FigureCanvasAgg(figure)
@@ -61,9 +57,7 @@ def _rendered(figure: Any, path: Path) -> bytes:
     known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower().removeprefix(".") or "png"
     if ending not in known:
         raise InputError(f"a picture cannot be written as {path.name}: its name must end with .{', .'.join(known)}")
-    content = io.BytesIO()
-    figure.savefig(content, format=ending, dpi=DPI)
-    return content.getvalue()
+    return pictures.rendered(figure, ending)
 
 
 def _draw(

@@ -25,10 +25,12 @@ class Report:
         self._bar: Any = None
         self._events: Events | None = None  # from the first report on: of several processes, one reports
         epochs = run.settings.training.epochs
-        self._line_every = max(epochs // 20, 1)  # epochs: some twenty lines a run
+        self._line_every = max(epochs // 20, 1)  # epochs: about twenty lines per run
+        self._digits = 5  # of the number of steps
 
     def begin(self, step: int, total: int) -> None:
-        """Training goes on behind ``step`` of ``total``."""
+        """Training continues after ``step`` of ``total``."""
+        self._digits = len(str(total))
         live = not self.quiet and sys.stdout.isatty()
         self._bar = tqdm(
             total=total, initial=step, disable=not live, file=sys.stdout, unit="step", dynamic_ncols=True, leave=False,
@@ -56,11 +58,11 @@ class Report:
         epoch, epochs = entry["epoch"], self.run.settings.training.epochs
         if end_of_epoch and epoch % self._line_every and epoch not in (1, epochs):
             return
-        text = f"epoch {epoch:>{len(str(epochs))}}/{epochs}  step {entry['step']:>6}  "
-        text += f"perplexity {entry['perplexity']:8.2f}"
+        text = f"epoch {epoch:>{len(str(epochs))}}/{epochs}  step {entry['step']:>{self._digits}}  "
+        text += f"perplexity {entry['perplexity']:7.2f}"
         if "held_out_perplexity" in entry:
-            text += f"  held out {entry['held_out_perplexity']:8.2f}"
-        text += f"  {entry['tokens_per_second']:9,.0f} tokens/s"
+            text += f"  held out {entry['held_out_perplexity']:7.2f}"
+        text += f"  {entry['tokens_per_second']:7,.0f} tokens/s"
         self.line(text + (f"  {entry['skipped']} steps skipped" if entry["skipped"] else ""))
 
     def diverged(self, step: int, epoch: int) -> None:
@@ -72,8 +74,9 @@ class Report:
         self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))
         if self._events is not None:
             self._events.samples([text.encode("utf-8", "backslashreplace").decode() for text in texts])
+        bar = console.painted("|", "cyan") if console.coloured(sys.stdout) else "|"
         for text in texts:
-            self.line("  | " + text.replace("\n", "\n  | "))
+            self.line(f"  {bar} " + text.replace("\n", f"\n  {bar} "))
 
     def line(self, text: str) -> None:
         if not self.quiet:

@@ -24,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run directory, its name under runs/, or a model that comes with headgate (the newest run)",
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a corpus as for train (the run's held-out part)")
-    parser.add_argument("--limit", type=int, default=0, help="the first so many characters of TEXT; 0: all (0)")
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="only the first N characters of TEXT; 0: all (0)"
+    )
     parser.add_argument(
         "--rows",
         type=int,
         default=0,
-        help="read the text in so many pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, "
-        "at most 32 (0)",
+        metavar="N",
+        help="read the text in N pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, at most 32 (0)",
     )
     parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
     parser.add_argument("--runtime", action="store_true", help="compute without torch")
@@ -113,8 +115,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     print(
-        f"{name}: {result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
-        f"{result.bits_per_character:.4f} bits a character"
+        f"{name}:\n{result.tokens:,} tokens predicted, perplexity {result.perplexity:.4f}, "
+        f"{result.bits_per_character:.4f} bits per character"
     )
     if options.weights != "float32":
         print(f"with weights in {options.weights}; in float32 the perplexity is {exact.perplexity:.4f} ({lost:+.3%})")

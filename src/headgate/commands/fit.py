@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headgate.commands.invocation import command, default_directory, printable, show
+from headgate.commands.invocation import METAVARS, SHORT, command, default_directory, printable, show
 from headgate.errors import InputError, one_line
 from headgate.estimator_parameters import ClassifierParameters, ForecastParameters
 from headgate.files import format_json
@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
     from headgate.saved import Place
     from headgate.table import Roles
 
+COMMON = ("epochs", "hidden_size", "num_layers", "dropout", "learning_rate")  # settings
 NOT_FLAGS = ("warm_start", "verbose", "random_state", "horizon")  # these have their own
 
 
@@ -50,32 +51,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", nargs="+", metavar="COLUMN", help="predict from these (all others; a forecast: none)"
     )
-    parser.add_argument("--horizon", type=int, help="forecast the target so many steps ahead")
+    parser.add_argument("--horizon", type=int, metavar="N", help="forecast the target N steps ahead")
     parser.add_argument(
+        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
+    )
+    parser.add_argument("-s", "--seed", type=int, default=0, metavar="N", help="seed of everything random (0)")
+    samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
+    for name in COMMON:
+        _add_setting(parser, name, samples.get(name), forecasts.get(name))
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
+    parser.add_argument("--recipe", metavar="NAME", help="run a recipe instead: 'headgate recipes'")
+    more = parser.add_argument_group("more about the table and the test")
+    more.add_argument(
         "--frequency", metavar="FREQ",
         help="of a forecast: steps of the dates as pandas spells them: D, MS, h, ...; those that are not in the table "
         "are missing values",
     )  # fmt: skip
-    parser.add_argument(
+    more.add_argument(
         "--task", choices=("auto", "regression", "classification"), default="auto",
         help="auto: regression where the target holds numbers (auto)",
     )  # fmt: skip
-    parser.add_argument(
+    more.add_argument(
         "--test", type=float, metavar="SHARE",
         help="share of the samples that are not trained on, to say how good the model is; 0: none (0.2)",
     )  # fmt: skip
-    parser.add_argument("--backtest", type=int, metavar="FOLDS", help="test a forecast in so many folds (0)")
-    parser.add_argument("--recipe", metavar="NAME", help="run a recipe instead: 'headgate recipes'")
-    parser.add_argument("-s", "--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument(
-        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
-    group = parser.add_argument_group("model settings")
-    samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
+    more.add_argument("--backtest", type=int, metavar="N", help="test a forecast in N folds (0)")
+    both = parser.add_argument_group("more settings")
+    of_samples = parser.add_argument_group("settings of regression and classification")
+    of_forecasts = parser.add_argument_group("settings of forecasts (with --horizon)")
     for name in {**samples, **forecasts}:
-        _add_setting(group, name, samples.get(name), forecasts.get(name))
+        if name not in COMMON:
+            group = both if name in samples and name in forecasts else of_samples if name in samples else of_forecasts
+            _add_setting(group, name, samples.get(name), forecasts.get(name))
 
 
 def _flags(kind: type) -> dict[str, Any]:
@@ -86,11 +94,10 @@ def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> N
     """A flag for a parameter; absent unless given, so that its default stays in estimator_parameters.py."""
     f = of_samples or of_forecasts
     flag, text = "--" + name.replace("_", "-"), f.metadata["help"]
+    flags = [*SHORT.get(name, ()), flag]
     default = "none" if f.default is None else f.default
     if of_samples and of_forecasts and of_samples.default != of_forecasts.default:
         default = f"{default}; of a forecast {of_forecasts.default}"
-    elif not of_samples:
-        text = f"of a forecast: {text}"
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
     if f.type is bool:
         group.add_argument(
@@ -98,11 +105,11 @@ def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> N
         )
     elif f.type is Any:
         several = "*" if name == "difference" else None
-        group.add_argument(flag, type=_value, nargs=several, metavar="VALUE", help=f"{text} ({default})", **absent)
+        group.add_argument(*flags, type=_value, nargs=several, metavar="VALUE", help=f"{text} ({default})", **absent)
     else:
         choices = f.metadata["choices"] or None
-        metavar = None if choices else f.type.__name__.upper()
-        group.add_argument(flag, type=f.type, choices=choices, metavar=metavar, help=f"{text} ({default})", **absent)
+        metavar = None if choices else METAVARS[f.type]
+        group.add_argument(*flags, type=f.type, choices=choices, metavar=metavar, help=f"{text} ({default})", **absent)
 
 
 def _value(text: str) -> int | float | str:

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from headgate.commands.invocation import check_largest, find_run
-from headgate.console import print_json, tell
+from headgate.console import fitted, print_json, tell
 from headgate.errors import InputError
 from headgate.kernels.native import PRECISIONS
 
@@ -27,40 +28,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="how the text starts; may be repeated (as the samples of the run)",
     )
-    parser.add_argument("-n", "--length", type=int, default=300, help="how many tokens to write (300)")
+    parser.add_argument("-n", "--length", type=int, default=300, metavar="N", help="how many tokens to write (300)")
     parser.add_argument(
         "-t",
         "--temperature",
         type=float,
+        metavar="X",
         help=f"below 1: more of what is probable, above 1: less; 0: as --greedy ({TEMPERATURE})",
     )
-    parser.add_argument("--greedy", action="store_true", help="always take the most probable token")
-    parser.add_argument("--top-k", type=int, help="draw among the K most probable")
-    parser.add_argument("--top-p", type=float, help="draw among the most probable that sum to P")
-    parser.add_argument("--min-p", type=float, help="draw among those at least P times as probable as the best")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1: less of what the text has already")
-    parser.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
     parser.add_argument(
         "-s",
         "--seed",
         type=int,
+        metavar="N",
         help="seed of the drawing; each prefix has draws of its own (a fresh one, which is printed)",
     )
-    parser.add_argument(
+    parser.add_argument("--stream", action="store_true", help="show the text as it is written")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per prefix")
+    choice = parser.add_argument_group("the next token")
+    choice.add_argument("--greedy", action="store_true", help="always take the most probable token")
+    choice.add_argument("--top-k", type=int, metavar="K", help="draw among the K most probable")
+    choice.add_argument("--top-p", type=float, metavar="P", help="draw among the most probable that sum to P")
+    choice.add_argument(
+        "--min-p", type=float, metavar="P", help="draw among those at least P times as probable as the best"
+    )
+    choice.add_argument(
+        "--repetition-penalty", type=float, metavar="X", help="above 1: less of what the text has already"
+    )
+    choice.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
+    model = parser.add_argument_group("the model")
+    model.add_argument(
         "--best",
         action=argparse.BooleanOptionalAction,
         help="use the weights with the lowest held-out loss (yes, where the run has them)",
     )
-    parser.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
-    parser.add_argument(
+    model.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
+    model.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
         help="compute with at most N threads; 0: one for each processor (0)",
     )
-    parser.add_argument("--stream", action="store_true", help="write as it goes")
-    parser.add_argument("--json", action="store_true", help="one JSON object a prefix")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     _check_beam(options.beam, runtime)
     for number, prefix in enumerate(prefixes):
         own = seed_of(seed, number)
+        if number and sys.stdout.isatty():
+            print()  # between texts that may have several lines
         if options.stream:
             print(prefix, end="", flush=True)
             for piece in runtime.stream(prefix, options.length, sampling, seed=own):
@@ -101,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(answer)
         else:
-            print(answer["text"])
+            print(fitted(answer["text"]))
     return 0
 
 

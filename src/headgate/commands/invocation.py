@@ -103,16 +103,21 @@ def printable(text: str, stream: Any) -> str:
     return text
 
 
+SHORT = {"epochs": ["-e"], "seed": ["-s"]}  # flags of settings
+METAVARS: dict[type, str] = {int: "N", float: "X", str: "NAME"}
+
+
 def add_setting(group: Any, f: Any, kind: Any) -> None:
     """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
     flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+    flags = [*SHORT.get(f.name, ()), flag]
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
     if kind is bool:
         default = "yes" if f.default else "no"
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{text} ({default})", **absent)
     elif kind in (int, float, str):
         choices = f.metadata["choices"] or None
-        metavar = None if choices else kind.__name__.upper()
-        group.add_argument(flag, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
+        metavar = None if choices else METAVARS[kind]
+        group.add_argument(*flags, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
     else:
         group.add_argument(flag, action="append", metavar="TEXT", help=f"{text} (may be repeated)", **absent)

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a table as for fit; a forecaster goes on from the end of its series there (of those it was fitted with)",
     )  # fmt: skip
     parser.add_argument(
-        "--horizon", type=int,
-        help="forecast so many steps (the rows at the end without a target, or as many as fit was told)",
+        "--horizon", type=int, metavar="N",
+        help="forecast N steps (the rows at the end without a target, or as many as fit was told)",
     )  # fmt: skip
-    parser.add_argument("--coverage", type=float, help="of a forecast's interval; 0: none (0.8)")
+    parser.add_argument("--coverage", type=float, metavar="X", help="of a forecast's interval; 0: none (0.8)")
     parser.add_argument("--probabilities", action="store_true", help="of a classifier: also that of each class")
     parser.add_argument("-o", "--out", metavar="FILE", help="write .csv or .parquet (CSV on standard output)")
 

@@ -24,8 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists; several become one",
     )
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
-    parser.add_argument("--processes", type=int, default=0, help="processes that tokenize; 0: one a processor (0)")
-    parser.add_argument("--seed", type=int, help="of the sample that bpe learns from, if one is needed (0)")
+    parser.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="processes that tokenize; 0: one per processor (0)"
+    )
+    parser.add_argument(
+        "-s", "--seed", type=int, metavar="N", help="of the sample that bpe learns from, if one is needed (0)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for f in dataclasses.fields(TextSettings):

@@ -6,12 +6,17 @@ from pathlib import Path
 from headgate import console
 from headgate.errors import InputError
 
+LOOKS = {  # of states
+    "running": "cyan", "finished": "green", "fitted": "green", "stopped early": "green", "interrupted": "yellow",
+    "diverged": "red", "damaged": "red", "unreadable": "red",
+}  # fmt: skip
+
 
 def add_runs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", nargs="?", default="runs", metavar="DIR", help="a directory of runs, or one run (runs)"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON, a line for each")
+    parser.add_argument("--json", action="store_true", help="one JSON object per run")
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -22,15 +27,12 @@ def runs(options: argparse.Namespace) -> int:
     if options.json:
         print("\n".join(as_json(overview) for overview in found))
         return 0
-    width = max(len(str(o.path)) for o in found)
-    print(
-        f"{'run':<{width}}  {'state':<13}  {'epoch':>9}  {'perplexity':>10}  {'held out':>8}  {'age':>6}  {'size':>8}"
-    )
+    rows = [("run", "state", "epoch", "perplexity", "held out", "age", "size")]
     for o in found:
         epoch = "-" if o.epochs is None else f"{o.epoch}/{o.epochs}"
         perplexity, held_out = (f"{v:.2f}" if v is not None else "-" for v in (o.perplexity, o.held_out))
-        end = f"{in_words(o.age):>6}  {o.size / 1e6:>5.1f} MB"
-        print(f"{o.path!s:<{width}}  {o.state:<13}  {epoch:>9}  {perplexity:>10}  {held_out:>8}  {end}")
+        rows.append((str(o.path), o.state, epoch, perplexity, held_out, in_words(o.age), f"{o.size / 1e6:.1f} MB"))
+    console.print_table(rows, "<<>>>>>", LOOKS)
     for o in found:
         if o.problem:
             print(f"  {o.problem}")
@@ -47,8 +49,9 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """The settings that differ, where each run ended, and all curves in one picture."""
-    from headgate.curve import check_picture, draw_comparison
+    from headgate.curve import draw_comparison
     from headgate.overview import differences, look
+    from headgate.pictures import check_picture
     from headgate.run_directory import RunDirectory
 
     if len(options.paths) < 2:
@@ -77,9 +80,7 @@ def compare(options: argparse.Namespace) -> int:
             values = [getattr(o, name) for o in found]
             rows.append((name, *(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values)))
         table = [("", *paths), *rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        for row in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        console.print_table(table, "<" * len(table[0]))
     draw_comparison(logs, Path(options.out))
     if not options.json:
         print(f"curves  {options.out}")

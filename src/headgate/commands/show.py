@@ -4,12 +4,15 @@ import argparse
 import dataclasses
 import os
 import platform
+import shutil
+import sys
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import headgate
-from headgate import machine
+from headgate import console, machine
 from headgate.console import print_json
 from headgate.kernels import native
 
@@ -27,7 +30,7 @@ def recipes(options: argparse.Namespace) -> int:
         print_json([{**dataclasses.asdict(r), "settings": r.settings.to_dict()} for r in loaded], indent=2)
         return 0
     for r in loaded:
-        print(f"{r.name:<22} {r.description}")
+        _entry(r.name, r.description, 22)
         for p in r.published_for(r.settings)[-1:]:
             print(f"{'':<22} published: training perplexity {p.perplexity} after epoch {p.epoch}")
     fits = ", ".join(r.name for r in loaded if r.noise)
@@ -46,7 +49,7 @@ def corpora(options: argparse.Namespace) -> int:
         )
         return 0
     for named, path in places.items():
-        print(f"{named.name:<14} {named.description}")
+        _entry(named.name, named.description, 14)
         print(f"{'':<14} {path or 'not on this machine yet: downloaded when it is first used'}")
     return 0
 
@@ -78,6 +81,18 @@ def info(options: argparse.Namespace) -> int:
         print_json(facts, indent=2)
         return 0
     for key, value in facts.items():
-        for name, state in value.items() if isinstance(value, dict) else ((key, value),):
-            print(f"{name:<12} {state}")
+        if isinstance(value, dict):
+            print("backends, which compute the GRU:")
+            for name, state in value.items():
+                print(f"  {name:<10} {state}")
+        else:
+            print(f"{key:<12} {value}")
     return 0
+
+
+def _entry(name: str, text: str, width: int) -> None:
+    """Print a name and a text beside it, which goes on below itself where the terminal is narrow."""
+    columns = min(shutil.get_terminal_size().columns, 100)
+    lines = textwrap.wrap(text, max(columns - width - 1, 20))
+    shown = console.painted(name, "bold") if console.coloured(sys.stdout) else name
+    print(shown + " " * (width - len(name)), "\n".join((lines[0], *(" " * (width + 1) + line for line in lines[1:]))))

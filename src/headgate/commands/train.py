@@ -27,6 +27,9 @@ if typing.TYPE_CHECKING:
     from headgate.training import Result
 
 
+COMMON = ("epochs", "hidden", "layers", "dropout", "batch", "steps", "learning_rate", "patience", "seed")  # settings
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "corpus",
@@ -35,18 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORPUS",
         help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists (voyage)",
     )
-    parser.add_argument("--recipe", help="start from the settings of a recipe: 'headgate recipes', or a .toml file")
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest of that name)")
+    settings = {f.name: (f, kind) for kind in SECTIONS.values() for f in dataclasses.fields(kind)}
+    for name in COMMON:
+        f, kind = settings[name]
+        add_setting(parser, f, typing.get_type_hints(kind)[name])
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="start from the settings of a recipe: 'headgate recipes', or a .toml file"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
     parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
     for section, kind in SECTIONS.items():
-        group = parser.add_argument_group(f"{section} settings")
+        group = parser.add_argument_group(f"settings of the {section}")
         for f in dataclasses.fields(kind):
-            if f.name != "corpus":
+            if f.name not in ("corpus", *COMMON):
                 add_setting(group, f, typing.get_type_hints(kind)[f.name])
 
 
@@ -143,7 +152,7 @@ def _train(directory: "RunDirectory", corpus: "Corpus", report: "Report", proces
     for line in _summary(directory, corpus, result, published):
         report.line(line)
     if result.ending == "paused":
-        report.line(f"go on:\n  {go_on}")
+        report.line(f"continue with:\n  {go_on}")
     return 0
 
 
@@ -298,6 +307,16 @@ def _model(settings: Settings) -> str:
     return f"GRU of {m.hidden} units, {m.layers} layer{'s' * (m.layers > 1)}, reset {m.reset}"
 
 
+LEGEND = (  # of the reports, for who reads them on a terminal
+    "",
+    "perplexity: among how many tokens the model hesitates on average; less is better",
+    "held out: the same at the end of the text, on which the model is not trained",
+    "  | what the model writes by then",
+    "Ctrl-C saves and stops; --resume continues",
+    "",
+)
+
+
 def _introduction(directory: "RunDirectory", corpus: "Corpus", processes: "Processes") -> list[str]:
     import torch
 
@@ -305,10 +324,11 @@ def _introduction(directory: "RunDirectory", corpus: "Corpus", processes: "Proce
     shared = f"{processes.count} processes of " if processes.count > 1 else ""
     threads = torch.get_num_threads() if processes.count > 1 else threads
     return [
-        f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary "
-        f"{corpus.tokenizer.vocabulary_size:,}; {len(corpus.training):,} tokens to train on, "
-        f"{len(corpus.held_out):,} held out",
-        f"{_model(settings)}; {shared}{threads} thread{'s' * (threads > 1)}; run {directory.path}",
+        f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary {corpus.tokenizer.vocabulary_size:,}",
+        f"{len(corpus.training):,} tokens to train on, {len(corpus.held_out):,} held out",
+        f"{_model(settings)}; {shared}{threads} thread{'s' * (threads > 1)}",
+        f"run {directory.path}",
+        *(LEGEND if sys.stdout.isatty() else ()),
     ]
 
 
@@ -321,7 +341,7 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
     ]
     if log and log[-1]["perplexity"] is not None:
         lines.append(
-            f"training perplexity {log[-1]['perplexity']:.3f}, {log[-1]['bits_per_character']:.3f} bits a character"
+            f"training perplexity {log[-1]['perplexity']:.3f}, {log[-1]['bits_per_character']:.3f} bits per character"
         )
     if progress.best_epoch:
         best = next(e for e in log if e["epoch"] == progress.best_epoch and "held_out_perplexity" in e)
@@ -339,7 +359,7 @@ def _summary(directory: "RunDirectory", corpus: "Corpus", result: "Result", publ
         *lines,
         f"run    {directory.path}",
         f"curve  {directory.path / 'curve.png'}",
-        "let it write more:",
+        "let it write:",
         f"  {command()} generate {shlex.quote(str(directory.path))}",
     ]
 
@@ -366,7 +386,7 @@ class _Signals:
         signal.signal(number, self._before[signal.Signals(number)])
         if number == signal.SIGINT and os.isatty(2):
             os.write(
-                2, b"\nstopping after this step, to save; Ctrl-C again: at once, without\n"
+                2, b"\nstopping after this step, to save; Ctrl-C again stops at once, without saving\n"
             )  # print is not reentrant
 
     def received(self) -> bool:
