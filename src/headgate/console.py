@@ -25,13 +25,22 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it is for the whole program
+        sys.stdout = _StandIn(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115 - for the whole program
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it is for the whole program
+        sys.stderr = _StandIn(open(2, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115 - for the whole program
     codecs.register_error("headgate.escape", _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace"):
             stream.reconfigure(errors="headgate.escape")
+
+
+class _StandIn(io.TextIOWrapper):
+    """The null device in the place of a closed stream."""
+
+
+def is_closed(stream: Any) -> bool:
+    """Say whether a standard stream was closed when the program started: what is written to it, nobody gets."""
+    return stream is None or isinstance(stream, _StandIn)
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate.commands.invocation import printable, show
+from headgate.console import is_closed
 from headgate.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def _check_output(options: argparse.Namespace) -> None:
     """InputError if the answer could not be written."""
     if options.out is None:
-        if sys.stdout is None:
+        if is_closed(sys.stdout):
             raise InputError("standard output is closed: name a file with --out")
         return
     if not options.out.endswith((".csv", ".parquet")):
