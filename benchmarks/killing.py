@@ -33,9 +33,9 @@ from headgate.cli import main as headgate
 from headgate.run_directory import RunDirectory, is_run
 
 FLAGS = [
-    "verses", "--limit", "3000", "--hidden", "16", "--batch", "8", "--steps", "7", "--dropout", "0.3", "--epochs", "4",
-    "--checkpoint-every", "3", "--report-every", "1", "--sample-every", "1", "--sample-length", "9", "--threads", "1",
-    "--quiet",
+    "verses", "--limit", "3000", "--hidden", "16", "--embedding", "64", "--batch", "8", "--steps", "7",
+    "--dropout", "0.3", "--epochs", "4", "--checkpoint-every", "3", "--report-every", "1", "--sample-every", "1",
+    "--sample-length", "9", "--threads", "1", "--quiet",
 ]  # fmt: skip
 SHARE = 0.25  # of the time of a run left alone: twice what a start takes, so that cuts fall into it and behind it
 DISK = 3_500_000  # bytes: twice what the run needs with one checkpoint
