@@ -100,10 +100,11 @@ class Crowd {
   bool dense() const { return now() < alone_until_.load(std::memory_order_relaxed); }
 
   // What a team of several threads has found. One at a time: of the team that holds the pool.
-  void learn(Clock::duration took, Clock::duration stalled) {
+  void learn(int size, Clock::duration took, Clock::duration stalled) {
     took_ += took;
     stalled_ += std::min(stalled, took);
-    if (stalled_ > enough && stalled_ > took_ / 3) {  // one thread would not have been slower
+    // One thread that does the work of all, and waits for nobody, is no slower from here on.
+    if (stalled_ > enough && stalled_ > took_ / size * (size - 1)) {
       alone_until_.store(now() + alone_.count(), std::memory_order_relaxed);
       alone_ = std::min(alone_ * 4, longest);
       took_ = stalled_ = Clock::duration(0);
@@ -249,7 +250,7 @@ Team::Team(int threads)
 
 Team::~Team() {
   if (size_ == 1) return;
-  crowd.learn(Clock::now() - barrier_.made(), barrier_.stalled());
+  crowd.learn(size_, Clock::now() - barrier_.made(), barrier_.stalled());
   pool->in_use.unlock();
 }
 
