@@ -174,8 +174,8 @@ def test_without_tensorboard(
     out = tmp_path / "run"
     command = ["train", str(tmp_path / "canal.txt"), *SMALL, "--out", str(out)]
     missing = (
-        "headgate: --tensorboard needs tensorboard, which is missing: pip install 'headgate[tensorboard]', or take "
-        "--no-tensorboard\n"
+        "headgate: --tensorboard needs tensorboard, which is not installed: run pip install '.[tensorboard]' in a "
+        "clone of headgate, or take --no-tensorboard\n"
     )
     assert main([*command, "--tensorboard"]) == 2
     assert capsys.readouterr().err == missing

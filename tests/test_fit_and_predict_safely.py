@@ -391,9 +391,8 @@ def test_a_forecaster_without_intervals_says_so_once(
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "day,forecast"
     assert printed.err == (
-        "headgate: warning: there are no intervals, because none were calibrated: fit with a longer series, or a "
-        "larger "
-        "--calibration\n"
+        "headgate: warning: there are no intervals, because none were calibrated: fit with a longer series, or ask "
+        "for none with --coverage 0\n"
     )
     run("predict", out, "--coverage", "0")
     assert capsys.readouterr().err == ""

@@ -226,7 +226,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     described = json.dumps(small().to_json())
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     for use in (lambda: from_json(described), lambda: SubwordTokenizer.train([TEXT], 290)):
-        with pytest.raises(InputError, match=r"needs the package tokenizers: pip install 'headgate\[bpe\]'$"):
+        with pytest.raises(InputError, match=r"needs tokenizers, which is not installed: run pip install '\.\[bpe\]'"):
             use()
 
 

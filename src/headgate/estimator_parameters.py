@@ -90,9 +90,9 @@ def check_parameters(parameters: Any) -> None:
     fields = [f for f in dataclasses.fields(parameters) if f.type is not Any]
     values = {f.name: getattr(parameters, f.name) for f in fields}
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-    if isinstance(values["epochs"], str) and values["epochs"] == "auto":
-        del values["epochs"]
     for f in fields:
+        if f.default == "auto" and values[f.name] == "auto":
+            del values[f.name]
         if f.name in values and f.type is float and type(values[f.name]) is int:
             values[f.name] = float(values[f.name])
     if wrong := wrong_values(parameters, values):

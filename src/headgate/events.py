@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headgate.errors import InputError
+from headgate.errors import InputError, not_installed
 
 
 class Events:
@@ -54,10 +54,7 @@ def check() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "tensorboard":
             raise
-        raise InputError(
-            "--tensorboard needs tensorboard, which is missing: pip install 'headgate[tensorboard]', or take "
-            "--no-tensorboard"
-        ) from None
+        raise InputError(f"{not_installed('--tensorboard', 'tensorboard')}, or take --no-tensorboard") from None
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:

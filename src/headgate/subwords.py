@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from headgate.errors import InputError
+from headgate.errors import InputError, not_installed
 
 SMALLEST, LARGEST = 257, 1 << 20  # vocabularies that can be trained: the bytes and at least one pair
 
@@ -181,7 +181,7 @@ def library() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "tokenizers":
             raise
-        raise InputError("byte-pair encoding needs the package tokenizers: pip install 'headgate[bpe]'") from None
+        raise InputError(not_installed("byte-pair encoding", "tokenizers")) from None
     return tokenizers
 
 

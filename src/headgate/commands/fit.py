@@ -103,6 +103,8 @@ def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> N
         group.add_argument(
             flag, action=argparse.BooleanOptionalAction, help=f"{text} ({'yes' if default else 'no'})", **absent
         )
+    elif f.type is int and f.default == "auto":
+        group.add_argument(*flags, type=_whole_or_auto, metavar="N", help=f"{text} ({default})", **absent)
     elif f.type is Any:
         several = "*" if name == "difference" else None
         group.add_argument(*flags, type=_value, nargs=several, metavar="VALUE", help=f"{text} ({default})", **absent)
@@ -120,6 +122,14 @@ def _value(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+def _whole_or_auto(text: str) -> int | str:
+    """A whole number, or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be auto or a whole number, got {text!r}") from None
 
 
 def run(options: argparse.Namespace) -> int:

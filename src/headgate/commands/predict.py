@@ -166,7 +166,8 @@ def _forecast(forecaster: Any, roles: "Roles", options: argparse.Namespace) -> "
     intervals = getattr(forecaster, "has_intervals_", bool(forecaster.calibration))
     if coverage and not intervals:
         warnings.warn(
-            "there are no intervals, because none were calibrated: fit with a longer series, or a larger --calibration",
+            "there are no intervals, because none were calibrated: fit with a longer series, or ask for none with "
+            "--coverage 0",
             stacklevel=2,
         )
     try:

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "corpora",
         nargs="+",
         metavar="CORPUS",
-        help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists; several become one",
+        help="file, directory, archive, compressed file, '-' (standard input), or a name that 'headgate corpora' "
+        "lists; several become one",
     )
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
     parser.add_argument(

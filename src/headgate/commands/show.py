@@ -71,7 +71,8 @@ def info(options: argparse.Namespace) -> int:
         facts |= {"torch": torch.__version__, "threads": machine.capped(torch.get_num_threads())}
         backends = dict.fromkeys(BACKENDS, "available")
     else:
-        backends = dict.fromkeys(("equations", "torch", "cpu"), "needs torch: pip install 'headgate[train]'")
+        missing = "needs torch: pip install '.[train]' in a clone of headgate"
+        backends = dict.fromkeys(("equations", "torch", "cpu"), missing)
     if native.load() is None:
         facts["native"] = backends["cpu"] = native.MISSING
     else:

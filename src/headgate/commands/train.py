@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default=argparse.SUPPRESS,
         metavar="CORPUS",
-        help="file, directory, .gz, .zip, '-', or a name that 'headgate corpora' lists (voyage)",
+        help="file, directory, archive, compressed file, '-' (standard input), or a name that 'headgate corpora' lists "
+        "(voyage)",
     )
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
