@@ -22,7 +22,7 @@ check: .venv/test-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layering.py
+	$(BIN)/python -m pytest -q tests/test_rooms.py
 
 format: .venv/test-ready
 	$(BIN)/ruff format .

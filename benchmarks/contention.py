@@ -33,8 +33,8 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     from torch import nn
 
     from headgate import GRU, LanguageModel, ModelSettings, Runtime
-    from headgate.language_model import arrays_of
-    from headgate.tokenizer import CharacterTokenizer
+    from headgate.models.language_model import arrays_of
+    from headgate.text.tokenizer import CharacterTokenizer
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headgate import LanguageModel, ModelSettings, Runtime
-from headgate.kernels import native
-from headgate.language_model import arrays_of
-from headgate.tokenizer import CharacterTokenizer
+from headgate import LanguageModel, ModelSettings, Runtime, native
+from headgate.models.language_model import arrays_of
+from headgate.text.tokenizer import CharacterTokenizer
 from rounds import conclude, in_turn, machine, ratio, start
 
 H, LENGTH = 256, 1000

@@ -28,9 +28,9 @@ from pathlib import Path
 import torch  # noqa: F401 - loaded once; no operation of it may run here, so that its threads begin in the children
 from matplotlib.backends import backend_agg  # noqa: F401
 
-from headgate import corpus, curve, report, training  # noqa: F401
-from headgate.cli import main as headgate
-from headgate.run_directory import RunDirectory, is_run
+from headgate.cli.main import main as headgate
+from headgate.runs.run_directory import RunDirectory, is_run
+from headgate.text import corpus  # noqa: F401
 
 FLAGS = [
     "verses", "--limit", "3000", "--hidden", "16", "--embedding", "64", "--batch", "8", "--steps", "7",

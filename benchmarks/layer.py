@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headgate import GRU
-from headgate.kernels import cpu, native
+from headgate import GRU, native
+from headgate.kernels import native_gru
 from rounds import conclude, fma_rate, geometric_mean, in_turn, machine, ratio, start
 
 SHAPES = {  # T, B, I, H: forward and backward at least so many times faster
@@ -107,12 +107,12 @@ def recurrent_share(threads: int, invariant: bool, seconds: float = 3.0) -> dict
     layer = GRU(V, H, backend="cpu")
     weights = [w.detach() for w in layer.all_weights[0]]
     x, h0, nothing = torch.randint(V, (T, B)), torch.zeros(B, H), [None] * 3
-    arguments = cpu._Arguments(x, h0, *weights, *nothing, before=False, reverse=False, invariant=invariant)
-    states, _, gates = cpu._forward(arguments, True)
+    arguments = native_gru._Arguments(x, h0, *weights, *nothing, before=False, reverse=False, invariant=invariant)
+    states, _, gates = native_gru._forward(arguments, True)
     d_states, needed = torch.randn(T, B, H), (False, *[True] * 5, False)
     kernels = {
-        "forward": (1, lambda: cpu._forward(arguments, True)),
-        "backward": (2, lambda: cpu._backward(arguments, states, gates, (d_states, None, None), needed)),
+        "forward": (1, lambda: native_gru._forward(arguments, True)),
+        "backward": (2, lambda: native_gru._backward(arguments, states, gates, (d_states, None, None), needed)),
     }
     shares = {}
     for name, (products, kernel) in kernels.items():

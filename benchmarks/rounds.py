@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from headgate.kernels import native
+from headgate import native
 
 
 def processor() -> str:

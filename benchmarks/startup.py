@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from headgate.configuration import ModelSettings, Settings
-from headgate.language_model import LanguageModel, arrays_of
-from headgate.run_directory import Checkpoint, RunDirectory
-from headgate.tokenizer import CharacterTokenizer
+from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.settings.run import ModelSettings, Settings
+from headgate.text.tokenizer import CharacterTokenizer
 
 V, H = 1027, 256
 
@@ -42,7 +42,7 @@ def main() -> None:
         make_run(Path(folder) / "run")
         generate = [sys.executable, "-m", "headgate", "generate", f"{folder}/run", "--prefix", chr(0x4E01)]
         generate += ["--greedy", "--length", "50"]
-        loaded = "import sys; from headgate.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+        loaded = "import sys; from headgate.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", loaded, *generate[3:]], check=True, stdout=subprocess.DEVNULL)
         commands = {
             "python": [sys.executable, "-c", "pass"],

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from headgate import corpus as corpora
-from headgate import recipe as recipes
-from headgate.batches import Batches
-from headgate.configuration import Settings
-from headgate.corpus import Corpus
 from headgate.errors import InputError
-from headgate.language_model import LanguageModel
-from headgate.optimization import clip_gradients, make_optimizer
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.tokenizer import CharacterTokenizer
-from headgate.training import train
+from headgate.models.language_model import LanguageModel
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings import recipe as recipes
+from headgate.settings.run import Settings
+from headgate.text import corpus as corpora
+from headgate.text.batches import Batches
+from headgate.text.corpus import Corpus
+from headgate.text.tokenizer import CharacterTokenizer
+from headgate.training.loop import train
+from headgate.training.optimization import clip_gradients, make_optimizer
+from headgate.training.report import Report
 from rounds import conclude, machine
 
 CASES = {  # recipe, reset: at least so many times faster

@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headgate.run_directory import RunDirectory, is_run
+from headgate.runs.run_directory import RunDirectory, is_run
 
 FLAGS = [
     "verses", "--limit", "3000", "--hidden", "24", "--batch", "8", "--steps", "7", "--dropout", "0.3", "--epochs", "14",

@@ -2,7 +2,7 @@
 
 The model that comes with headgate was made so, from ``headgate train voyage`` with the defaults:
 
-    python examples/miniature.py runs/voyage src/headgate/pretrained/voyage
+    python examples/miniature.py runs/voyage src/headgate/runs/pretrained/voyage
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from headgate.run_directory import RunDirectory
+from headgate.runs.run_directory import RunDirectory
 
 
 def shrink(run: Path, out: Path) -> None:

@@ -1,6 +1,6 @@
 """The levels of instructions that the native library has on this machine. No torch: also for processes without it."""
 
-from headgate.kernels import native
+from headgate import native
 
 
 def levels() -> list[int]:

@@ -12,9 +12,9 @@ import zipfile
 
 import pytest
 
-from headgate import archives, sources
-from headgate.configuration import TextSettings
 from headgate.errors import InputError
+from headgate.settings.run import TextSettings
+from headgate.text import archives, sources
 
 TWICE = gzip.compress(gzip.compress(b"x", mtime=0), mtime=0)
 FILES = {"b/z.txt": b"3\n", "a.md": b"1\n", "b/TEXT.TEXT": "分\n".encode()}

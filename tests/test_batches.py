@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.batches import Batches, shuffled
-from headgate.configuration import TrainingSettings
 from headgate.errors import InputError
+from headgate.settings.run import TrainingSettings
+from headgate.text.batches import Batches, shuffled
 
 thorough = settings(deadline=None, max_examples=150)
 

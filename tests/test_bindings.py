@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from headgate import InputError, LanguageModel, ModelSettings, Runtime, equations, gru
-from headgate import runtime as runtime_module
-from headgate.kernels import cpu, head, native
-from headgate.language_model import arrays_of
-from headgate.tokenizer import CharacterTokenizer, DocumentTokenizer
+from headgate import InputError, LanguageModel, ModelSettings, Runtime, equations, gru, native
+from headgate.kernels import cross_entropy, native_gru
+from headgate.models.language_model import arrays_of
+from headgate.runtime import runtime as runtime_module
+from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
 
 L, T, B, H = 2, 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("The gate was never wrong.\n")
@@ -506,8 +506,8 @@ def gru_arguments(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return found | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
 
 
-def fields(given: dict[str, Tensor]) -> cpu._Arguments:
-    return cpu._Arguments(**given, before=False, reverse=False, invariant=True)
+def fields(given: dict[str, Tensor]) -> native_gru._Arguments:
+    return native_gru._Arguments(**given, before=False, reverse=False, invariant=True)
 
 
 @pytest.mark.parametrize("ids", [False, True], ids=["numbers", "ids"])
@@ -587,7 +587,7 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.headgate.gru_backward(*fields(given), states, gates, states, None, None, [False] + [True] * 6)
         with pytest.raises(RuntimeError, match=message):
-            cpu.sequence(**right | {name: value.as_subclass(Own)})
+            native_gru.sequence(**right | {name: value.as_subclass(Own)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -600,7 +600,7 @@ def test_sizes_of_zero(dtype: torch.dtype) -> None:
         right | none | {"x": right["x"][..., :0], "weight_ih": right["weight_ih"][:, :0]},
     ):
         leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
-        found = cpu.sequence(**leaves)
+        found = native_gru.sequence(**leaves)
         expected = equations.sequence(**leaves)
         for one, other in zip(found, expected, strict=True):
             assert one.shape == other.shape
@@ -608,7 +608,7 @@ def test_sizes_of_zero(dtype: torch.dtype) -> None:
         sum(v.sum() for v in found).backward()
         assert all(v.grad is not None and v.grad.isfinite().all() for v in leaves.values())
     with pytest.raises(RuntimeError, match="no H = 0"):  # nor has the definition
-        cpu.sequence(right["x"], right["h0"][:, :0], right["weight_ih"][:0], right["weight_hh"][:0, :0])
+        native_gru.sequence(right["x"], right["h0"][:, :0], right["weight_ih"][:0], right["weight_hh"][:0, :0])
 
 
 def test_whatever_the_head_is_given() -> None:
@@ -624,7 +624,7 @@ def test_whatever_the_head_is_given() -> None:
     for name, value in right.items():
         for change, same, wrong in torch_spoilt(value):
             given, same = right | {name: wrong}, same or is_equal(wrong, value)
-            for way in (head.losses, head.mean_loss):
+            for way in (cross_entropy.losses, cross_entropy.mean_loss):
                 try:
                     found = way(*given.values(), True)
                 except REFUSED:
@@ -632,17 +632,17 @@ def test_whatever_the_head_is_given() -> None:
                     refused += 1
                     continue
                 assert same or (name, change) == ("targets", "torch.int32"), (name, change)
-                wanted = expected if way is head.losses else expected.mean()
+                wanted = expected if way is cross_entropy.losses else expected.mean()
                 assert (found.double() - wanted).abs().max() < 1e-5, (name, change)
     assert refused > 80
     for wrong in (-1, size, 2**40):
         targets = right["targets"].clone()
         targets[3] = wrong
         for value in (targets, targets.as_subclass(Own)):
-            for way in (head.losses, head.mean_loss):
+            for way in (cross_entropy.losses, cross_entropy.mean_loss):
                 with pytest.raises(RuntimeError, match=f"targets must be from 0 to {size - 1}, got"):
                     way(*(right | {"targets": value}).values(), True)
-    nothing = head.losses(right["states"][:0], right["weight"][:0], None, right["targets"][:0], True)
+    nothing = cross_entropy.losses(right["states"][:0], right["weight"][:0], None, right["targets"][:0], True)
     assert nothing.shape == (0,)
-    narrow = head.losses(right["states"][:, :0], right["weight"][:, :0], right["bias"], right["targets"], True)
+    narrow = cross_entropy.losses(right["states"][:, :0], right["weight"][:, :0], right["bias"], right["targets"], True)
     assert torch.allclose(narrow, -right["bias"].log_softmax(0)[right["targets"]], atol=1e-6)

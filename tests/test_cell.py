@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from headgate import GRU, equations
-from headgate.cell import GRUCell
-from headgate.functional import BACKENDS
+from headgate.layers.cell import GRUCell
+from headgate.layers.functional import BACKENDS
 
 B, I, H = 3, 4, 6  # noqa: E741
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import headgate
-from headgate.cli import main
-from headgate.lock import locked
-from headgate.run_directory import RunDirectory
+from headgate.cli.main import main
+from headgate.runs.run_directory import RunDirectory
+from headgate.storage.lock import locked
 from tests.test_public import BLOCKER
 from tests.test_training import TEXT, flags
 
@@ -177,7 +177,7 @@ def test_commands_that_need_no_torch(trained: Path) -> None:
         ["--help"], ["train", "--help"], ["generate", str(trained), "--prefix", "the"], ["recipes"], ["corpora"],
         ["evaluate", str(trained), "--runtime"],
     ):  # fmt: skip
-        code = f"{BLOCKER}\nfrom headgate.cli import main\nraise SystemExit(main({arguments!r}))"
+        code = f"{BLOCKER}\nfrom headgate.cli.main import main\nraise SystemExit(main({arguments!r}))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout
@@ -185,9 +185,8 @@ def test_commands_that_need_no_torch(trained: Path) -> None:
 
 def test_missing_extra(tmp_path: Path) -> None:
     hidden = BLOCKER.replace('raise ImportError(f"{name} is blocked")', "raise ModuleNotFoundError(name=name)")
-    code = (
-        f"{hidden}\nfrom headgate.cli import main\nraise SystemExit(main(['train', '--out', {str(tmp_path / 'r')!r}]))"
-    )
+    command = ["train", "--out", str(tmp_path / "r")]
+    code = f"{hidden}\nfrom headgate.cli.main import main\nraise SystemExit(main({command!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "needs torch, which is not installed: run pip install '.[train]'" in done.stderr

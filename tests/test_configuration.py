@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.configuration import (
+from headgate.errors import InputError, nearest
+from headgate.settings.run import (
     CHANGEABLE,
     SECTIONS,
     ModelSettings,
@@ -18,7 +19,6 @@ from headgate.configuration import (
     TrainingSettings,
     from_tables,
 )
-from headgate.errors import InputError, nearest
 
 thorough = settings(deadline=None, max_examples=200)
 FIELDS = {(section, f.name): f for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}

@@ -31,7 +31,7 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "headgate", *arguments], capture_output=True, **options)
 
 
-@pytest.mark.parametrize("module", ["headgate.cli", "headgate.commands.train", "headgate.recipe"])
+@pytest.mark.parametrize("module", ["headgate.cli.main", "headgate.cli.train", "headgate.settings.recipe"])
 def test_interrupt_while_importing_is_quiet(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
@@ -39,7 +39,7 @@ def test_interrupt_while_importing_is_quiet(module: str) -> None:
 
 def test_ignored_interrupt_stays_ignored() -> None:
     """A shell starts background jobs with Ctrl-C ignored."""
-    code = INTERRUPTED.format(module="headgate.recipe")
+    code = INTERRUPTED.format(module="headgate.settings.recipe")
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -95,8 +95,8 @@ def test_json_is_readable_where_it_can_be(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from headgate import recipe
-    from headgate.cli import main
+    from headgate.cli.main import main
+    from headgate.settings import recipe
 
     def load(name: str) -> None:
         raise MemoryError

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headgate
-from headgate.cli import main
-from headgate.configuration import TextSettings
-from headgate.corpus import another_text, load
+from headgate.cli.main import main
 from headgate.errors import InputError
-from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.settings.run import TextSettings
+from headgate.text.corpus import another_text, load
+from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
 from tests.test_sources import read, zipped
 
 quick = settings(deadline=None, max_examples=60)
@@ -57,7 +57,7 @@ def test_memory_that_runs_out_while_ids_are_made(tmp_path, monkeypatch):
         raise MemoryError
 
     (tmp_path / "a.txt").write_text("some text")
-    monkeypatch.setattr("headgate.corpus.encode", exhausted)
+    monkeypatch.setattr("headgate.text.corpus.encode", exhausted)
     with pytest.raises(
         InputError, match=rf"^{tmp_path}/a\.txt is too large for the memory.*'headgate prepare {tmp_path}/"
     ):
@@ -84,9 +84,9 @@ def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path
     old.write_text("the old tale\n" * 40)
     new.write_text("the new tale\n" * 60)
     small = ["--hidden", "5", "--embedding", "3", "--batch", "2", "--steps", "7", "--quiet", "--threads", "1"]
-    monkeypatch.setattr("headgate.sources.locate", lambda corpus, **_: old)
+    monkeypatch.setattr("headgate.text.sources.locate", lambda corpus, **_: old)
     assert main(["train", "voyage", "--out", str(run), "--max-steps", "2", *small]) == 0
-    monkeypatch.setattr("headgate.sources.locate", lambda corpus, **_: new)
+    monkeypatch.setattr("headgate.text.sources.locate", lambda corpus, **_: new)
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(run), "--max-steps", "4"]) == 2
     assert capsys.readouterr().err.startswith(

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headgate.dates import read_steps
 from headgate.errors import InputError
+from headgate.sequences.dates import read_steps
 
 ISO = "dates like 2024-01-31"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from headgate import training_state
-from headgate.device import Device
 from headgate.errors import InputError
-from headgate.run_directory import RunDirectory
+from headgate.runs.run_directory import RunDirectory
+from headgate.training import state
+from headgate.training.device import Device
 from tests.test_training import everything, go, small, start
 
 
@@ -53,7 +53,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
         made.append(Device(torch.device("cpu"), "16"))
         return made[-1]
 
-    monkeypatch.setattr(training_state.Device, "of", of)
+    monkeypatch.setattr(state.Device, "of", of)
     return made
 
 

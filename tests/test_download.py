@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from headgate import download as module
-from headgate.download import download, file_sha256
 from headgate.errors import InputError
+from headgate.text import download as module
+from headgate.text.download import download, file_sha256
 
 CONTENT = bytes(i * i % 251 for i in range(300_007))  # more than one block of 65,536
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

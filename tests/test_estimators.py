@@ -22,10 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from headgate import GRUClassifier, GRURegressor, fitting
+from headgate import GRUClassifier, GRURegressor, native
 from headgate.errors import InputError
-from headgate.kernels import native
-from headgate.sequence_model import POOLS
+from headgate.models.sequence_model import POOLS
+from headgate.training import fitting
 
 n, T, F = 20, 6, 3
 needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
@@ -669,8 +669,8 @@ def test_half_of_the_units_of_every_layer_remember() -> None:
 
 
 def test_epochs_adapt_to_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headgate.estimators.LEAST_EPOCHS", 3)
-    monkeypatch.setattr("headgate.estimators.MOST_UPDATES", 100)
+    monkeypatch.setattr("headgate.estimators.sequence.LEAST_EPOCHS", 3)
+    monkeypatch.setattr("headgate.estimators.sequence.MOST_UPDATES", 100)
     rates = []
     original = fitting.learning_rate
     monkeypatch.setattr(fitting, "learning_rate", lambda *a: rates.append(original(*a)) or rates[-1])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.evaluation import Evaluation, bits_per_character, evaluate, perplexity
+from headgate.runtime.evaluation import Evaluation, bits_per_character, evaluate, perplexity
 
 thorough = settings(deadline=None, max_examples=150)
 

@@ -9,12 +9,12 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from headgate.cli import main
+from headgate.cli.main import main
 from headgate.errors import InputError
-from headgate.events import Events, check
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.training import train
+from headgate.runs.run_directory import RunDirectory
+from headgate.training.loop import train
+from headgate.training.report import Report
+from headgate.training.tensorboard_log import Events, check
 from tests.test_training import corpus_of, small
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12

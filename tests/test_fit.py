@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import headgate
-from headgate.cli import main
-from headgate.commands import fit as command
-from headgate.noise import fit_noise
-from headgate.recipe import Noise, load
+from headgate.cli import fit as command
+from headgate.cli.main import main
+from headgate.settings.recipe import Noise, load
+from headgate.training.noise import fit_noise
 
 QUICK = ("--epochs", "4", "--hidden-size", "8")
 
@@ -221,7 +221,7 @@ def test_what_fit_refuses(
 
 
 def test_fit_takes_auto_for_epochs(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headgate.estimators.LEAST_EPOCHS", 3)
+    monkeypatch.setattr("headgate.estimators.sequence.LEAST_EPOCHS", 3)
     run("fit", tables / "rides.csv", "--target", "price", "--group", "ride", "--features", "speed", *QUICK[2:],
         "--epochs", "auto", "--out", tmp_path / "run", "--quiet")  # fmt: skip
     assert headgate.GRURegressor.load(tmp_path / "run").epochs == "auto"
@@ -282,7 +282,7 @@ def test_interrupted(
 
 def test_without_scikit_learn_the_extra_is_named(tables: Path) -> None:
     code = (
-        "import sys\nsys.modules['sklearn'] = None\nsys.modules['pandas'] = None\nfrom headgate.cli import main\n"
+        "import sys\nsys.modules['sklearn'] = None\nsys.modules['pandas'] = None\nfrom headgate.cli.main import main\n"
         f"sys.exit(main(['fit', {str(tables / 'rides.csv')!r}, '--target', 'price']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})

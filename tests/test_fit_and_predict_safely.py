@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 
 import headgate
-from headgate import files, fitting, saved
-from headgate.cli import main
-from headgate.estimators import GRURegressor
+from headgate.cli.main import main
+from headgate.estimators.sequence import GRURegressor
+from headgate.runs import estimator_directory
+from headgate.storage import files
+from headgate.training import fitting
 
 QUICK = ("--epochs", "3", "--hidden-size", "4")
 ROWS = ("--target", "price", "--features", "a", "b", "c")
@@ -187,7 +189,7 @@ def test_places_are_refused_before_training(table: Path, fails: Callable[..., st
     (tmp_path / "file").write_text("mine")
     assert fails("fit", table, *ROWS, "--out", tmp_path / "file") == f"{tmp_path}/file is a file: name a directory"
     assert "Not a directory" in fails("fit", table, *ROWS, "--out", tmp_path / "file" / "run")
-    with saved.claim(tmp_path / "run", overwrite=False):
+    with estimator_directory.claim(tmp_path / "run", overwrite=False):
         assert f"{tmp_path}/run is in use by process" in fails("fit", table, *ROWS, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -199,12 +201,12 @@ def test_a_place_that_is_not_writable(table: Path, tmp_path: Path) -> None:
     os.chmod(folder, 0o755)
     code = f"""
 import os, sys
-from headgate import saved
-from headgate.cli import main
-import torch, headgate.estimators
+from headgate.runs import estimator_directory
+from headgate.cli.main import main
+import torch, headgate.estimators.sequence
 os.seteuid(65534)
 try:
-    saved.claim({str(folder)!r}, overwrite=False).__enter__()
+    estimator_directory.claim({str(folder)!r}, overwrite=False).__enter__()
 except OSError as error:
     print(error)
 """
@@ -261,16 +263,16 @@ def test_a_disk_that_fills_during_training_costs_no_model(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saved.Place, "write", full)
+    monkeypatch.setattr(estimator_directory.Place, "write", full)
     with monkeypatch.context() as patch:  # the save elsewhere works
-        write = saved.write
+        write = estimator_directory.write
 
         def elsewhere(*arguments: Any, **options: Any) -> None:
             patch.undo()
             monkeypatch.undo()
             write(*arguments, **options)
 
-        patch.setattr(saved, "write", elsewhere)
+        patch.setattr(estimator_directory, "write", elsewhere)
         assert main([str(a) for a in ("fit", table, *ROWS, *QUICK, "--out", tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
@@ -315,7 +317,7 @@ def test_fits_of_one_table_at_a_time_have_places_of_their_own(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with saved.claim("runs/t", overwrite=False):
+    with estimator_directory.claim("runs/t", overwrite=False):
         run("fit", table, *ROWS, *QUICK)
     assert [p.name for p in Path("runs").iterdir()] == ["t-2"]
 

@@ -21,9 +21,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from statsmodels.datasets import co2, sunspots
 
-from headgate import GRUForecaster, GRURegressor, InputError, forecaster, saved
-from headgate.forecast_chart import draw_forecast
-from headgate.forecasting import Score
+from headgate import GRUForecaster, GRURegressor, InputError
+from headgate.estimators import forecaster
+from headgate.pictures.forecast import draw_forecast
+from headgate.runs import estimator_directory
+from headgate.sequences.windows import Score
 
 nan = np.nan
 damaging = settings(deadline=None, max_examples=150)
@@ -1235,7 +1237,7 @@ def written(tmp_path_factory):
 def signed(config: dict, folder) -> bytes:
     """An edited config.json with the checksum that goes with it, as another program could have written it."""
     learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
-    checksum = saved._checksum(learned, (folder / "model.safetensors").read_bytes())
+    checksum = estimator_directory._checksum(learned, (folder / "model.safetensors").read_bytes())
     return json.dumps({**config, "sha256": checksum}).encode()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from headgate.forecasting import Score, differenced, mean_score, score_forecast, stretches, summed, windows
+from headgate.sequences.windows import Score, differenced, mean_score, score_forecast, stretches, summed, windows
 
 quick = settings(deadline=None, max_examples=100)
 whole = st.integers(-(2**20), 2**20).map(float)  # sums and differences of these are exact

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from headgate import equations, functional
-from headgate.functional import BACKENDS, gru
-from headgate.kernels import native
+from headgate import equations, native
+from headgate.layers import functional
+from headgate.layers.functional import BACKENDS, gru
 from tests.levels import levels
 
 

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from headgate import capacity, files, sampling
-from headgate.cli import main
-from headgate.commands import invocation
-from headgate.configuration import Settings
-from headgate.language_model import LanguageModel, arrays_of
-from headgate.run_directory import Checkpoint, RunDirectory
-from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.cli import flags
+from headgate.cli.main import main
+from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runtime import sampling
+from headgate.settings.run import Settings
+from headgate.storage import files
+from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.training import capacity
 
 SMALL = Settings().replaced(hidden=7, layers=2, embedding=5, sample_prefixes=("gate",))
 TEXT = "the gate is shut, \u00e9\u8def\U0001f600\n"
@@ -163,7 +165,7 @@ def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.Mon
     for file in ("log.jsonl", "lock"):
         (run / file).unlink(missing_ok=True)
     halve(run / "model.safetensors")
-    monkeypatch.setattr(invocation, "PRETRAINED", tmp_path / "far")
+    monkeypatch.setattr(flags, "PRETRAINED", tmp_path / "far")
     assert write("tale", "--seed", "3").startswith("gate")
     assert "there is no run tal: did you mean tale?" in fails("generate", "tal")
     assert "or name one that comes with headgate: tale" in fails("generate")
@@ -180,13 +182,11 @@ def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.Capt
     assert text.startswith("The boat")
     assert len(text) > 400
     words = re.findall("[a-z]+", text.lower())
-    tale = set(
-        re.findall("[a-z]+", (invocation.PRETRAINED.parent / "corpora" / "voyage.txt").read_text("utf-8").lower())
-    )
+    tale = set(re.findall("[a-z]+", (flags.PRETRAINED.parent / "corpora" / "voyage.txt").read_text("utf-8").lower()))
     assert sum(word in tale for word in words) > 0.9 * len(words)
     assert main(["evaluate", "voyage", "--runtime", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_character"] < 1.5
-    assert sum(file.stat().st_size for file in (invocation.PRETRAINED / "voyage").iterdir()) < 700_000
+    assert sum(file.stat().st_size for file in (flags.PRETRAINED / "voyage").iterdir()) < 700_000
 
 
 def halve(file: Path) -> None:
@@ -268,7 +268,7 @@ def test_evaluating_without_enough_memory(fails, monkeypatch: pytest.MonkeyPatch
     def evaluate(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("headgate.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("headgate.runtime.evaluation.evaluate", evaluate)
     run = str(make(Path("run")))
     assert "there is not enough memory: take fewer --rows, or a part of the text with --limit" in fails(
         "evaluate", run, "voyage", "--limit", "300"

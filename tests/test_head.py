@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headgate import functional
-from headgate.functional import adaptive_cross_entropy, linear_cross_entropy
-from headgate.kernels import native
+from headgate import native
+from headgate.layers import functional
+from headgate.layers.functional import adaptive_cross_entropy, linear_cross_entropy
 from tests.levels import levels
 
 SHAPES = [

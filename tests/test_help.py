@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from headgate import console
-from headgate.cli import _parser, main
-from headgate.commands.help import EXAMPLES, WELCOME, highlighted
-from headgate.configuration import Settings
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.tokenizer import CharacterTokenizer
+from headgate.cli.help import EXAMPLES, WELCOME, highlighted
+from headgate.cli.main import _parser, main
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings.run import Settings
+from headgate.text.tokenizer import CharacterTokenizer
+from headgate.training.report import Report
 
 COMMANDS = sorted(_parser()[1])
 ESCAPE = re.compile(r"\x1b\[\d+m")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import ids as stored
-from headgate.ids import StoredIds
+from headgate.text import stored_ids as stored
+from headgate.text.stored_ids import StoredIds
 
 
 def store(folder, counts, dtype="<u2"):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from headgate import InputError, LanguageModel, ModelSettings
-from headgate.configuration import Settings
-from headgate.evaluation import evaluate
-from headgate.language_model import losses_of
+from headgate.models.language_model import losses_of
+from headgate.runtime.evaluation import evaluate
+from headgate.settings.run import Settings
 
 T, B, V, H, L = 4, 3, 7, 6, 2
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from headgate import GRU, equations
-from headgate.cell import GRUCell
-from headgate.functional import BACKENDS
+from headgate.layers.cell import GRUCell
+from headgate.layers.functional import BACKENDS
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 

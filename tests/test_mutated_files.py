@@ -28,20 +28,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from headgate import GRURegressor, recipe, saved
-from headgate import corpus as corpora
-from headgate.cli import main
-from headgate.configuration import Settings, TextSettings
-from headgate.corpus import Corpus
+from headgate import GRURegressor
+from headgate.cli.main import main
 from headgate.errors import InputError
-from headgate.overview import as_json, in_words, look
-from headgate.preparation import prepare
-from headgate.prepared import checksum_of
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.runtime import Runtime
-from headgate.table_file import read_table
-from headgate.training import train
+from headgate.runs import estimator_directory
+from headgate.runs.overview import as_json, in_words, look
+from headgate.runs.run_directory import RunDirectory
+from headgate.runtime.runtime import Runtime
+from headgate.sequences.table_file import read_table
+from headgate.settings import recipe
+from headgate.settings.run import Settings, TextSettings
+from headgate.text import corpus as corpora
+from headgate.text.corpus import Corpus
+from headgate.text.prepare import prepare
+from headgate.text.prepared_corpus import checksum_of
+from headgate.training.loop import train
+from headgate.training.report import Report
 
 SMALL = {
     "hidden": 3, "layers": 2, "embedding": 2, "epochs": 3, "batch": 4, "steps": 5, "max_steps": 7, "held_out": 0.3,
@@ -471,7 +473,7 @@ def test_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name:
     with contextlib.suppress(ValueError, RecursionError, AttributeError):
         config = json.loads(described)
         learned = {part: config.get(part) for part in ("estimator", "parameters", "facts")}
-        described = json.dumps({**config, "sha256": saved._checksum(learned, content)}).encode()
+        described = json.dumps({**config, "sha256": estimator_directory._checksum(learned, content)}).encode()
     (path / "config.json").write_bytes(described)
     (path / "model.safetensors").write_bytes(content)
     with refused(path):
@@ -536,12 +538,12 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 from headgate import corpus as corpora, recipe
-from headgate.configuration import TextSettings
+from headgate.settings.run import TextSettings
 from headgate.errors import InputError
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.runtime import Runtime
-from headgate.training import train
+from headgate.training.report import Report
+from headgate.runs.run_directory import RunDirectory
+from headgate.runtime.runtime import Runtime
+from headgate.training.loop import train
 
 run, cases, corpus = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), corpora.load(
     TextSettings(corpus=sys.argv[3], held_out=0.3)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headgate.kernels import native
+from headgate import native
 from tests.levels import levels
 
 ROOT = Path(__file__).parent.parent
@@ -554,7 +554,7 @@ def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
 def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
     import torch
 
-    from headgate.functional import gru
+    from headgate.layers.functional import gru
 
     ours_of = functools.partial(gru, backend="cpu", batch_invariant=not ids)  # ids: in batches that tiles are for
     largest: dict[str, list[float]] = {}
@@ -595,7 +595,7 @@ def test_infinite_rows_on_tiles(level: int) -> None:
     """Infinite and huge numbers, and what is none, saturate gates as they do without tiles; other rows see nothing."""
     import torch
 
-    from headgate.functional import gru
+    from headgate.layers.functional import gru
 
     T, B, I, H = 2, 40, 30, 128  # noqa: E741
     torch.manual_seed(0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from headgate.configuration import TrainingSettings
-from headgate.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.settings.run import TrainingSettings
+from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer
 
 
 def parameters() -> list[nn.Parameter]:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from headgate import GRURegressor
-from headgate.cli import main
-from headgate.configuration import Settings
-from headgate.curve import draw_comparison
+from headgate.cli.main import main
 from headgate.errors import InputError
-from headgate.lock import locked
-from headgate.overview import differences, find, look
-from headgate.run_directory import Checkpoint, RunDirectory
-from headgate.tokenizer import CharacterTokenizer
+from headgate.pictures.curve import draw_comparison
+from headgate.runs.overview import differences, find, look
+from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.settings.run import Settings
+from headgate.storage.lock import locked
+from headgate.text.tokenizer import CharacterTokenizer
 
 SMALL = Settings().replaced(hidden=3, epochs=4, patience=2)
 

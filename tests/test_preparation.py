@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headgate import preparation, sources
-from headgate.cli import main
-from headgate.configuration import TextSettings
-from headgate.corpus import load
+from headgate.cli.main import main
 from headgate.errors import InputError
-from headgate.lock import locked
-from headgate.preparation import prepare
-from headgate.prepared import PreparedCorpus, checksum_of
-from headgate.run_directory import RunDirectory
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings.run import TextSettings
+from headgate.storage.lock import locked
+from headgate.text import prepare as preparation
+from headgate.text import sources
+from headgate.text.corpus import load
+from headgate.text.prepare import prepare
+from headgate.text.prepared_corpus import PreparedCorpus, checksum_of
 
 TEXT = "The gate is shut.\nThe gate is open, and the water runs.\n\n水门开了，水流了。\n" * 12
 
@@ -334,13 +335,13 @@ def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
 KILLED = """
 import sys
 from pathlib import Path
-from headgate import preparation, sources
-from headgate.configuration import TextSettings
-preparation.SHARD = 300
+from headgate.text import prepare, sources
+from headgate.settings.run import TextSettings
+prepare.SHARD = 300
 sources.passages.__kwdefaults__["size"] = 40
 if __name__ == "__main__":
     print("begun", flush=True)
-    preparation.prepare([sys.argv[1]], TextSettings(), Path(sys.argv[2]))
+    prepare.prepare([sys.argv[1]], TextSettings(), Path(sys.argv[2]))
 """
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import distributed
 
-from headgate import corpus as corpora
-from headgate.batches import Batches
-from headgate.configuration import Settings
 from headgate.errors import InputError
-from headgate.processes import Processes
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.training import train
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings.run import Settings
+from headgate.text import corpus as corpora
+from headgate.text.batches import Batches
+from headgate.training.distributed import Processes
+from headgate.training.loop import train
+from headgate.training.report import Report
 
 SMALL = Settings().replaced(
     corpus="verses", limit=3000, hidden=24, batch=8, steps=7, epochs=2, report_every=1, sample_every=0, threads=1,
@@ -236,7 +236,7 @@ def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, neede
 
 def test_a_restarted_job_knows_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Under torchrun, the run of the same job goes on; any other is refused as ever."""
-    from headgate.commands.train import _same_job
+    from headgate.cli.train import _same_job
 
     run = start(tmp_path / "run")
     assert not _same_job(run.path)

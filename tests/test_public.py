@@ -46,7 +46,7 @@ def test_runtime_and_command_line_need_no_torch() -> None:
 
 
 def test_import_draws_no_random_numbers() -> None:
-    code = "import torch; before = torch.get_rng_state(); import headgate.training; "
+    code = "import torch; before = torch.get_rng_state(); import headgate.training.loop; "
     run_python(code + "assert torch.equal(before, torch.get_rng_state())")
 
 

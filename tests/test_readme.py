@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.cli import _parser
+from headgate.cli.main import _parser
 from tests.conftest import ROOT
 
 PAGES = ["README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md"]

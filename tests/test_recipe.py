@@ -2,10 +2,10 @@
 
 import pytest
 
-from headgate import recipe as recipes
-from headgate.configuration import ModelSettings, Settings
 from headgate.errors import InputError
-from headgate.recipe import Published
+from headgate.settings import recipe as recipes
+from headgate.settings.recipe import Published
+from headgate.settings.run import ModelSettings, Settings
 
 SCRATCH = {"bias": "single", "initialization": "normal"}
 CONCISE = {"bias": "double", "initialization": "uniform"}

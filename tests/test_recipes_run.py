@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate.cli import main
-from headgate.run_directory import RunDirectory
+from headgate.cli.main import main
+from headgate.runs.run_directory import RunDirectory
 
 
 def run(recipe: str, tmp_path: Path, data_dir: Path, *options: str) -> RunDirectory:

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import files
-from headgate.configuration import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.errors import InputError
-from headgate.lock import locked
-from headgate.run_directory import FORMAT, Checkpoint, RunDirectory, is_run
-from headgate.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.runs.run_directory import FORMAT, Checkpoint, RunDirectory, is_run
+from headgate.settings.run import ModelSettings, Settings, TextSettings, TrainingSettings
+from headgate.storage import files
+from headgate.storage.lock import locked
+from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
 
 quick = settings(deadline=None, max_examples=80)
 SETTINGS = Settings(
@@ -777,7 +777,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
     """The second is told who has it; when the first is done, or was killed, it may."""
     run = make(tmp_path)
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom headgate.lock import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom headgate.storage.lock import locked\n"
         f"with locked(Path({str(tmp_path)!r})):\n"
         "    print('have it', flush=True)\n    time.sleep(60)"
     )

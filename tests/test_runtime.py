@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling
-from headgate import runtime as runtime_module
-from headgate import sampling as sampling_module
-from headgate.configuration import Settings
-from headgate.kernels import native
-from headgate.language_model import arrays_of
-from headgate.run_directory import Checkpoint, RunDirectory
-from headgate.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
-from headgate.words import WordTokenizer
+from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling, native
+from headgate.models.language_model import arrays_of
+from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runtime import runtime as runtime_module
+from headgate.runtime import sampling as sampling_module
+from headgate.settings.run import Settings
+from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
+from headgate.text.words import WordTokenizer
 from tests.test_public import BLOCKER
 
 T, B, H = 5, 3, 9

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.sampling import Sampling, beam_search, log_softmax
+from headgate.runtime.sampling import Sampling, beam_search, log_softmax
 
 thorough = settings(deadline=None, max_examples=150)
 some_logits = st.lists(st.floats(-8, 8, width=32) | st.just(-math.inf), min_size=1, max_size=12).filter(

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
-from headgate import GRUClassifier, GRURegressor, saved
-from headgate.configuration import Settings
+from headgate import GRUClassifier, GRURegressor
 from headgate.errors import InputError
-from headgate.run_directory import RunDirectory
-from headgate.sequences import Scale
-from headgate.tokenizer import CharacterTokenizer
+from headgate.runs import estimator_directory
+from headgate.runs.run_directory import RunDirectory
+from headgate.sequences.arrays import Scale
+from headgate.settings.run import Settings
+from headgate.text.tokenizer import CharacterTokenizer
 
 n, T, F = 12, 5, 3
 X = np.random.default_rng(0).normal(size=(n, T, F))
@@ -286,9 +287,11 @@ def edit(path: Path, change: Any) -> None:
 def test_another_format(tmp_path: Path) -> None:
     path = tmp_path / "model"
     regressor().save(path)
-    for version in (saved.FORMAT + 1, "1", None):
+    for version in (estimator_directory.FORMAT + 1, "1", None):
         edit(path, lambda config, version=version: config.update(format=version))
-        with pytest.raises(InputError, match=f"has format {version!r}, this headgate reads {saved.FORMAT}: "):
+        with pytest.raises(
+            InputError, match=f"has format {version!r}, this headgate reads {estimator_directory.FORMAT}: "
+        ):
             GRURegressor.load(path)
 
 

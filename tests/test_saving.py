@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headgate import files, saved
 from headgate.errors import InputError
+from headgate.runs import estimator_directory
+from headgate.storage import files
 from tests.conftest import ROOT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and flock")
@@ -20,7 +21,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and flock
 def save(path: Path, version: int, *, overwrite: bool = True, **more: bytes) -> None:
     """A save whose parts all tell its version; version 2 has one file more than version 1, and one less."""
     named = {"data.json": b'{"version": %d}' % version, f"only-{version}.txt": b"extra"}
-    saved.write(
+    estimator_directory.write(
         path, "GRURegressor", {"hidden_size": version}, {"version": version}, {"x": np.full(1000 + version, version)},
         overwrite=overwrite, more={**named, **more},
     )  # fmt: skip
@@ -28,7 +29,7 @@ def save(path: Path, version: int, *, overwrite: bool = True, **more: bytes) -> 
 
 def version_of(path: Path) -> int:
     """The version that all parts agree on."""
-    found = saved.read(path, "GRURegressor")
+    found = estimator_directory.read(path, "GRURegressor")
     version = found.facts["version"]
     assert found.parameters["hidden_size"] == version
     assert found.arrays["x"].tolist() == [version] * (1000 + version)
@@ -195,7 +196,7 @@ def test_estimators_of_the_format_before_are_read_and_replaced(tmp_path: Path) -
     del config["files"]
     (path / "config.json").write_text(json.dumps(config))
     assert version_of(path) == 1
-    assert saved.companion(path, "data.json") == b'{"version": 1}'
+    assert estimator_directory.companion(path, "data.json") == b'{"version": 1}'
     save(path, 2)
     assert version_of(path) == 2
 
@@ -203,11 +204,11 @@ def test_estimators_of_the_format_before_are_read_and_replaced(tmp_path: Path) -
 def test_a_companion_is_that_of_the_estimator(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
-    assert saved.companion(path, "data.json") == b'{"version": 1}'
-    assert saved.companion(path, "none.json") is None
+    assert estimator_directory.companion(path, "data.json") == b'{"version": 1}'
+    assert estimator_directory.companion(path, "none.json") is None
     (path / "data.json").write_bytes(b'{"version": 7}')
     with pytest.raises(InputError, match=r"data\.json is damaged, or not of the same save as config\.json: restore"):
-        saved.companion(path, "data.json")
+        estimator_directory.companion(path, "data.json")
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink") or sys.platform == "win32", reason="no symbolic links")
@@ -245,9 +246,9 @@ def test_mount_points_are_written_into(tmp_path: Path) -> None:
 @POSIX
 def test_a_place_is_claimed_by_one(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model"
-    with saved.claim(path, overwrite=False):
+    with estimator_directory.claim(path, overwrite=False):
         with pytest.raises(InputError, match=f"model is in use by process {os.getpid()} on .*: wait for it, stop it"):
-            saved.claim(path, overwrite=False).__enter__()
+            estimator_directory.claim(path, overwrite=False).__enter__()
         assert files.estimator_in(path) is None
     assert names(tmp_path) == []  # made, not used, and so removed
 
@@ -257,7 +258,7 @@ def test_a_claimed_place_that_is_used_stays(tmp_path: Path, there: bool) -> None
     path = tmp_path / "new" / "model"
     if there:
         path.mkdir(parents=True)
-    with saved.claim(path, overwrite=False, size=100_000) as place:
+    with estimator_directory.claim(path, overwrite=False, size=100_000) as place:
         assert sum(p.stat().st_size for p in path.iterdir()) >= 100_000  # room is kept
         place.write("GRURegressor", {"hidden_size": 3}, {"version": 3}, {"x": np.full(1003, 3)})
     assert version_of(path) == 3
@@ -268,12 +269,12 @@ def test_an_unused_claim_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
     before = {p.name: p.read_bytes() for p in path.iterdir()}
-    with pytest.raises(KeyboardInterrupt), saved.claim(path, overwrite=True, size=1000):
+    with pytest.raises(KeyboardInterrupt), estimator_directory.claim(path, overwrite=True, size=1000):
         raise KeyboardInterrupt
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
     empty = tmp_path / "empty"
     empty.mkdir()
-    with saved.claim(empty, overwrite=False, size=1000):
+    with estimator_directory.claim(empty, overwrite=False, size=1000):
         pass
     assert names(empty) == []
 
@@ -287,7 +288,7 @@ def test_a_place_without_room_is_refused_at_once(tmp_path: Path) -> None:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
     try:
         with pytest.raises(InputError, match=r"cannot hold the 0\.2 MB of the estimator: No space left on device"):
-            saved.claim(path / "model", overwrite=False, size=200_000).__enter__()
+            estimator_directory.claim(path / "model", overwrite=False, size=200_000).__enter__()
         assert names(path) == []
     finally:
         subprocess.run(["umount", str(path)], check=True)

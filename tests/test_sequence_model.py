@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from headgate import GRU, SequenceModel, equations
-from headgate.functional import BACKENDS
-from headgate.kernels import native
-from headgate.sequence_model import POOLS
+from headgate import GRU, SequenceModel, equations, native
+from headgate.layers.functional import BACKENDS
+from headgate.models.sequence_model import POOLS
 
 T, B, I, H, O = 7, 5, 3, 6, 4  # noqa: E741
 LENGTHS = [7, 0, 4, 1, 6]

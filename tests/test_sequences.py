@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.sequences import Scale, Sequences, batches_by_length
+from headgate.sequences.arrays import Scale, Sequences, batches_by_length
 
 n, T, F = 4, 5, 3
 SHAPES = "(samples, steps, features), (samples, steps) for one feature, or a list of (steps, features) arrays"

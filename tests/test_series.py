@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import files
 from headgate.errors import InputError
-from headgate.series import Panel, Series, frequency, season_of
+from headgate.sequences.series import Panel, Series, frequency, season_of
+from headgate.storage import files
 
 nan, inf = np.nan, np.inf
 quick = settings(deadline=None, max_examples=60)

@@ -22,11 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import download as downloads
-from headgate import sources
-from headgate.configuration import TextSettings
 from headgate.errors import InputError
-from headgate.sources import NAMED, SUFFIXES, NamedCorpus, locate, normalize, passages
+from headgate.settings.run import TextSettings
+from headgate.text import download as downloads
+from headgate.text import sources
+from headgate.text.sources import NAMED, SUFFIXES, NamedCorpus, locate, normalize, passages
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import subwords
 from headgate.errors import InputError
-from headgate.sources import NAMED, locate
-from headgate.subwords import SubwordTokenizer
-from headgate.tokenizer import from_json
+from headgate.text import subwords
+from headgate.text.sources import NAMED, locate
+from headgate.text.subwords import SubwordTokenizer
+from headgate.text.tokenizer import from_json
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -28,8 +28,8 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=40)
 spaces = st.text(st.sampled_from("ab'st1 é分\u0300!.\n\n\t   \r\x1c\x85\xa0\u200b\u2028\u3000\u180e"), max_size=30)
 TRAIN = """
 import hashlib, json, sys
-from headgate.sources import NAMED, locate
-from headgate.subwords import SubwordTokenizer
+from headgate.text.sources import NAMED, locate
+from headgate.text.subwords import SubwordTokenizer
 texts = [locate(NAMED[name]).read_text("utf-8") for name in ("voyage", "verses")]
 described = json.dumps(SubwordTokenizer.train(texts, 900).to_json(), sort_keys=True)
 print(hashlib.sha256(described.encode()).hexdigest())

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from headgate.errors import InputError
-from headgate.table import Roles, answered, assign_roles, samples, series
-from headgate.table_file import read_table
+from headgate.sequences.table import Roles, answered, assign_roles, samples, series
+from headgate.sequences.table_file import read_table
 
 RIDES = pd.DataFrame(
     {

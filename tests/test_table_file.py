@@ -17,8 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from headgate.errors import InputError
-from headgate.table import assign_roles, samples
-from headgate.table_file import read_table
+from headgate.sequences.table import assign_roles, samples
+from headgate.sequences.table_file import read_table
 
 PLAIN = b"a,b\n1,0.5\n2,1.5\n"
 

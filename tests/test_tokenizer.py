@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.subwords import SubwordTokenizer
-from headgate.tokenizer import TOKENIZERS, ByteTokenizer, CharacterTokenizer, DocumentTokenizer, from_json
-from headgate.words import UNKNOWN, WordTokenizer
+from headgate.text.subwords import SubwordTokenizer
+from headgate.text.tokenizer import TOKENIZERS, ByteTokenizer, CharacterTokenizer, DocumentTokenizer, from_json
+from headgate.text.words import UNKNOWN, WordTokenizer
 
 thorough = settings(deadline=None, max_examples=150)
 any_text = st.text(st.characters(codec="utf-8"), max_size=40)  # all of Unicode but lone surrogates
@@ -179,9 +179,9 @@ def test_blocks_of_a_long_text_are_put_together(monkeypatch):
     text = "ab分\U0001f600é" * 7
     tokenizer = CharacterTokenizer("ab分")
     expected = encode_slowly(tokenizer, text)
-    monkeypatch.setattr("headgate.tokenizer._BLOCK", 3)
+    monkeypatch.setattr("headgate.text.tokenizer._BLOCK", 3)
     assert tokenizer.encode(text).tolist() == expected
-    monkeypatch.setattr("headgate.tokenizer._BLOCK", 1)
+    monkeypatch.setattr("headgate.text.tokenizer._BLOCK", 1)
     assert CharacterTokenizer.count(text) == Counter(text)
 
 

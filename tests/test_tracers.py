@@ -27,9 +27,9 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from torch.utils.flop_counter import FlopCounterMode
 
 from headgate import GRU
-from headgate.cell import GRUCell
-from headgate.functional import gru, linear_cross_entropy, reason_against_cpu
-from headgate.kernels import cpu
+from headgate.kernels import native_gru
+from headgate.layers.cell import GRUCell
+from headgate.layers.functional import gru, linear_cross_entropy, reason_against_cpu
 
 T, B, I, H, V = 5, 3, 4, 6, 7  # noqa: E741
 
@@ -760,8 +760,8 @@ def test_jit_script_says_what_it_cannot(options: dict[str, Any]) -> None:
 def test_the_operator_is_the_backend(assert_close) -> None:
     """What modes see is differentiated as what they do not."""
     values = [draw(*s).requires_grad_() for s in ((T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,))]
-    eager = cpu.sequence(*values)
+    eager = native_gru.sequence(*values)
     with Seen():
-        seen = cpu.sequence(*values)
+        seen = native_gru.sequence(*values)
     assert all(map(torch.equal, eager, seen))
     assert all(map(torch.equal, *(torch.autograd.grad(scalar(v), values) for v in (eager, seen))))

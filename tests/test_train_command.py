@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from headgate import capacity, language_model, training
-from headgate.cli import main
-from headgate.configuration import Settings, TextSettings
-from headgate.lock import locked
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
+from headgate.cli.main import main
+from headgate.models import language_model
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings.run import Settings, TextSettings
+from headgate.storage.lock import locked
+from headgate.training import capacity, loop
+from headgate.training.report import Report
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = [
@@ -183,7 +184,7 @@ def test_running_out_of_memory_leaves_nothing(fails, monkeypatch: pytest.MonkeyP
     def build(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(training, "_step", build)
+    monkeypatch.setattr(loop, "_step", build)
     message = fails("train", "canal.txt", "--quiet", *SMALL)
     assert "there is not enough memory: take a smaller --hidden" in message
     assert not Path("runs").exists()
@@ -193,7 +194,7 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def build(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(training, "_step", build)
+    monkeypatch.setattr(loop, "_step", build)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["train", "canal.txt", "--quiet", *SMALL])
     assert not Path("runs").exists()

@@ -16,19 +16,20 @@ import pytest
 import torch
 from torch import nn
 
-from headgate import corpus as corpora
-from headgate import files, training
-from headgate.batches import Batches
-from headgate.configuration import Settings
-from headgate.corpus import Corpus
-from headgate.device import Device
 from headgate.errors import InputError
-from headgate.language_model import LanguageModel
-from headgate.overview import look
-from headgate.report import Report
-from headgate.run_directory import RunDirectory
-from headgate.tokenizer import CharacterTokenizer
-from headgate.training import Result, prefixes, train
+from headgate.models.language_model import LanguageModel
+from headgate.runs.overview import look
+from headgate.runs.run_directory import RunDirectory
+from headgate.settings.run import Settings
+from headgate.storage import files
+from headgate.text import corpus as corpora
+from headgate.text.batches import Batches
+from headgate.text.corpus import Corpus
+from headgate.text.tokenizer import CharacterTokenizer
+from headgate.training import loop
+from headgate.training.device import Device
+from headgate.training.loop import Result, prefixes, train
+from headgate.training.report import Report
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = {
@@ -253,7 +254,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert result.progress.best_loss == min(losses)
     used, kept = run.weights(), run.weights(best=True)
     assert all(np.array_equal(used[k], kept[k]) for k in used)
-    found = training.evaluate(training.losses_of(model_of(run)), corpus.held_out).loss
+    found = loop.evaluate(loop.losses_of(model_of(run)), corpus.held_out).loss
     assert found == pytest.approx(min(losses), rel=1e-6)
     steps = result.progress.step
     assert go(run, corpus).progress.step == steps, "a run that stopped early is finished"
@@ -281,9 +282,9 @@ def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
 def test_any_lower_loss_is_the_best(loss: float, better: bool) -> None:
     settings = small()
     model = LanguageModel(settings.model, 7)
-    state = training.Training(model, None, model.loss, Device(torch.device("cpu")))
-    progress = training.Progress(epoch=4, best_loss=1.0, best_epoch=2, waited=2)
-    training._compare_with_best(loss, progress, state, settings.training)
+    state = loop.Training(model, None, model.loss, Device(torch.device("cpu")))
+    progress = loop.Progress(epoch=4, best_loss=1.0, best_epoch=2, waited=2)
+    loop._compare_with_best(loss, progress, state, settings.training)
     assert (progress.best_loss, progress.best_epoch, progress.waited) == ((loss, 5, 0) if better else (1.0, 2, 3))
     assert bool(state.best) == better
 
@@ -411,7 +412,7 @@ def test_two_processes_make_the_batch_of_one(tmp_path: Path) -> None:
 
 
 def test_speed_leaves_the_warm_up_out() -> None:
-    speed = training.Speed()
+    speed = loop.Speed()
     speed.add(10.0, 100)
     speed.warmed_up()
     assert speed.tokens_per_second == 10

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from headgate import GRU, equations
-from headgate.cell import GRUCell
-from headgate.functional import reason_against_cpu
-from headgate.kernels import cpu
+from headgate.kernels import native_gru
+from headgate.layers.cell import GRUCell
+from headgate.layers.functional import reason_against_cpu
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
@@ -461,7 +461,7 @@ def test_operator_is_the_definition(assert_close, reset: str) -> None:
     *six, state = leaves
     options = some(T, B)
     states, last, gates = torch.ops.headgate.gru(*leaves, *options.values(), reset == "before", True, True, True)
-    found = states, last, cpu.unblocked(gates, H)
+    found = states, last, native_gru.unblocked(gates, H)
     expected = equations.sequence(
         *six, reset=reset, reverse=True, **options, reset_state=state, return_gates=True
     )  # fmt: skip

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate import words
 from headgate.errors import InputError
-from headgate.tokenizer import from_json
-from headgate.words import UNKNOWN, WordTokenizer
+from headgate.text import words
+from headgate.text.tokenizer import from_json
+from headgate.text.words import UNKNOWN, WordTokenizer
 
 thorough = settings(deadline=None, max_examples=150)
 some_text = st.text(st.sampled_from("ab é分\n\n\t  \r\x1c\u2028"), max_size=30)

@@ -19,31 +19,31 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from headgate.cell import GRUCell
-    from headgate.configuration import ModelSettings
     from headgate.errors import InputError
-    from headgate.estimators import GRUClassifier, GRURegressor
-    from headgate.forecaster import GRUForecaster
-    from headgate.functional import gru
-    from headgate.language_model import LanguageModel
-    from headgate.layer import GRU
-    from headgate.runtime import Runtime
-    from headgate.sampling import Sampling
-    from headgate.sequence_model import SequenceModel
+    from headgate.estimators.forecaster import GRUForecaster
+    from headgate.estimators.sequence import GRUClassifier, GRURegressor
+    from headgate.layers.cell import GRUCell
+    from headgate.layers.functional import gru
+    from headgate.layers.gru import GRU
+    from headgate.models.language_model import LanguageModel
+    from headgate.models.sequence_model import SequenceModel
+    from headgate.runtime.runtime import Runtime
+    from headgate.runtime.sampling import Sampling
+    from headgate.settings.run import ModelSettings
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
-    "GRU": "layer",
-    "GRUCell": "cell",
-    "GRUClassifier": "estimators",
-    "GRUForecaster": "forecaster",
-    "GRURegressor": "estimators",
+    "GRU": "layers.gru",
+    "GRUCell": "layers.cell",
+    "GRUClassifier": "estimators.sequence",
+    "GRUForecaster": "estimators.forecaster",
+    "GRURegressor": "estimators.sequence",
     "InputError": "errors",
-    "LanguageModel": "language_model",
-    "ModelSettings": "configuration",
-    "Runtime": "runtime",
-    "Sampling": "sampling",
-    "SequenceModel": "sequence_model",
-    "gru": "functional",
+    "LanguageModel": "models.language_model",
+    "ModelSettings": "settings.run",
+    "Runtime": "runtime.runtime",
+    "Sampling": "runtime.sampling",
+    "SequenceModel": "models.sequence_model",
+    "gru": "layers.functional",
 }
 
 
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
         errors = importlib.import_module(f"{__name__}.errors")
         if error.name not in errors.EXTRAS:
             raise
-        extra = "estimators" if home in ("estimators", "forecaster") else ""  # which installs torch as well
+        extra = "estimators" if home.startswith("estimators") else ""  # which installs torch as well
         raise ModuleNotFoundError(errors.not_installed(name, error.name, extra), name=error.name) from error
     return getattr(module, name)
 

@@ -21,7 +21,7 @@ def main() -> int:
     try:
         if limit is not None and limit < LEAST:
             raise MemoryError
-        from headgate.cli import main as run
+        from headgate.cli.main import main as run
     except (ImportError, MemoryError):
         if limit is None:
             raise

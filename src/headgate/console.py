@@ -1,4 +1,4 @@
-"""Standard output and error: closed ones replaced, what their encoding cannot hold escaped, readers that went away."""
+"""Standard output and error: encodings, closed streams, tables, colours."""
 
 import codecs
 import io

@@ -1,4 +1,4 @@
-"""The gated recurrent unit in plain PyTorch: one step, one sequence, both variants. This file is the definition.
+"""The definition of the GRU, in plain tensor operations.
 
     r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)              reset gate
     z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)              update gate: z = 1 keeps the old state

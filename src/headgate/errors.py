@@ -1,4 +1,7 @@
-"""The one exception that means "what you gave cannot work"; the command line prints it as one sentence, exit code 2."""
+"""InputError: an error that the user can fix.
+
+The command line prints its message, one sentence, and exits with 2.
+"""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The processors that this process may use: by affinity, by the quotas of its control groups, by OMP_NUM_THREADS."""
+"""The processors that this process may use: affinity, quotas of control groups, OMP_NUM_THREADS."""
 
 import functools
 import os

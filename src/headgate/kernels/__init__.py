@@ -1,1 +1,1 @@
-"""Fast versions of equations.sequence, one file a backend, all with its signature."""
+"""The functions of equations.py, fast: one file per backend and function."""

@@ -1,0 +1,510 @@
+"""``headgate fit``: from a table to a run directory that holds a regressor, a classifier or a forecaster."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import shlex
+import signal
+import sys
+import tempfile
+import typing
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headgate.cli.flags import METAVARS, SHORT, command, default_directory, printable, show
+from headgate.errors import InputError, one_line
+from headgate.runs.run_directory import is_run
+from headgate.settings.estimators import ClassifierParameters, ForecastParameters
+from headgate.storage.files import format_json
+from headgate.storage.lock import in_use
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from headgate.runs.estimator_directory import Place
+    from headgate.sequences.table import Roles
+    from headgate.settings.recipe import Recipe
+
+COMMON = ("epochs", "hidden_size", "num_layers", "dropout", "learning_rate")  # settings
+NOT_FLAGS = ("warm_start", "verbose", "random_state", "horizon")  # these have their own
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA",
+        help="CSV with any usual separator, compressed or not, or Parquet; '-': CSV from standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target", metavar="COLUMN",
+        help="what to predict: numbers, or classes; rows without it are left out, and are what predict is for",
+    )  # fmt: skip
+    parser.add_argument("--time", metavar="COLUMN", help="what orders the rows: dates or whole numbers")
+    parser.add_argument(
+        "--group", metavar="COLUMN",
+        help="rows with the same value here are one sequence (or series); each row must have one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--features", nargs="+", metavar="COLUMN", help="predict from these (all others; a forecast: none)"
+    )
+    parser.add_argument("--horizon", type=int, metavar="N", help="forecast the target N steps ahead")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
+    )
+    parser.add_argument("-s", "--seed", type=int, default=0, metavar="N", help="seed of everything random (0)")
+    samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
+    for name in COMMON:
+        _add_setting(parser, name, samples.get(name), forecasts.get(name))
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
+    parser.add_argument("--recipe", metavar="NAME", help="run a recipe instead: 'headgate recipes'")
+    more = parser.add_argument_group("more about the table and the test")
+    more.add_argument(
+        "--frequency", metavar="FREQ",
+        help="of a forecast: steps of the dates as pandas spells them: D, MS, h, ...; those that are not in the table "
+        "are missing values",
+    )  # fmt: skip
+    more.add_argument(
+        "--task", choices=("auto", "regression", "classification"), default="auto",
+        help="auto: regression where the target holds numbers (auto)",
+    )  # fmt: skip
+    more.add_argument(
+        "--test", type=float, metavar="SHARE",
+        help="share of the samples that are not trained on, to say how good the model is; 0: none (0.2)",
+    )  # fmt: skip
+    more.add_argument("--backtest", type=int, metavar="N", help="test a forecast in N folds (0)")
+    both = parser.add_argument_group("more settings")
+    of_samples = parser.add_argument_group("settings of regression and classification")
+    of_forecasts = parser.add_argument_group("settings of forecasts (with --horizon)")
+    for name in {**samples, **forecasts}:
+        if name not in COMMON:
+            group = both if name in samples and name in forecasts else of_samples if name in samples else of_forecasts
+            _add_setting(group, name, samples.get(name), forecasts.get(name))
+
+
+def _flags(kind: type) -> dict[str, Any]:
+    return {f.name: f for f in dataclasses.fields(kind) if f.name not in NOT_FLAGS}
+
+
+def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> None:
+    """A flag for a parameter; absent unless given, so that its default stays in estimator_parameters.py."""
+    f = of_samples or of_forecasts
+    flag, text = "--" + name.replace("_", "-"), f.metadata["help"]
+    flags = [*SHORT.get(name, ()), flag]
+    default = "none" if f.default is None else f.default
+    if of_samples and of_forecasts and of_samples.default != of_forecasts.default:
+        default = f"{default}; of a forecast {of_forecasts.default}"
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    if f.type is bool:
+        group.add_argument(
+            flag, action=argparse.BooleanOptionalAction, help=f"{text} ({'yes' if default else 'no'})", **absent
+        )
+    elif f.type is int and f.default == "auto":
+        group.add_argument(*flags, type=_whole_or_auto, metavar="N", help=f"{text} ({default})", **absent)
+    elif f.type is Any:
+        several = "*" if name == "difference" else None
+        group.add_argument(*flags, type=_value, nargs=several, metavar="VALUE", help=f"{text} ({default})", **absent)
+    else:
+        choices = f.metadata["choices"] or None
+        metavar = None if choices else METAVARS[f.type]
+        group.add_argument(*flags, type=f.type, choices=choices, metavar=metavar, help=f"{text} ({default})", **absent)
+
+
+def _value(text: str) -> int | float | str:
+    """A number where it is one: "12" -> 12, "0.5" -> 0.5, "auto" -> "auto"."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _whole_or_auto(text: str) -> int | str:
+    """A whole number, or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be auto or a whole number, got {text!r}") from None
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fit what the flags ask for and say how good it is."""
+    with _Signals() as signals, contextlib.redirect_stdout(_Output(sys.stdout)):
+        try:
+            _run(options, signals)
+        except KeyboardInterrupt:
+            show("interrupted: nothing was written", sys.stderr)
+            return 128 + (signals.number or signal.SIGINT)
+    return 128 + signals.number if signals.number else 0
+
+
+def _run(options: argparse.Namespace, signals: "_Signals") -> None:
+    import torch  # noqa: F401 - first, so that where it is missing the message names it
+
+    from headgate.sequences import table, table_file
+    from headgate.settings import recipe as recipes
+
+    say = (lambda text: None) if options.quiet else print
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed must be at least 0 and below 2**32, got {options.seed}")
+    if options.recipe:
+        _refuse_beside_recipe(options)
+        _fit_noise(recipes.load(options.recipe), options, say)
+        return
+    if not options.data or not options.target:
+        raise InputError("give a table and the column to predict: headgate fit DATA --target COLUMN")
+    forecast = options.horizon is not None
+    given = _given(options, forecast)
+    found = table_file.read_table(options.data, say=say)
+    roles = table.assign_roles(
+        found, options.target, time=options.time, group=options.group, features=options.features, forecast=forecast,
+        task=options.task, frequency=options.frequency, say=say,
+    )  # fmt: skip
+    work = (_fit_series if forecast else _fit_samples)(found, roles, given, options, say)
+    try:
+        out = work.finish(options, signals, say)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        raise InputError(
+            f"there is not enough memory for this model ({one_line(error)[:80]}): give a smaller --hidden-size, "
+            "--batch-size or table"
+        ) from None
+    if signals.number:
+        epochs = len(work.history())
+        show(f"interrupted in epoch {epochs}: the model so far is in {out}", sys.stderr)
+    say(f"run    {out}")
+    data = "" if forecast else " NEW.csv"
+    say(f"predict:\n  {command()} predict {shlex.quote(str(out))}{data}")
+
+
+def _refuse_beside_recipe(options: argparse.Namespace) -> None:
+    """InputError for the first flag that a recipe does not look at."""
+    looked_at = {"recipe", "seed", "quiet", "run", "program"}
+    absent: dict[str, Any] = {"task": "auto", "overwrite": False}
+    for name, value in vars(options).items():
+        if name not in looked_at and value != absent.get(name):
+            flag = "DATA" if name == "data" else "--" + name.replace("_", "-")
+            raise InputError(f"{flag} does not go with --recipe, which has its own data and settings: leave one out")
+
+
+def _given(options: argparse.Namespace, forecast: bool) -> dict[str, Any]:
+    """The parameters that were given as flags; InputError for what does nothing in this task."""
+    samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
+    given = {name: getattr(options, name) for name in {**samples, **forecasts} if hasattr(options, name)}
+    known = forecasts if forecast else samples
+    if other := next((name for name in given if name not in known), None):
+        what = "does not go with a forecast" if forecast else "is of forecasts: give --horizon, or leave it away"
+        raise InputError(f"--{other.replace('_', '-')} {what}")
+    if forecast and options.test is not None:
+        raise InputError("--test does not go with a forecast: --backtest tests one, --calibration holds out its end")
+    if not forecast and options.backtest is not None:
+        raise InputError("--backtest is of forecasts: give --horizon, or leave it away")
+    if options.overwrite and options.out is None:
+        raise InputError("--overwrite replaces the run in --out, which was not given: without it a new run is made")
+    if not forecast and not given.get("early_stopping", samples["early_stopping"].default):
+        for name in ("validation_fraction", "patience"):
+            if name in given:
+                raise InputError(f"--{name.replace('_', '-')} does nothing without --early-stopping: give both")
+    if forecast and options.horizon < 1:
+        raise InputError(f"--horizon must be at least 1, got {options.horizon}")
+    if "difference" in given:
+        lags = given["difference"]
+        given["difference"] = "auto" if lags == ["auto"] else tuple(lag for lag in lags if lag != "none")
+    return {**given, "random_state": options.seed, "verbose": 0 if options.quiet else 1}
+
+
+@dataclasses.dataclass
+class _Work:
+    """What is left to do once everything was checked: train, test, save."""
+
+    estimator: Any
+    roles: "Roles"
+    numbers: int  # that the estimator stores, beside its weights
+    outputs: int
+    train: Callable[[], None]
+    test: Callable[[], None]
+    history: Callable[[], list[dict[str, float]]]
+    pictures: dict[str, Callable[[Path], object]]
+
+    def finish(self, options: argparse.Namespace, signals: "_Signals", say: Any) -> Path:
+        """Make the place, train, and save there; the place."""
+        from headgate.runs import estimator_directory
+        from headgate.settings.estimators import check_parameters
+        from headgate.training import fitting
+
+        check_parameters(self.estimator)
+        size = self._size()
+        with contextlib.ExitStack() as stack:
+            out, place = _claimed(stack, options, size)
+            signals.keep = True
+            token = fitting.stopping.set(lambda: signals.number != 0)
+            try:
+                self.train()
+            finally:
+                fitting.stopping.reset(token)
+            self.test()
+            history = self.history()
+            more = {
+                "data.json": format_json(self.roles.to_json(), indent=1),
+                "log.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
+                **{
+                    name: content for name, draw in self.pictures.items() if (content := _drawn(name, draw)) is not None
+                },
+            }
+            facts, arrays = self.estimator.describe()
+            parts = (type(self.estimator).__name__, self.estimator.get_params(), facts, arrays)
+            try:
+                place.write(*parts, more=more)
+            except OSError as error:  # full since training began, or gone
+                other = Path(tempfile.mkdtemp(prefix=f"headgate-{out.name}-"))
+                estimator_directory.write(other, *parts, more=more)
+                raise InputError(
+                    f"{out} could not be written ({error.strerror}), and the model was saved in {other}: move it to a "
+                    "place that lasts"
+                ) from None
+        for name in self.pictures:
+            if name in more:
+                say(f"{'curve' if name == 'curve.png' else 'chart'}  {out / name}")
+        return out
+
+    def _size(self) -> int:
+        """The bytes that the run directory may come to."""
+        e = self.estimator
+        H, D, F = int(e.hidden_size), 1 + bool(getattr(e, "bidirectional", False)), 1 + len(self.roles.features)
+        if getattr(e, "strategy", "") == "direct":
+            F, self.outputs = 1 + e.horizon * len(self.roles.features), e.horizon
+        weights = sum(3 * D * H * ((D * H if layer else F) + H + 2) for layer in range(int(e.num_layers)))
+        epochs = 300 if e.epochs == "auto" else int(e.epochs)  # of which the log has a line each
+        return 4 * (weights + self.outputs * (D * H + 1)) + 8 * self.numbers + 300 * epochs + 500_000
+
+
+def _claimed(stack: contextlib.ExitStack, options: argparse.Namespace, size: int) -> "tuple[Path, Place]":
+    """The run directory, with room for so many bytes, kept until the stack is left."""
+    from headgate.runs import estimator_directory
+
+    if options.out:
+        return Path(options.out), stack.enter_context(
+            estimator_directory.claim(options.out, overwrite=options.overwrite, size=size)
+        )
+    name = Path(options.data).name.split(".")[0] if options.data != "-" else ""
+    name, number = name or "table", 1
+    free = default_directory(name)
+    while is_run(free) or in_use(free, ".lock"):  # by another fit of the same table
+        number += 1
+        free = free.with_name(f"{name}-{number}")
+    return free, stack.enter_context(estimator_directory.claim(free, overwrite=False, size=size))
+
+
+def _drawn(name: str, draw: Callable[[Path], object]) -> bytes | None:
+    """A picture as the content of its file; None, after a warning, if it cannot be drawn: the model matters more."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            draw(Path(folder) / name)
+            return (Path(folder) / name).read_bytes()
+    except (InputError, OSError) as error:
+        warnings.warn(f"{name} was not drawn: {error}", stacklevel=2)
+        return None
+
+
+def _fit_samples(
+    found: "pd.DataFrame", roles: "Roles", given: dict[str, Any], options: argparse.Namespace, say: Any
+) -> _Work:
+    import numpy as np
+
+    from headgate.estimators.sequence import GRUClassifier, GRURegressor
+    from headgate.pictures.curve import draw_losses
+    from headgate.sequences import table
+
+    found, left_out = table.answered(found, roles)
+    X, y, _ = table.samples(found, roles)
+    assert y is not None
+    lengths = [len(x) for x in X]
+    shape = f"{min(lengths)} to {max(lengths)}" if min(lengths) < max(lengths) else f"{max(lengths)}"
+    features = len(roles.features) if roles.group else 1
+    say(
+        f"{options.data}: {len(y):,} sequences of {shape} steps, {features} feature{'s' * (features > 1)}; "
+        f"{roles.task} of {roles.target}"
+    )
+    if left_out:
+        say(f"{left_out:,} without {roles.target} left out: headgate predict answers them")
+    if roles.task == "regression" and "class_weight" in given:
+        raise InputError(f"--class-weight is of classes, and {roles.target} is a number: leave it out, or give --task "
+                         "classification")  # fmt: skip
+    if roles.task == "classification":
+        y = _classes(y, roles, options.task)
+    estimator: Any = (GRURegressor if roles.task == "regression" else GRUClassifier)(**given)
+    training, test = _split(y, roles.task, 0.2 if options.test is None else options.test, options.seed)
+
+    def score() -> None:
+        if not len(test):
+            return
+        if roles.task == "regression":
+            if len(test) < 2:
+                error = abs(float(estimator.predict(_take(X, test))[0]) - float(y[test][0]))
+                say(f"test   absolute error {error:.3g} of the only sequence not trained on")
+                return
+            value = estimator.score(_take(X, test), y[test])
+            say(f"test   R2 {value:.3f} over {len(test)} sequences not trained on (their mean would have 0)")
+            return
+        value = estimator.score(_take(X, test), y[test])
+        labels, counts = np.unique(y[training], return_counts=True)
+        naive = float((y[test] == labels[counts.argmax()]).mean())
+        say(f"test   accuracy {value:.3f} over {len(test)} sequences not trained on (always "
+            f"{labels[counts.argmax()]}: {naive:.3f})")  # fmt: skip
+
+    return _Work(
+        estimator, roles, numbers=4 * features + len(np.unique(y)) * 8 * (roles.task == "classification"),
+        outputs=len(np.unique(y)) if roles.task == "classification" else 1,
+        train=lambda: estimator.fit(_take(X, training), y[training]), test=score, history=lambda: estimator.history_,
+        pictures={"curve.png": lambda path: draw_losses(estimator.history_, path)},
+    )  # fmt: skip
+
+
+def _classes(y: "np.ndarray", roles: "Roles", task: str) -> "np.ndarray":
+    """The classes of the samples, of one type; InputError for what cannot be classes."""
+    import numpy as np
+
+    kinds = {type(value) for value in y.tolist()}
+    if len(kinds) > 1:
+        y = np.array([str(value) for value in y])
+    if task == "auto" and kinds == {str} and len(y) > 10 and len(np.unique(y)) == len(y):
+        raise InputError(
+            f"column {roles.target} holds {len(y)} different texts for {len(y)} sequences ({y[0]!r}, {y[1]!r}, ...), "
+            "which are no classes: name another --target, write numbers, or say --task classification"
+        )
+    return y
+
+
+def _fit_series(
+    found: "pd.DataFrame", roles: "Roles", given: dict[str, Any], options: argparse.Namespace, say: Any
+) -> _Work:
+    from headgate.estimators.forecaster import GRUForecaster
+    from headgate.pictures.curve import draw_losses
+    from headgate.sequences import table
+
+    if options.horizon >= len(found):
+        raise InputError(f"--horizon {options.horizon} needs more than the {len(found)} rows of {options.data}: give a "
+                         "smaller one, or more rows")  # fmt: skip
+    long, ahead = table.series(found, roles)
+    if ahead is not None and len(ahead):
+        say(f"{len(ahead):,} rows at the end without {roles.target} left out: headgate predict answers them")
+    forecaster = GRUForecaster(horizon=options.horizon, **given)
+
+    def train() -> None:
+        forecaster.fit(long)
+
+    if options.backtest:
+        folds = forecaster.backtest(options.backtest, long)
+        say(folds.to_string(index=False, float_format="%.3f"))
+        mean = folds[["mase", "seasonal_naive", "coverage"]].mean()
+        say(
+            f"backtest: mean absolute scaled error {mean['mase']:.3f}, seasonal naive {mean['seasonal_naive']:.3f}"
+            + ("" if mean["coverage"] != mean["coverage"] else f"; 80% intervals held {mean['coverage']:.0%}")
+        )
+    pictures: dict[str, Callable[[Path], object]] = {
+        "curve.png": lambda path: draw_losses(forecaster.regressor_.history_, path)
+    }
+    if not roles.features:
+        pictures["forecast.png"] = lambda path: forecaster.plot(path=path)
+    return _Work(
+        forecaster, roles, numbers=len(long) * (4 + len(roles.features) + min(options.horizon, len(long))), outputs=1,
+        train=train, test=lambda: None, history=lambda: forecaster.regressor_.history_, pictures=pictures,
+    )  # fmt: skip
+
+
+class _Signals:
+    """Ctrl-C, SIGTERM and SIGHUP interrupt; with ``keep``, the first one is noted only, so that a fit can be saved."""
+
+    number = 0
+    keep = False
+
+    def __enter__(self) -> "_Signals":
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        numbers = [getattr(signal, name) for name in names]
+        ignored = [n for n in numbers if signal.getsignal(n) == signal.SIG_IGN]  # nohup, or in the background
+        self._before = {n: signal.signal(n, self._note) for n in numbers if n not in ignored}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        again, self.number = self.number != 0, number
+        if again or not self.keep:
+            raise KeyboardInterrupt
+
+
+class _Output(io.TextIOBase):
+    """Standard output for a training, which goes on if that is closed, full, or loses its reader."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        self._or_give_up(lambda stream: stream.write(printable(text, stream)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._or_give_up(lambda stream: stream.flush())
+
+    def _or_give_up(self, act: Callable[[Any], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            act(self._stream)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: it was closed
+            self._stream = None
+
+
+def _split(y: "np.ndarray", task: str, share: float, seed: int) -> "tuple[np.ndarray, np.ndarray]":
+    """Indices to train on and to test with; where it can be, of every class in both."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    if not 0 <= share < 1:
+        raise InputError(f"--test must be at least 0 and below 1, got {share}")
+    n, held_out = len(y), round(share * len(y))
+    if not held_out:
+        return np.arange(n), np.arange(0)
+    if n - held_out < 1:
+        raise InputError(f"--test {share} leaves nothing of {n} samples to train on: give a smaller share")
+    classes = None
+    if task == "classification":
+        labels, counts = np.unique(y, return_counts=True)
+        if counts.min() > 1 and len(labels) <= min(held_out, n - held_out):
+            classes = y
+    split = train_test_split(np.arange(n), test_size=held_out, random_state=seed, stratify=classes)
+    return split[0], split[1]
+
+
+def _take(X: Any, indices: "np.ndarray") -> Any:
+    return [X[i] for i in indices] if isinstance(X, list) else X[indices]
+
+
+def _fit_noise(recipe: "Recipe", options: argparse.Namespace, say: Any) -> None:
+    from headgate.training.noise import fit_noise
+
+    if recipe.noise is None:
+        raise InputError(f"recipe {recipe.name} trains a language model: {command()} train --recipe {recipe.name}")
+    losses = fit_noise(recipe.noise, seed=options.seed, say=say)
+    later = losses[len(losses) // 2 :]
+    say(f"mean loss of the last {len(later)} epochs: {sum(later) / len(later):.3f}")
+    say(
+        "Every target is drawn anew, whatever the inputs are: nothing predicts it better than its mean, 0, and so the "
+        "expected loss of a model cannot fall below the variance of the noise, 1."
+    )

@@ -1,0 +1,195 @@
+"""``headgate predict``: what a fitted regressor, classifier or forecaster says to a table."""
+
+import argparse
+import io
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headgate.cli.flags import printable, show
+from headgate.console import is_closed
+from headgate.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headgate.sequences.table import Roles
+
+
+MOST_STEPS = 100_000  # of a forecast
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="RUN", help="a run directory that fit made")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA",
+        help="a table as for fit; a forecaster goes on from the end of its series there (of those it was fitted with)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--horizon", type=int, metavar="N",
+        help="forecast N steps (the rows at the end without a target, or as many as fit was told)",
+    )  # fmt: skip
+    parser.add_argument("--coverage", type=float, metavar="X", help="of a forecast's interval; 0: none (0.8)")
+    parser.add_argument("--probabilities", action="store_true", help="of a classifier: also that of each class")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write .csv or .parquet (CSV on standard output)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict, and print or write a table."""
+    import torch  # noqa: F401 - first, so that where it is missing the message names it
+
+    _check_output(options)
+    path = Path(options.path)
+    kind, estimator, roles = _load(path)
+    forecast = kind == "GRUForecaster"
+    if not forecast and (flag := next((f for f in ("horizon", "coverage") if getattr(options, f) is not None), None)):
+        raise InputError(f"--{flag} is of forecasts, and {path} holds a {kind}: leave it out")
+    if forecast and options.probabilities:
+        raise InputError(f"--probabilities are of classes, and {path} holds a {kind}: leave it out")
+    answer = (_forecast if forecast else _answer)(estimator, roles, options)
+    _write(answer, options.out)
+    return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """InputError if the answer could not be written."""
+    if options.out is None:
+        if is_closed(sys.stdout):
+            raise InputError("standard output is closed: name a file with --out")
+        return
+    if not options.out.endswith((".csv", ".parquet")):
+        raise InputError(f"--out must be a .csv or .parquet file, got {options.out}")
+    folder = Path(options.out).parent
+    if not folder.is_dir():
+        raise InputError(f"there is no directory {folder} for --out {options.out}: make it, or name another file")
+    if Path(options.out).is_dir():
+        raise InputError(f"--out {options.out} is a directory: name a file in it")
+
+
+def _load(path: Path) -> "tuple[str, Any, Roles]":
+    """The kind of estimator in a run directory, the estimator and its roles, of the same save."""
+    import headgate
+    from headgate.runs import estimator_directory
+    from headgate.sequences import table
+    from headgate.storage import files
+
+    while True:
+        kind = files.estimator_in(path)
+        if kind not in ("GRURegressor", "GRUClassifier", "GRUForecaster"):
+            estimator_directory.read(path, "GRURegressor")  # says what is wrong
+            raise InputError(f"{path} holds a {kind}, which headgate predict does not know: fit again")
+        before = (path / "config.json").read_bytes()
+        described = estimator_directory.companion(path, "data.json")
+        estimator = getattr(headgate, kind).load(path)
+        if (path / "config.json").read_bytes() == before:
+            break
+    if described is None:
+        raise InputError(f"{path} was saved from Python (there is no data.json): load it there, {kind}.load")
+    try:
+        return kind, estimator, table.Roles.from_json(json.loads(described))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}/data.json is damaged ({error!r}): restore it, or fit again") from None
+
+
+def _write(answer: "pd.DataFrame", out: str | None) -> None:
+    """A table on standard output, or as a whole in a file."""
+    from headgate.storage import files
+
+    if out is None:
+        sys.stdout.write(printable(answer.to_csv(index=False, lineterminator="\n"), sys.stdout))
+        sys.stdout.flush()
+        return
+    if out.endswith(".csv"):
+        files.write_whole(Path(out), answer.to_csv(index=False).encode("utf-8", "backslashreplace"))
+        return
+    content = io.BytesIO()
+    answer.to_parquet(content, index=False)
+    files.write_whole(Path(out), content.getvalue())
+
+
+def _answer(estimator: Any, roles: "Roles", options: argparse.Namespace) -> "pd.DataFrame":
+    """A row for each sample: its name, the prediction, probabilities."""
+    import numpy as np
+    import pandas as pd
+
+    from headgate.sequences import table, table_file
+
+    if options.data is None:
+        raise InputError(f"give a table to predict {roles.target} from: headgate predict RUN DATA")
+    if options.probabilities and roles.task != "classification":
+        raise InputError(f"--probabilities are of classes, and {roles.target} is a number: leave the flag away")
+    X, y, names = table.samples(table_file.read_table(options.data, say=_note), roles)
+    found = estimator.predict(X)
+    columns = {name if name != roles.target else f"{name} number": names[name] for name in names}
+    answer = pd.DataFrame({**columns, roles.target: found})
+    if options.probabilities:
+        for label, column in zip(estimator.classes_, estimator.predict_proba(X).T, strict=True):
+            answer[f"probability of {label}"] = column
+    known = np.zeros(len(found), bool) if y is None else ~pd.isna(y)
+    if y is not None and known.any():
+        if roles.task == "classification":
+            right = [a == b or str(a) == str(b) for a, b in zip(y[known].tolist(), found[known].tolist(), strict=True)]
+            _note(f"accuracy {np.mean(right):.3f} over {len(right)} sequences")
+        elif known.sum() > 1:
+            from sklearn.metrics import r2_score
+
+            _note(f"R2 {r2_score(y[known].astype(float), found[known]):.3f} over {known.sum()} sequences")
+    return answer
+
+
+def _forecast(forecaster: Any, roles: "Roles", options: argparse.Namespace) -> "pd.DataFrame":
+    """A row for each step to come: its date, the series where there are several, the forecast and its interval."""
+    import pandas as pd
+
+    from headgate.sequences import table, table_file
+
+    history, future = None, None
+    if options.horizon is not None and not 1 <= options.horizon <= MOST_STEPS:
+        raise InputError(f"--horizon must be at least 1 and at most {MOST_STEPS}, got {options.horizon}")
+    horizon = options.horizon
+    if options.data is not None:
+        history, future = table.series(table_file.read_table(options.data, say=_note), roles)
+        asked = 0 if future is None or future.empty else int(future["unique_id"].value_counts().max())
+        if horizon is None and asked:
+            horizon = min(asked, forecaster.horizon)
+            if horizon < asked:
+                _note(f"forecast are {horizon} of the {asked} rows without {roles.target}, as many as fit was told: "
+                      f"--horizon {asked} --coverage 0 asks for all")  # fmt: skip
+    elif roles.features:
+        raise InputError(
+            f"the forecast needs {', '.join(roles.features)} of the steps to come: give a table whose last rows have "
+            f"these and no {roles.target}"
+        )
+    if not roles.features:
+        future = None
+    coverage = 0.8 if options.coverage is None else options.coverage
+    intervals = getattr(forecaster, "has_intervals_", bool(forecaster.calibration))
+    if coverage and not intervals:
+        warnings.warn(
+            "there are no intervals, because none were calibrated: fit with a longer series, or ask for none with "
+            "--coverage 0",
+            stacklevel=2,
+        )
+    try:
+        if coverage and intervals:
+            answer = forecaster.predict_interval(horizon, future, y=history, coverage=coverage)
+        else:
+            answer = forecaster.predict(horizon, future, y=history).rename(columns={"y": "forecast"})
+    except (pd.errors.OutOfBoundsDatetime, OverflowError) as error:
+        raise InputError(
+            f"--horizon {horizon} goes beyond the dates that pandas has ({error}): give a smaller one"
+        ) from None
+    names = {"unique_id": roles.group, "ds": roles.time}
+    if roles.group is None:
+        answer = answer.drop(columns="unique_id")
+    taken = [name for name in ("lower", "forecast", "upper") if name in (roles.group, roles.time)]
+    answer = answer.rename(columns={name: f"{name} of {roles.target}" for name in taken})
+    frame: pd.DataFrame = answer.rename(columns={old: new for old, new in names.items() if new is not None})
+    return frame
+
+
+def _note(text: str) -> None:
+    """Say something beside the answer."""
+    show(text, sys.stderr)

@@ -1,0 +1,1 @@
+"""Regression, classification and forecasts, by scikit-learn's contract."""

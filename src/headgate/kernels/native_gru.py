@@ -1,0 +1,362 @@
+"""The backend ``cpu``: the native library as a differentiable function of tensors, float32 and float64.
+
+Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export``, and where a mode or a
+tensor of another class watches, the same thing is the operator ``headgate::gru``. A gradient that is to be
+differentiated again, or that is a batch of gradients, is taken through the definition.
+
+Letters: T time steps, B batch, I input size, H hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
+
+from headgate import equations, machine, native
+from headgate.kernels import memory, watch
+from headgate.kernels.dense import check_floats, check_range, dense, resolved
+
+
+class _Arguments(NamedTuple):
+    """Of :func:`headgate.equations.sequence`; the first seven can need a gradient."""
+
+    x: Tensor
+    h0: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    reset_state: Tensor | None
+    lengths: Tensor | None
+    resets: Tensor | None
+    before: bool
+    reverse: bool
+    invariant: bool
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """T, B, I, H"""
+        return *self.x.shape[:2], self.weight_ih.shape[1], self.weight_hh.shape[1]
+
+
+def sequence(
+    x: Tensor,
+    h0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    reset: str = "after",
+    reverse: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_gates: bool = False,
+    batch_invariant: bool = True,
+    unwatched: bool = False,
+) -> tuple[Tensor, ...]:
+    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back.
+
+    batch_invariant: whether a row must have the same bits alone and in any batch.
+    unwatched: the caller knows that nothing follows the call (:func:`headgate.kernels.watch.unwatched`).
+    """
+    tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
+    dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
+    if not ours:
+        tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
+    differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+    arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
+    if not unwatched and _through_the_operator((*tensors, lengths, resets)):
+        states, last, gates = _operator(*arguments, differentiable or return_gates)
+    elif differentiable:
+        states, last, gates = _Gru.apply(*arguments)
+    else:
+        states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
+    outputs = (states, last, unblocked(gates, h0.shape[1])) if return_gates else (states, last)
+    return outputs if ours else tuple(v.to(dtype) for v in outputs)
+
+
+def _through_the_operator(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether something watches that sees operators only."""
+    return torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors)
+
+
+class _Gru(torch.autograd.Function):
+    """The fields of _Arguments -> what _forward returns, the gates kept."""
+
+    @staticmethod
+    def forward(ctx: Any, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = _forward(_Arguments(*fields), True)
+        _remember(ctx, fields, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, states, gates = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:7]
+        found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
+        return (*_placed(found, needed), *[None] * 5)
+
+
+def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
+    """The shape in which the library keeps gates: some hidden units of all rows lie together."""
+    return T, -(-H // native.GATE_LANES), B, 4, native.GATE_LANES
+
+
+def unblocked(gates: Tensor, H: int) -> Tensor:
+    """-> r, z, n (T, B, 3H)"""
+    T, blocks, B, _, lanes = gates.shape
+    units = gates.permute(0, 2, 3, 1, 4).reshape(T, B, 4, blocks * lanes)
+    return units[:, :, :3, :H].reshape(T, B, 3 * H)
+
+
+def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    states, _, gates = outputs
+    ctx.save_for_backward(*fields[:9], states, gates)
+    ctx.options = fields[9:12]
+    ctx.set_materialize_grads(False)
+
+
+def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of the arguments that need one, each at its argument's place."""
+    rest = iter(found)
+    return [next(rest) if need else None for need in needed]
+
+
+def _gradients(
+    arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """The gradients of the arguments that need one, in a way that whatever watches can follow."""
+    again = torch.is_grad_enabled()  # they are to be differentiated
+    if not again:
+        if watch.unwatched((*arguments[:9], states, gates, *d_outputs)):
+            if not watch.batched(d_outputs):
+                return _backward(arguments, states, gates, d_outputs, needed)
+        elif torch.compiler.is_compiling() or not (watch.batched(d_outputs) or watch.transformed() or watch.recorded()):
+            found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+            return found
+    with torch.enable_grad():
+        return _through_the_definition(arguments, d_outputs, needed, again)
+
+
+def _through_the_definition(
+    arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool], again: bool
+) -> Sequence[Tensor | None]:
+    """The gradients, with ``again`` as functions that can be differentiated again."""
+    leaves: list[Any] = [
+        v.view_as(v) if v is not None and need else v for v, need in zip(arguments[:7], needed, strict=True)
+    ]
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state = leaves
+    outputs = equations.sequence(
+        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset="before" if arguments.before else "after",
+        reverse=arguments.reverse, lengths=arguments.lengths, resets=arguments.resets, reset_state=reset_state,
+        return_gates=True,
+    )  # fmt: skip
+    pairs = [
+        (output, unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
+        for output, d in zip(outputs, d_outputs, strict=True)
+        if d is not None and output.requires_grad
+    ]
+    wanted = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
+    return torch.autograd.grad(
+        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=again, allow_unused=True
+    )
+
+
+def _forward(arguments: _Arguments, keep_gates: bool, *, checked: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """-> states (T, B, H), last (B, H), gates (see native/headgate.h), empty unless kept."""
+    described, alive = _describe(arguments, checked)
+    T, B, _, H = arguments.sizes
+    h0 = arguments.h0
+    states, last = memory.empty((T, B, H), h0.dtype), h0.new_empty(B, H)
+    gates = memory.empty(_blocked(T, B, H) if keep_gates else (0,), h0.dtype)
+    described.states, described.last = states.data_ptr(), last.data_ptr()
+    described.gates = gates.data_ptr() if keep_gates else None
+    native.call(f"forward_{native.SUFFIXES[h0.itemsize]}", described)
+    del alive
+    return states, last, gates
+
+
+def _backward(
+    arguments: _Arguments,
+    states: Tensor,
+    gates: Tensor,
+    d_outputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    *,
+    checked: bool = True,
+) -> list[Tensor]:
+    """The gradients of the arguments that need one."""
+    h0 = arguments.h0
+    described, alive = _describe(arguments, checked)
+    T, B, _, H = arguments.sizes
+    shapes = (T, B, H), (B, H), _blocked(T, B, H)
+    for tensor, shape in ((states, shapes[0]), (gates, shapes[2])):
+        if tensor.shape != shape or tensor.dtype != h0.dtype:
+            raise RuntimeError(
+                f"a tensor kept for backward, {shape} {h0.dtype}, came back as {tuple(tensor.shape)} {tensor.dtype}: "
+                "hooks on saved tensors must return what they were given"
+            )
+    kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
+    described.states, described.gates = (v.data_ptr() for v in kept)
+    incoming = [
+        None if d is None else dense(name, d, shape, h0.dtype)
+        for name, d, shape in zip(("d_states", "d_last", "d_gates"), d_outputs, shapes, strict=True)
+    ]
+    if needed[0] and not arguments.x.is_floating_point():
+        raise RuntimeError("ids have no gradient")
+    owners = (*arguments[:6], h0)  # of reset_state every row has its own share
+    gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
+                 for v, need in zip(owners, needed, strict=True)]  # fmt: skip
+    pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
+    native.call(f"backward_{native.SUFFIXES[h0.itemsize]}", described, native.Gradients(*pointers))
+    del alive, kept
+    if gradients[6] is not None:
+        gradients[6] = gradients[6].sum(0)
+    return [g for g in gradients if g is not None]
+
+
+def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Tensor | None]]:
+    """The arguments as the library wants them, and the tensors that must live as long. RuntimeError for wrong ones.
+
+    checked: whether functional.py has checked the range of ids and lengths. Compiled programs look at no numbers.
+    """
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = arguments[:9]
+    ids, dtype = not x.is_floating_point(), h0.dtype
+    if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2 or not weight_hh.shape[1]:
+        shapes = [tuple(v.shape) for v in (x, weight_ih, weight_hh)]
+        raise RuntimeError(
+            f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H), no H = 0, got {shapes}"
+        )
+    check_floats("h0", dtype)
+    T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
+    if ids:
+        x = _read("ids", x, (T, B), I - 1, checked)
+    elif x.shape[2] != I or x.dtype != dtype or not x.is_cpu:
+        raise RuntimeError(f"x must be {dtype} (T, B, {I}) on cpu, got {x.dtype} {tuple(x.shape)} on {x.device}")
+    else:
+        x = resolved("x", x.contiguous() if I > 1 and x.stride(2) != 1 else x)
+    if resets is not None:
+        resets = dense("resets", resets, (T, B), torch.bool)
+    alive = [
+        x,
+        *(
+            None if v is None else dense(name, v, shape, dtype)
+            for name, v, shape in (
+                ("h0", h0, (B, H)), ("weight_ih", weight_ih, (3 * H, I)), ("weight_hh", weight_hh, (3 * H, H)),
+                ("bias_ih", bias_ih, (3 * H,)), ("bias_hh", bias_hh, (3 * H,)), ("reset_state", reset_state, (H,)),
+            )
+        ),
+        None if lengths is None else _read("lengths", lengths, (B,), T, checked),
+        resets,
+    ]  # fmt: skip
+    x_at, *at = (None if v is None else v.data_ptr() for v in alive)
+    h0_at, weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, reset_state_at, lengths_at, resets_at = at
+    described = native.Gru(
+        T, B, I, H, arguments.before, arguments.reverse, machine.capped(torch.get_num_threads()), ids,
+        arguments.invariant, None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at,
+        weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
+    )  # fmt: skip
+    return described, alive
+
+
+def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int, checked: bool) -> Tensor:
+    """Ids or lengths as int64. Those of a subclass have not been checked either."""
+    if values.dtype not in (torch.int32, torch.int64) or values.shape != shape:
+        raise RuntimeError(f"{name} must be int32 or int64 {shape}, got {values.dtype} {tuple(values.shape)}")
+    found = dense(name, values.long(), shape, torch.int64)
+    if not checked or type(values) is not Tensor:
+        check_range(name, found, largest)
+    return found
+
+
+def _check_run(arguments: _Arguments) -> None:
+    """Raise RuntimeError for shapes that a program was not recorded for, and for forward-mode differentiation."""
+    if forward_ad._current_level >= 0:  # torch would take its tangent for zero
+        raise RuntimeError(
+            "headgate::gru cannot be differentiated in forward mode: call the module, not the program recorded of it"
+        )
+    T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
+    x_shape = (T, B, I) if arguments.x.is_floating_point() else (T, B)
+    shapes = x_shape, (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,), (B,), (T, B)
+    for name, tensor, shape in zip(_Arguments._fields, arguments, shapes, strict=False):
+        if isinstance(tensor, Tensor) and tensor.shape != shape:
+            raise RuntimeError(
+                f"headgate::gru: {name} must be {shape}, got {tuple(tensor.shape)}: a program recorded with one number "
+                "of rows or steps may hold for no other"
+            )
+
+
+_SCHEMA = (
+    "(Tensor x, Tensor h0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? reset_state, "
+    "Tensor? lengths, Tensor? resets, bool before, bool reverse, bool invariant, "
+)
+
+
+@torch.library.custom_op(
+    "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
+)
+def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = _Arguments(*fields[:12])
+    _check_run(arguments)
+    return _forward(arguments, fields[12], checked=False)
+
+
+@_operator.register_fake
+def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    T, B, _, H = _Arguments(*fields[:12]).sizes
+    h0 = fields[1]
+    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[12] else 0)
+
+
+@torch.library.custom_op(
+    "headgate::gru_backward",
+    mutates_args=(),
+    schema=_SCHEMA
+    + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
+)
+def _operator_backward(*fields: Any) -> list[Tensor]:
+    arguments = _Arguments(*fields[:12])
+    states, gates, *d_outputs, needed = fields[12:]
+    _check_run(arguments)
+    return _backward(arguments, states, gates, d_outputs, needed, checked=False)
+
+
+@_operator_backward.register_fake
+def _(*fields: Any) -> list[Tensor]:
+    return [
+        torch.empty_like(v, memory_format=torch.contiguous_format)
+        for v, need in zip(fields[:7], fields[-1], strict=True)
+        if need
+    ]
+
+
+def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    needed = list(ctx.needs_input_grad[:7])
+    *tensors, states, gates = ctx.saved_tensors
+    if not gates.numel():  # traced without gradients, run with them: the gates were not kept
+        states, _, gates = _operator(*tensors, *ctx.options, True)
+    found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
+    return (*_placed(found, needed), *[None] * 6)
+
+
+_operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))
+
+
+@register_flop_formula(torch.ops.headgate.gru)
+def _flops(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products, as torch counts them; looking up the columns of ids is none."""
+    (T, B), H = x[:2], h0[1]
+    return 2 * T * B * 3 * H * (H + (weight_ih[1] if len(x) == 3 else 0))
+
+
+@register_flop_formula(torch.ops.headgate.gru_backward)
+def _flops_of_backward(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *rest: Any, **_: Any) -> Any:
+    """Of the products for the gradients that are needed, the last argument, and of the chain back through time."""
+    (T, B), H, needed = x[:2], h0[1], rest[-1]
+    of_input = (needed[0] + needed[2]) * weight_ih[1] * T if len(x) == 3 else 0
+    return 2 * B * 3 * H * (of_input + H * (T * needed[3] + max(T - 1, 0) + (T > 0) * needed[1]))

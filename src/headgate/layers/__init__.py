@@ -1,0 +1,1 @@
+"""Modules, and the functions that pick a kernel for them."""

@@ -1,0 +1,413 @@
+"""The GRU as a module: signature, names, initialization and state_dict of ``torch.nn.GRU``, plus what it lacks.
+
+Letters: T time steps, B batch, I input size, H hidden size, L layers, D directions (1 or 2).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from headgate.layers.functional import gru
+from headgate.layers.parameters import (
+    NAMES,
+    check_dtype,
+    check_sizes,
+    check_variant,
+    converts,
+    leaf,
+    represent,
+    sizes_of,
+    suffixes,
+    weights,
+)
+
+
+class Gates(NamedTuple):
+    """What the gates were: each (L*D, T, B, H), (L*D, B, T, H) with batch_first, (L*D, T, H) unbatched."""
+
+    r: Tensor
+    z: Tensor
+    n: Tensor
+
+
+class _FlatWeights(list[Any]):
+    """The list that a module's _flat_weights is; a tensor that is put into it goes to the module."""
+
+    def __init__(self, module: "GRU", weights: list[Any]) -> None:
+        super().__init__(weights)
+        self._module = module
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(index, value)
+        self._module._flat_weights = self
+
+
+class GRU(nn.RNNBase):
+    """Several layers of gated recurrent units over a sequence; a drop-in for ``torch.nn.GRU``.
+
+        r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))        reset="after", as torch.nn.GRU
+        n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn)        reset="before", as Cho et al. (arXiv:1406.1078v3)
+        h' = (1 - z) * n + z * h
+
+    Arguments of ``torch.nn.GRU``: input_size, hidden_size, num_layers, bias, batch_first, dropout (between layers),
+    bidirectional, device, dtype. Beyond it:
+
+    reset          "after" or "before": two different functions; weights of one are not weights of the other
+    bias           "single" is the textbook's one bias a gate: bias_hh is zero and no parameter
+    learned_state  True: the state that a sequence starts from, where none is given, is a parameter of each layer and
+                   direction, state_l0 (H,) and so on, zero at first
+    batch_invariant  True: on a CPU a row has the same bits alone and in any batch. False: in training it need not,
+                   which lets the library use matrix tiles (AMX) for large batches; see headgate.layers.functional.gru
+    backend        "auto", or one of headgate.layers.functional.BACKENDS to force it
+
+    An ``nn.RNNBase``, so that code which asks for one finds it; not an ``nn.GRU``, which torch.compile refuses.
+
+    >>> gru = GRU(10, 20)
+    >>> states, last = gru(torch.randn(5, 3, 10))
+    >>> states.shape, last.shape
+    (torch.Size([5, 3, 20]), torch.Size([1, 3, 20]))
+    >>> ids = torch.tensor([[3], [7]])  # T = 2, B = 1: the one-hot vectors e_3 and e_7
+    >>> torch.allclose(gru(ids)[0], gru(nn.functional.one_hot(ids, 10).float())[0], atol=1e-6)
+    True
+    """
+
+    bias: bool | str  # type: ignore[assignment]
+    mode = "GRU"
+    proj_size = 0
+    _given: dict[str, tuple[Any, Tensor]] | None = None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset: str = "after",
+        learned_state: bool = False,
+        batch_invariant: bool = True,
+        backend: str = "auto",
+        proj_size: int = 0,
+    ) -> None:
+        super(nn.RNNBase, self).__init__()  # RNNBase's own knows neither one bias nor learned states
+        if proj_size != 0:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_variant(bias, reset)
+        if not isinstance(batch_first, bool):
+            raise TypeError(f"batch_first should be of type bool, got: {type(batch_first).__name__}")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout should be a number from 0 to 1, the probability of a zero, got {dropout!r}")
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                f"dropout acts between layers: it does nothing with dropout={dropout} and num_layers=1", stacklevel=2
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bool(bidirectional)
+        self.reset = reset
+        self.learned_state = bool(learned_state)
+        self.batch_invariant = bool(batch_invariant)
+        self.backend = backend
+
+        D, H = (2 if bidirectional else 1), hidden_size
+        for layer in range(num_layers):
+            sizes = sizes_of(D * H if layer else input_size, H, bias)
+            if learned_state:
+                sizes["state"] = (H,)
+            for suffix in suffixes(layer, D):
+                for name, shape in sizes.items():
+                    self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from the uniform distribution on (-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order.
+
+        Learned states become zero.
+        """
+        bound = 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name.startswith("state"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        return_gates: bool = False,
+    ) -> tuple[Any, ...]:
+        """input (T, B, I), or (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence; hx (L*D, B, H), or
+        (L*D, H) unbatched -> the states of the last layer, laid out as the input (T, B, D*H), and the final states
+        (L*D, B, H): layer 0 forward, layer 0 backward, layer 1 forward, ...
+
+        An integer input without its last axis holds ids that stand for one-hot vectors of size I, which are never
+        made. Without hx the state starts from zeros, or from the learned one. An input in half precision is converted
+        to the weights' float32; weights in half precision are computed with in float32, and the result converted back.
+
+        lengths       (B,) integers from 0 to T: a row is read up to its length. Outputs beyond it are zero, the final
+                      state is that at its true end, and the backward direction starts there
+        resets        (T, B) boolean, laid out as the input: a new sequence begins at this step, from zeros or the
+                      learned state; the backward direction, which reads it from its end, does not look beyond it
+        return_gates  True: a third value, Gates
+
+        Raises what ``torch.nn.GRU`` raises: ValueError for a wrong rank or dtype, RuntimeError for wrong shapes.
+
+        >>> gru = GRU(10, 20, bidirectional=True)
+        >>> states, last = gru(torch.randn(5, 3, 10), lengths=[5, 0, 2])
+        >>> bool((states[2:, 2] == 0).all()), torch.equal(last[0, 2], states[1, 2, :20])
+        (True, True)
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, lengths, resets, return_gates)
+        if not isinstance(input, Tensor) and isinstance(input, fx.Proxy):
+            options = {"lengths": lengths, "resets": resets, "return_gates": return_gates}
+            return leaf(self, input, hx, **{k: v for k, v in options.items() if v is not None and v is not False})
+        dtype = self._dtype
+        ids, batched = self._read_shape(input, hx, dtype)
+        x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
+        if self.batch_first:
+            x = x.transpose(0, 1)  # from here on (T, B, I) or ids (T, B)
+        L, D, H, B = self.num_layers, 2 if self.bidirectional else 1, self.hidden_size, x.shape[1]
+        if hx is not None:
+            hx = hx if batched else hx.unsqueeze(1)
+            if hx.shape != (L * D, B, H):
+                axes = ("B, T" if self.batch_first else "T, B") + ("" if ids else ", I")
+                hint = f" (input {tuple(input.shape)} read as ({axes}))" if batched else ""
+                raise RuntimeError(f"Expected hidden size {(L * D, B, H)}, got {list(hx.shape)}{hint}")
+            hx = hx.to(dtype) if converts(hx, dtype) else hx
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths, device=x.device)
+            lengths = lengths.long() if not lengths.numel() else lengths  # an empty list has no dtype of its own
+            lengths = lengths if batched else lengths.reshape(-1)
+        if resets is not None:
+            shape = tuple(input.shape[:2]) if batched else (len(input),)
+            if resets.shape != shape or resets.dtype != torch.bool:
+                found = f"{tuple(resets.shape)} {resets.dtype}"
+                raise RuntimeError(f"resets must be {shape} torch.bool, laid out as the input, got {found}")
+            resets = resets if batched else resets.unsqueeze(0 if self.batch_first else 1)
+            resets = resets.transpose(0, 1) if self.batch_first else resets
+        if not ids:
+            x = x.to(dtype)
+
+        last, gates = [], []
+        for layer in range(L):
+            if layer and self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+            both = []
+            for direction, suffix in enumerate(suffixes(layer, D)):
+                start = getattr(self, "state" + suffix, None)
+                if hx is not None:
+                    h0 = hx[layer * D + direction] if L * D > 1 else hx.squeeze(0)  # whose gradient is a view
+                elif start is not None:
+                    h0 = start.expand(B, H)
+                else:
+                    h0 = torch.zeros(B, H, dtype=dtype, device=x.device)
+                states, h, *rzn = gru(
+                    x, h0, *self._weights(suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
+                    resets=resets, reset_state=start, return_gates=return_gates,
+                    batch_invariant=self.batch_invariant or not self.training, backend=self.backend,
+                )  # fmt: skip
+                both.append(states)
+                last.append(h)
+                gates += rzn
+            x = both[0] if D == 1 else torch.cat(both, -1)  # (T, B, D*H)
+
+        outputs: tuple[Any, ...] = (
+            x.transpose(0, 1) if self.batch_first else x,
+            torch.stack(last) if L * D > 1 else last[0].unsqueeze(0),
+        )
+        if return_gates:
+            all_gates = torch.stack(gates)  # (L*D, T, B, 3H)
+            outputs += (Gates(*(all_gates.transpose(1, 2) if self.batch_first else all_gates).split(H, -1)),)
+        return outputs if batched else self._without_batch(*outputs)
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Tensor | None, lengths: Any, resets: Any, return_gates: bool
+    ) -> tuple[Any, ...]:
+        """A PackedSequence is read as its padded rows with their lengths; states come back packed, gates padded."""
+        if lengths is not None or resets is not None:
+            raise ValueError("a PackedSequence has lengths of its own and no resets: pass the padded input instead")
+        x, lengths = pad_packed_sequence(packed, self.batch_first)  # rows in the order of the caller
+        states, *rest = self.forward(x, hx, lengths=lengths, return_gates=return_gates)
+        repacked = pack_padded_sequence(states, lengths, self.batch_first, enforce_sorted=False)
+        order = packed.sorted_indices, packed.unsorted_indices
+        if order[0] is None:
+            return PackedSequence(repacked.data, packed.batch_sizes), *rest
+        return PackedSequence(repacked.data, packed.batch_sizes, *order), *rest
+
+    def _without_batch(self, states: Tensor, last: Tensor, gates: Gates | None = None) -> tuple[Any, ...]:
+        batch = 0 if self.batch_first else 1
+        outputs = states.squeeze(batch), last.squeeze(1)
+        return outputs if gates is None else (*outputs, Gates(*(v.squeeze(batch + 1) for v in gates)))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        return dtype
+
+    def _weights(self, suffix: str) -> list[Any]:
+        """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction, as they are computed with."""
+        found = weights(self, suffix)
+        if self._given is None:
+            return found
+        return [self._instead_of(name + suffix, weight) for name, weight in zip(NAMES, found, strict=True)]
+
+    def _instead_of(self, name: str, weight: Any) -> Any:
+        """What _flat_weights was given for a weight that is still the module's; else the weight itself."""
+        then, tensor = (self._given or {}).get(name, (None, None))
+        return tensor if tensor is not None and then is weight else weight
+
+    # What torch.nn.GRU keeps in lists beside its parameters, here read off the parameters, so that it cannot be stale
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """The names of the weights and biases of each layer and direction: with ``bias="single"`` there is no bias_hh.
+        A learned state is neither."""
+        names = sizes_of(1, 1, self.bias)
+        D = 2 if self.bidirectional else 1
+        return [[n + suffix for n in names] for layer in range(self.num_layers) for suffix in suffixes(layer, D)]
+
+    @_all_weights.setter
+    def _all_weights(self, names: list[list[str]]) -> None:
+        if names != self._all_weights:
+            raise ValueError(f"_all_weights follows from the arguments of GRU: {self._all_weights}, got {names}")
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    @_flat_weights_names.setter
+    def _flat_weights_names(self, names: list[str]) -> None:
+        if names != self._flat_weights_names:
+            raise ValueError(
+                f"_flat_weights_names follows from the arguments of GRU: {self._flat_weights_names}, got {names}"
+            )
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """What is computed with, in the order of the names: parameters, or what has taken their places."""
+        return _FlatWeights(self, [self._instead_of(n, getattr(self, n, None)) for n in self._flat_weights_names])
+
+    @_flat_weights.setter
+    def _flat_weights(self, tensors: Sequence[Any]) -> None:
+        """Parameters become those of the module. Other tensors are computed with until their weight is replaced, or the
+        module is moved or converted; they are no part of its state."""
+        names = self._flat_weights_names
+        if len(tensors) != len(names):
+            raise ValueError(f"_flat_weights must be {len(names)} tensors ({', '.join(names)}), got {len(tensors)}")
+        given = {}
+        for name, tensor in zip(names, tensors, strict=True):
+            weight = getattr(self, name, None)
+            if isinstance(tensor, nn.Parameter) and tensor is not weight:
+                setattr(self, name, tensor)
+            elif tensor is not None and tensor is not weight:
+                given[name] = weight, tensor
+        self._given = given or None
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The weights and biases of each layer and direction, as ``torch.nn.GRU`` lists them."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    def flatten_parameters(self) -> None:
+        """For programs written for ``torch.nn.GRU``; there is nothing to flatten."""
+
+    # RNNBase's ways of keeping its lists up to date: there is nothing to keep
+
+    __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
+    __setstate__ = nn.Module.__setstate__
+    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def _init_flat_weights(self) -> None:
+        self._given = None
+
+    def _update_flat_weights(self) -> None:
+        pass
+
+    def _weights_have_changed(self) -> bool:
+        return False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._given = None
+        return nn.Module._apply(self, fn, recurse)
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """As torch.nn.GRU's: raise unless this is a batch, or with ``batch_sizes`` the data of a PackedSequence. Ids
+        have one axis less."""
+        ids = not (input.is_floating_point() or input.is_complex())
+        axes = (3 if batch_sizes is None else 2) - ids
+        if input.dim() != axes:
+            raise RuntimeError(f"input must have {axes} dimensions, got {input.dim()}")
+        if not ids:
+            self._check_features(input, self._dtype)
+
+    def _check_features(self, input: Tensor, dtype: torch.dtype) -> None:
+        check_dtype(input, dtype)
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
+            )
+
+    def __prepare_scriptable__(self) -> nn.GRU:
+        """What torch.jit.script compiles in this module's place: torch.nn.GRU, on the same parameters."""
+        if self.reset != "after" or self.bias == "single" or self.learned_state:
+            raise RuntimeError(
+                'torch.jit.script compiles a GRU as torch.nn.GRU, which has no reset="before", bias="single" or '
+                "learned_state=True: take torch.jit.trace, torch.compile or torch.export"
+            )
+        plain = nn.GRU(
+            self.input_size, self.hidden_size, self.num_layers, bool(self.bias), self.batch_first, self.dropout,
+            self.bidirectional, device="meta",
+        )  # fmt: skip
+        for name in self._flat_weights_names:
+            setattr(plain, name, getattr(self, name))
+        return plain.train(self.training)
+
+    def _read_shape(self, input: Tensor, hx: Tensor | None, dtype: torch.dtype) -> tuple[bool, bool]:
+        """Check ranks and dtypes; returns whether the input holds ids, and whether it has a batch axis."""
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a tensor or a PackedSequence, got {type(input).__name__}")
+        ids = not (input.is_floating_point() or input.is_complex())
+        ranks = (1, 2) if ids else (2, 3)
+        if input.dim() not in ranks:
+            kind = "ids" if ids else "input"
+            raise ValueError(f"GRU: Expected {kind} to be {ranks[0]}D or {ranks[1]}D, got {input.dim()}D instead")
+        batched = input.dim() == ranks[1]
+        if hx is not None and hx.dim() != (3 if batched else 2):
+            kind = "batched" if batched else "unbatched"
+            raise RuntimeError(
+                f"For {kind} {input.dim()}-D input, hx should be {3 if batched else 2}-D but got {hx.dim()}-D tensor"
+            )
+        if not ids:
+            self._check_features(input, dtype)
+        return ids, batched
+
+    def extra_repr(self) -> str:
+        return represent(
+            self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
+            learned_state=False, batch_invariant=True, backend="auto",
+        )  # fmt: skip

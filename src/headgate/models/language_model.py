@@ -1,0 +1,151 @@
+"""A language model: ids -> GRU -> head; ``(tokens, state) -> (logits, state)``.
+
+Letters: T time steps, B batch, V vocabulary, H hidden size, L layers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headgate.errors import InputError
+from headgate.layers.functional import adaptive_cross_entropy, linear_cross_entropy
+from headgate.layers.gru import GRU
+from headgate.runtime import adaptive
+from headgate.settings.run import ModelSettings
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token of a text from the tokens before it.
+
+    The input is one-hot (never made: a row of weight_ih is gathered), or an embedding where settings.embedding > 0.
+    Dropout acts on the embedding, between layers and before the head. ``settings.initialization`` "normal" is the
+    textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each id ``separator``, with which a document
+    begins, the state starts over from zeros. ``settings.head``:
+
+    linear    W h + b
+    tied      the same, W being the embedding's weight (Press & Wolf 2017, arXiv:1608.05859; Inan et al. 2017,
+              arXiv:1611.01462), which is then drawn as that of torch.nn.Linear: from N(0, 1), as torch.nn.Embedding
+              draws it, the first logits would be far too large. In the state_dict it is embedding.weight, and only that
+    adaptive  torch.nn.AdaptiveLogSoftmaxWithLoss (Grave et al. 2017, arXiv:1609.04309), whose clusters begin at V // 16
+              and V // 4. Ids must come most frequent first
+
+    Raises InputError where the head does not fit the sizes or the vocabulary.
+
+    >>> model = LanguageModel(ModelSettings(hidden=8), vocabulary_size=5)
+    >>> logits, state = model(torch.tensor([[0], [3]]))
+    >>> logits.shape, state.shape
+    (torch.Size([2, 1, 5]), torch.Size([1, 1, 8]))
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        vocabulary_size: int,
+        *,
+        separator: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.separator = separator
+        V, H = vocabulary_size, settings.hidden
+        if wrong := settings.wrong_head():
+            raise InputError(wrong)
+        self.settings = settings
+        self.embedding = nn.Embedding(V, settings.embedding) if settings.embedding else None
+        self.gru = GRU(
+            settings.embedding or V,
+            H,
+            settings.layers,
+            bias=True if settings.bias == "double" else "single",
+            dropout=settings.dropout if settings.layers > 1 else 0.0,
+            reset=settings.reset,
+            batch_invariant=False,
+            backend=backend,
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head: nn.Linear | TiedHead | nn.AdaptiveLogSoftmaxWithLoss
+        if settings.head == "adaptive":
+            self.head = nn.AdaptiveLogSoftmaxWithLoss(H, V, adaptive.cutoffs(V), adaptive.DIVISOR)
+        elif self.embedding is not None and settings.head == "tied":
+            self.head = TiedHead(self.embedding)
+        else:
+            self.head = nn.Linear(H, V)
+        if settings.initialization == "normal":
+            for parameter in self.parameters():
+                if parameter.dim() > 1:
+                    nn.init.normal_(parameter, std=0.01)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step. The
+        logits of an adaptive head are log-probabilities."""
+        states, state = self._read(tokens, state)
+        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
+            return self.head.log_prob(states.flatten(0, 1)).unflatten(0, tokens.shape), state
+        return nn.functional.linear(states, *self._linear()), state
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: Tensor | None = None, *, reduction: str = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the tokens that follow, targets (T, B), in nats: their mean, or with reduction="none"
+        that of each, (T * B,); and the state after the last step. The same as from the logits, without making them."""
+        states, state = self._read(tokens, state)
+        states, targets = states.flatten(0, 1), targets.flatten()
+        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
+            return adaptive_cross_entropy(self.head, states, targets, reduction=reduction), state
+        loss = linear_cross_entropy(
+            states, *self._linear(), targets, reduction=reduction, batch_invariant=not self.training,
+            backend=self.gru.backend,
+        )  # fmt: skip
+        return loss, state
+
+    def _linear(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, H) and bias (V,) of a head that is linear or tied."""
+        assert not isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss)
+        if self.embedding is not None and isinstance(self.head, TiedHead):
+            return self.embedding.weight, self.head.bias
+        assert isinstance(self.head, nn.Linear)
+        return self.head.weight, self.head.bias
+
+    def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the head reads, (T, B, H), and the state after the last step."""
+        x = tokens if self.embedding is None else self.dropout(self.embedding(tokens))
+        resets = None if self.separator is None else tokens == self.separator
+        states, state = self.gru(x, state, resets=resets)
+        return self.dropout(states), state
+
+
+class TiedHead(nn.Module):
+    """What a head tied to an embedding has for itself: its bias (V,). Draws the embedding's weight (V, H) anew."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        bound = embedding.embedding_dim**-0.5
+        self.bias = nn.Parameter(torch.empty(embedding.num_embeddings).uniform_(-bound, bound))
+        nn.init.uniform_(embedding.weight, -bound, bound)
+
+
+def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The weights as NumPy arrays, which share the memory of a model on a CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+
+
+def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
+    """A model as :func:`headgate.runtime.evaluation.evaluate` wants it: in evaluation mode, left as it was found."""
+
+    def losses(x: np.ndarray, y: np.ndarray, state: Tensor | None) -> tuple[np.ndarray, Tensor]:
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode():
+                device = next(model.parameters()).device
+                tokens, targets = (torch.from_numpy(v).long().to(device) for v in (x, y))
+                nats, state = model.loss(tokens, targets, state, reduction="none")
+        finally:
+            model.train(was_training)
+        return nats.view(x.shape).cpu().numpy(), state
+
+    return losses

@@ -1,0 +1,1 @@
+"""Every picture: curves of runs, and forecasts."""

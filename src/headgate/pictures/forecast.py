@@ -1,0 +1,95 @@
+"""A picture of forecasts: the end of each history, the forecast, its interval, and what came."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from headgate.errors import InputError
+from headgate.pictures import style
+from headgate.sequences.series import Series
+from headgate.storage.files import write_whole
+
+
+def draw_forecast(
+    charts: Sequence[tuple[Series, np.ndarray, np.ndarray | None, Series | None]],
+    *,
+    coverage: float,
+    path: str | os.PathLike[str] | None = None,
+    style: Mapping[str, Any] | None = None,
+) -> Any:
+    """Draw, one below the other, series with their forecasts (h,), half their intervals' widths (h,) or None, and what
+    came or None. Returns matplotlib's Figure, which a notebook shows, and writes it to ``path``, all of it or nothing,
+    in the format that the path ends with (PNG without an ending). ``style`` holds further rcParams, fonts for instance.
+    """
+    import matplotlib
+
+    settings: Any = {**style.style(), **(style or {})}  # typed by matplotlib as a dict of its five hundred names
+    with matplotlib.rc_context(settings):
+        figure = _figure(len(charts))
+        for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+            _draw(axes, *chart, coverage=coverage)
+        if path is not None:
+            write_whole(Path(path), _rendered(figure, Path(path)))
+    return figure
+
+
+def _figure(charts: int) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A Figure that a notebook shows, also where neither pyplot nor a backend of IPython is loaded."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            width, height = self.get_size_inches() * 100
+            return style.rendered(self, "png"), {"width": int(width), "height": int(height)}
+
+    figure = Picture(figsize=(8.8, 0.6 + 2.9 * charts), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _rendered(figure: Any, path: Path) -> bytes:
+    known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower().removeprefix(".") or "png"
+    if ending not in known:
+        raise InputError(f"a picture cannot be written as {path.name}: its name must end with .{', .'.join(known)}")
+    return style.rendered(figure, ending)
+
+
+def _draw(
+    axes: Any,
+    history: Series,
+    forecast: np.ndarray,
+    half: np.ndarray | None,
+    actual: Series | None,
+    *,
+    coverage: float,
+) -> None:
+    h = len(forecast)
+    shown = history.values[-max(4 * h, 48) :]
+    before, after = _positions(history.index[-len(shown) :]), _positions(history.future(h))
+    axes.plot(before, shown, color="0.25", label="history")
+    joined = [*before[-1:], *after]
+    if half is not None:
+        label = f"{coverage:.0%} interval"
+        axes.fill_between(after, forecast - half, forecast + half, color="C0", alpha=0.2, linewidth=0, label=label)
+    axes.plot(joined, [shown[-1], *forecast], color="C0", label="forecast")
+    if actual is not None:
+        came = actual.values[:h]
+        axes.plot(after[: len(came)], came, color="C1", marker=".", linestyle="none", label="what came")
+    axes.set_ylabel("y" if history.name is None else str(history.name))
+    if not isinstance(history.index, pd.DatetimeIndex | pd.PeriodIndex):
+        axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.3, frameon=False)
+
+
+def _positions(index: pd.Index) -> list[Any]:
+    """What matplotlib can draw along its axis: dates or numbers."""
+    if isinstance(index, pd.PeriodIndex):
+        index = index.to_timestamp()
+    return list(index.to_pydatetime()) if isinstance(index, pd.DatetimeIndex) else list(index)

@@ -1,0 +1,1 @@
+"""The directories that training leaves on disk."""

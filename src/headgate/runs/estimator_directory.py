@@ -1,0 +1,376 @@
+"""A fitted estimator on disk, without pickle: config.json and model.safetensors in a directory.
+
+config.json            kind of estimator, parameters, what was found out while fitting; versions; checksums of the files
+model.safetensors      the weights, and the numbers that standardize
+
+Saving over an estimator happens inside its directory, so that this may be a mount point or a link: new files are
+written beside the old ones under names that hold their checksums; config.json is renamed into place, and from then on
+the new estimator is the one that is read; then the files get their own names. A reader takes the files that config.json
+means, under either name, and starts again if config.json has changed meanwhile.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headgate import __version__
+from headgate.errors import InputError, one_line
+from headgate.storage import files
+from headgate.storage.lock import alone
+
+FORMAT = 1  # of config.json; raised when an older headgate could not read it
+_PATIENCE = 60.0  # seconds that a save waits for another one to the same directory
+_COMPANIONS = (
+    "data.json",
+    "log.jsonl",
+    "curve.png",
+    "forecast.png",
+)  # files beside those of a config.json without "files"
+_NAME = r"\w[\w.-]*"  # of a file in the directory
+_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # names of a save under way, or killed
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was read: the kind of estimator, its parameters, and what it had learned as facts and arrays."""
+
+    path: Path
+    kind: str
+    parameters: dict[str, Any]
+    facts: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @contextlib.contextmanager
+    def damage(self) -> Iterator[None]:
+        """Within it, parts that do not fit each other are an InputError that names the directory."""
+        try:
+            yield
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            ArithmeticError,
+            OSError,
+            MemoryError,
+        ) as error:
+            raise InputError(
+                f"config.json and model.safetensors in {self.path} do not fit each other ({one_line(error)}): "
+                "restore both"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory that was claimed to save in."""
+
+    path: Path
+    room: Path  # a file that keeps the space
+
+    def write(
+        self,
+        kind: str,
+        parameters: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        more: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Save an estimator, as :func:`write` does."""
+        content = {"model.safetensors": files.format_arrays(arrays), **(more or {})}
+        learned = {
+            "estimator": kind,
+            "parameters": {name: _described(value, name) for name, value in parameters.items()},
+            "facts": {name: _described(value, name) for name, value in facts.items()},
+        }
+        listed = {name: hashlib.sha256(value).hexdigest() for name, value in content.items()}
+        config = {
+            "format": FORMAT,
+            "headgate": __version__,
+            "sha256": _checksum(learned, content["model.safetensors"]),
+            "files": listed,
+            "replaced": sorted(_names(self.path) - content.keys()),  # files that go
+            **learned,
+        }
+        described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode(
+            "utf-8", "backslashreplace"
+        )
+        self.room.unlink(missing_ok=True)
+        try:
+            for name, digest in listed.items():
+                files.write_durably(self.path / _pending(name, digest), content[name])
+            files.flush_directory(self.path)
+            files.write_whole(self.path / "config.json", described)
+        except BaseException:
+            _recover(self.path)
+            raise
+        _recover(self.path)
+        files.flush_directory(self.path)
+
+
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    parameters: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    overwrite: bool = False,
+    more: Mapping[str, bytes] | None = None,
+) -> None:
+    """Save an estimator in a new or empty directory; ``overwrite`` replaces one that was saved there.
+
+    All of it or nothing, also when several processes save there. Parameters and facts may be JSON, NumPy numbers and
+    arrays, and dicts with such keys; InputError for others. ``more`` are further files.
+    """
+    with claim(path, overwrite=overwrite, patience=_PATIENCE) as place:
+        place.write(kind, parameters, facts, arrays, more)
+
+
+@contextlib.contextmanager
+def claim(path: str | os.PathLike[str], *, overwrite: bool, size: int = 0, patience: float = 0.0) -> Iterator[Place]:
+    """Make a directory to save in, and keep it, with room for ``size`` bytes, until the block ends.
+
+    What was made and not used is removed. Raises InputError if something else is there, another process works in it
+    after ``patience`` seconds, or it cannot hold that much.
+    """
+    path = Path(os.path.abspath(path))
+    check_place(path, overwrite=overwrite)
+    folder = Path(os.path.realpath(path))  # where a link leads to, which is not there yet perhaps
+    made: list[Path] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            while True:
+                made += _make(folder)
+                try:
+                    stack.enter_context(alone(folder, patience=patience))
+                    break
+                except FileNotFoundError:  # who made it has just removed it, unused
+                    continue
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(path)) from None
+            check_place(path, overwrite=overwrite)  # somebody may have saved there meanwhile
+            _recover(folder)
+            room = folder / ".room"
+            try:
+                _keep(room, size, path)
+                yield Place(folder, room)
+            finally:
+                room.unlink(missing_ok=True)
+    finally:
+        for unused in made:
+            with contextlib.suppress(OSError):  # it is not empty: used
+                unused.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a directory and those above it; the ones that were made, the deepest first."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _keep(room: Path, size: int, path: Path) -> None:
+    """Fill a file with so many bytes. InputError if they don't fit."""
+    if not size:
+        return
+    try:
+        with room.open("wb") as stream:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+            else:
+                stream.write(bytes(size))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(
+            f"{path} cannot hold the {size / 1e6:.1f} MB of the estimator: {error.strerror}: make room, or name "
+            "another directory"
+        ) from None
+
+
+def _pending(name: str, digest: str) -> str:
+    """The name of a file until the estimator that it belongs to is the one that is read."""
+    return f".{name}.{digest[:16]}"
+
+
+def _names(folder: Path) -> set[str]:
+    """The names of the files of the estimator in a directory."""
+    try:
+        listed = _listed(json.loads((folder / "config.json").read_bytes()))
+    except (OSError, ValueError, AttributeError, RecursionError):  # nothing is there, or nothing of ours
+        return set()
+    return set(_COMPANIONS if listed is None else listed)
+
+
+def _listed(config: Mapping[str, Any]) -> dict[str, str] | None:
+    """The files that a config.json names, with their checksums; None in the format before. ValueError for nonsense."""
+    if "files" not in config:
+        return None
+    listed = config["files"]
+    if not isinstance(listed, dict) or not all(
+        re.fullmatch(_NAME, name) and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        for name, digest in listed.items()
+    ):
+        raise ValueError("names of files with their checksums are expected")
+    return listed
+
+
+def _recover(folder: Path) -> None:
+    """Give the files that config.json means their own names, and remove what is left of saves that were killed."""
+    listed, replaced = {}, []
+    with contextlib.suppress(FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
+        config = json.loads((folder / "config.json").read_bytes())
+        listed = _listed(config) or {}
+        replaced = [name for name in config.get("replaced", ()) if re.fullmatch(_NAME, name) and name != "config.json"]
+    for name, digest in listed.items():
+        pending = folder / _pending(name, digest)
+        if pending.exists() and _digest(folder / name) != digest and _digest(pending) == digest:
+            pending.replace(folder / name)
+    for name in replaced:
+        (folder / name).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if _UNFINISHED.fullmatch(file.name) and file.name not in (".lock", ".room"):
+            file.unlink(missing_ok=True)
+
+
+def _digest(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """InputError unless an estimator can be saved in this directory."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: name a directory")
+    if not path.is_dir() or all(_UNFINISHED.fullmatch(p.name) or p.name == "lost+found" for p in path.iterdir()):
+        return
+    if files.estimator_in(path) is None:
+        raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")
+    if not overwrite:
+        raise InputError(f"{path} already holds a fitted estimator: replace it with overwrite=True (--overwrite)")
+
+
+def companion(path: str | os.PathLike[str], name: str) -> bytes | None:
+    """A further file of the estimator that was saved in a directory; None if it has none of that name.
+
+    Raises InputError if it is damaged.
+    """
+    path, before = Path(path), None
+    while True:
+        described = (path / "config.json").read_bytes()
+        try:
+            listed = _listed(json.loads(described))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}/config.json is damaged ({error!r}): restore it, or fit again") from None
+        if listed is None:
+            return (path / name).read_bytes() if (path / name).is_file() else None
+        if name not in listed:
+            return None
+        for file in (path / name, path / _pending(name, listed[name])):
+            content = _content(file)
+            if content is not None and hashlib.sha256(content).hexdigest() == listed[name]:
+                return content
+        if described == before:
+            raise InputError(
+                f"{path / name} is damaged, or not of the same save as config.json: restore it, or fit again"
+            )
+        before = described
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def read(path: str | os.PathLike[str], kind: str) -> Saved:
+    """Read what :func:`write` wrote. InputError where it is not there, another kind, or damaged."""
+    path, before = Path(path), None
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path} holds no fitted estimator (there is no config.json): give the directory of a save")
+    while True:
+        described = (path / "config.json").read_bytes()
+        try:
+            return _read(path, described, kind)
+        except InputError:
+            if described == before:  # else another save has begun to replace it
+                raise
+        before = described
+
+
+def _read(path: Path, described: bytes, kind: str) -> Saved:
+    where = f"{path}/config.json"
+    try:
+        config = json.loads(described)
+        found, version, listed = config.get("estimator"), config.get("format"), _listed(config) or {}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where} is damaged ({error!r}): restore it, or fit again") from None
+    if found is None:
+        raise InputError(f"{path} holds no fitted estimator, but a language model: headgate generate reads it")
+    if found != kind:
+        raise InputError(f"{path} holds a {found}, not a {kind}: load it as what it is")
+    if version != FORMAT:
+        raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
+    file = path / "model.safetensors"
+    pending = path / _pending(file.name, listed.get(file.name, ""))
+    learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
+    contents = [content for content in map(_content, (file, pending)) if content is not None]
+    if not contents:
+        raise InputError(f"{file} is missing: restore it, or fit again")
+    content = next((c for c in contents if _checksum(learned, c) == config.get("sha256")), None)
+    if content is None:
+        raise InputError(f"{where} or {file.name} is damaged, or not of the same save: restore both, or fit again")
+    arrays = files.parse_arrays(content, file)
+    with Saved(path, found, {}, {}, {}).damage():
+        parameters, facts = (
+            {name: _restored(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
+        )
+    return Saved(path, found, parameters, facts, arrays)
+
+
+def _checksum(learned: Mapping[str, Any], content: bytes) -> str:
+    """Of what config.json says was learned, and of model.safetensors."""
+    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode() + content).hexdigest()
+
+
+def _described(value: Any, name: str) -> Any:
+    """A value as JSON. Arrays and dicts are marked as such, because JSON knows neither dtypes nor keys but strings."""
+    if isinstance(value, np.random.Generator | np.random.RandomState):
+        return None
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufUO":
+            raise InputError(f"{name} holds {value.dtype}, which cannot be saved: use numbers or strings, or pickle")
+        return {"dtype": value.dtype.str, "values": _described(value.tolist(), name)}
+    if isinstance(value, np.generic):
+        return _described(value.item(), name)
+    if isinstance(value, Mapping):
+        return {"pairs": [[_described(k, name), _described(v, name)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_described(part, name) for part in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"{name} holds a {type(value).__name__}, which cannot be saved: use numbers or strings, or pickle")
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "pairs" in value:
+        return {_restored(k): _restored(v) for k, v in value["pairs"]}
+    if "float" in value:
+        return float(value["float"])
+    return np.array(_restored(value["values"]), dtype=np.dtype(value["dtype"]))

@@ -1,0 +1,1 @@
+"""A trained language model without torch: read, step, generate, score."""

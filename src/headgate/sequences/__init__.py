@@ -1,0 +1,1 @@
+"""From tables, series and ragged arrays to batches."""

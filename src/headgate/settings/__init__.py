@@ -1,0 +1,1 @@
+"""Every setting once: its default, its meaning and its bounds."""

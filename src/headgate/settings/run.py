@@ -1,0 +1,233 @@
+"""Every setting of a run: its one default, its meaning, its bounds; read from flags, recipes and config.json alike."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headgate.errors import InputError, nearest
+from headgate.settings.field import BACKENDS, LARGEST, setting, wrong_values
+
+TOKENIZERS = ("characters", "bytes", "word", "bpe")
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a text becomes ids."""
+
+    corpus: str = setting("voyage", "path, '-' for standard input, or the name of a corpus")
+    encoding: str = setting("utf-8", "encoding of the text")
+    normalize: str = setting(
+        "keep",
+        "keep: as it is; spaces: line breaks become spaces; letters: A-Z only, lower case, other runs become one "
+        "space, lines joined without one (the textbook's preparation of The Time Machine)",
+        choices=("keep", "spaces", "letters"),
+    )
+    limit: int = setting(0, "use only the first N characters; 0: all", low=0)
+    documents: str = setting(
+        "one",
+        "one: all of it is one text; files, lines: each file, or each line that is not empty, is a document of its "
+        "own, before which the state starts over",
+        choices=("one", "files", "lines"),
+    )
+    tokenizer: str = setting(
+        "characters", "unit of the model; a word is what stands between spaces", choices=TOKENIZERS
+    )
+    vocab_size: int = setting(8000, "subwords of --tokenizer bpe", low=257)
+    min_frequency: int = setting(1, "characters or words seen less often become <unk>", low=1)
+    unknown: bool = setting(True, "the characters have an <unk>; without it a space stands in")
+    held_out: float = setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A GRU language model, apart from its vocabulary."""
+
+    hidden: int = setting(256, "units of each layer", low=1)
+    layers: int = setting(1, "GRU layers", low=1)
+    embedding: int = setting(128, "size of the embedding; 0: one-hot input", low=0)
+    dropout: float = setting(
+        0.2, "probability, after the embedding, between layers and before the head", low=0.0, below=1.0
+    )
+    reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
+    bias: str = setting("double", "biases of each gate: double as in torch.nn.GRU", choices=("double", "single"))
+    initialization: str = setting(
+        "uniform",
+        "uniform: as torch.nn.GRU and torch.nn.Linear; normal: N(0, 0.01) weights and zero biases",
+        choices=("uniform", "normal"),
+    )
+    head: str = setting(
+        "linear",
+        "linear; tied: with the embedding's weights, of size --hidden; adaptive: adaptive softmax, for vocabularies of "
+        "thousands whose ids come most frequent first",
+        choices=("linear", "tied", "adaptive"),
+    )
+
+    def wrong_head(self) -> str:
+        """Why the head does not fit the sizes, and what to do; empty where it does."""
+        if self.head == "tied" and self.embedding != self.hidden:
+            return (
+                "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = "
+                f"{self.embedding} and hidden = {self.hidden}: set embedding to {self.hidden}, or take another head"
+            )
+        if self.head == "adaptive" and type(self.hidden) is int and self.hidden < 16:
+            return f"head = adaptive needs hidden to be at least 16, got {self.hidden}: take more units or another head"
+        return ""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the model is trained, and what the run reports."""
+
+    epochs: int = setting(24, "passes over the text", low=1)
+    batch: int = setting(32, "sequences in a step", low=1)
+    steps: int = setting(64, "time steps of a sequence", low=1)
+    accumulate: int = setting(
+        1, "compute each batch in N parts, one after the other: the same steps with less memory", low=1
+    )
+    partition: str = setting(
+        "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
+    )
+    random_offset: bool = setting(
+        True, "each epoch leaves out a random number of tokens, at most --steps, at the text's beginning"
+    )
+    optimizer: str = setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = setting(0.004, "(peak) learning rate", low=0.0)
+    momentum: float = setting(0.0, "momentum of sgd", low=0.0)
+    weight_decay: float = setting(0.0, "weight decay", low=0.0)
+    schedule: str = setting(
+        "cosine",
+        "learning rate over the run; plateau: halved after --plateau epochs without a better held-out loss",
+        choices=("constant", "cosine", "plateau"),
+    )
+    warmup: int = setting(0, "optimizer steps of linear warm-up", low=0)
+    plateau: int = setting(3, "epochs without improvement before schedule plateau halves the rate", low=1)
+    clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
+    patience: int = setting(0, "stop after N epochs without a better held-out loss; 0: never", low=0)
+    seed: int = setting(0, "seed of everything random", low=0)
+    device: str = setting("cpu", "what computes: cuda and mps are GPUs", choices=("cpu", "cuda", "mps"))
+    precision: str = setting("32", "on a GPU: float32, or mixed with bfloat16 or float16", choices=("32", "bf16", "16"))
+    threads: int = setting(0, "threads of the computation; 0: one for each processor", low=0, below=1025)
+    backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
+    max_steps: int = setting(0, "stop, resumably, after N optimizer steps in all; 0: after --epochs", low=0)
+    report_every: int = setting(500, "report every N steps, and at each epoch's end", low=1)
+    checkpoint_every: int = setting(0, "steps between checkpoints; 0: one a minute", low=0)
+    tensorboard: bool = setting(False, "write the reports to events/ of the run as well, for TensorBoard")
+    sample_every: int = setting(10, "epochs between samples of the model's writing; 0: none", low=0)
+    sample_length: int = setting(50, "characters of a sample", low=1)
+    sample_temperature: float = setting(0.7, "temperature of the samples; 0: always the most probable", low=0.0)
+    sample_prefixes: tuple[str, ...] = setting((), "what samples start with; none: the text's first words")
+
+
+# What may differ between a run and its continuation without changing what the steps before would have computed.
+CHANGEABLE = (
+    "epochs",
+    "max_steps",
+    "report_every",
+    "checkpoint_every",
+    "tensorboard",
+    "sample_every",
+    "sample_length",
+    "sample_temperature",
+    "sample_prefixes",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run; ``Settings()`` is the default language model on the bundled tale."""
+
+    text: TextSettings = TextSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    def __post_init__(self) -> None:
+        wrong = [w for section in (self.text, self.model, self.training) for w in wrong_values(section)]
+        held_out = self.text.held_out
+        if type(held_out) is float and held_out > 0.5:
+            wrong.append(f"held_out must be at most 0.5, got {held_out}")
+        if self.training.precision in ("bf16", "16") and self.training.device == "cpu":
+            wrong.append(
+                f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32, which is 32"
+            )
+        if wrong_head := self.model.wrong_head():
+            wrong.append(wrong_head)
+        if self.training.learning_rate == 0:
+            wrong.append("learning_rate must be above 0, got 0")
+        if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):
+            wrong.append("patience and schedule = plateau need a held-out part: held_out must be above 0")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return dataclasses.asdict(self)
+
+    def replaced(self, **values: Any) -> "Settings":
+        """A copy with some settings changed, each named without its section: ``settings.replaced(hidden=64)``."""
+        sections = {}
+        for section in SECTIONS:
+            names = {f.name for f in dataclasses.fields(SECTIONS[section])}
+            chosen = {k: values.pop(k) for k in list(values) if k in names}
+            sections[section] = dataclasses.replace(getattr(self, section), **chosen)
+        if values:
+            known = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
+            raise InputError("; ".join(f"unknown setting {k!r}: {nearest(k, known)}" for k in values))
+        return Settings(**sections)
+
+
+def without_effect(given: Mapping[str, Any], settings: Settings) -> list[str]:
+    """What is wrong with ``given`` settings that change nothing beside the others: a sentence for each.
+
+    >>> without_effect({"momentum": 0.9}, Settings())
+    ['--momentum does nothing unless --optimizer is sgd: omit it, or set that']
+    """
+    text, training = settings.text, settings.training
+    idle = (  # name, a value that says the same as leaving it out, whether it does something, what it needs
+        ("vocab_size", None, text.tokenizer == "bpe", "--tokenizer is bpe"),
+        ("min_frequency", 1, text.tokenizer in ("characters", "word"), "--tokenizer is characters or word"),
+        ("unknown", None, text.tokenizer == "characters", "--tokenizer is characters"),
+        ("random_offset", True, training.partition == "sequential", "--partition is sequential"),
+        ("momentum", 0.0, training.optimizer == "sgd", "--optimizer is sgd"),
+        ("plateau", None, training.schedule == "plateau", "--schedule is plateau"),
+        ("sample_length", None, training.sample_every > 0, "--sample-every is above 0"),
+        ("sample_temperature", None, training.sample_every > 0, "--sample-every is above 0"),
+    )
+    return [
+        f"--{name.replace('_', '-')} does nothing unless {needs}: omit it, or set that"
+        for name, harmless, active, needs in idle
+        if name in given and not active and given[name] != harmless
+    ]
+
+
+SECTIONS: dict[str, type] = {"text": TextSettings, "model": ModelSettings, "training": TrainingSettings}
+
+
+def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
+    """Settings from tables named text, model and training (of a recipe or config.json).
+
+    Raises InputError that names ``where`` and every unknown key and impossible value at once.
+
+    >>> from_tables({"model": {"hidden": 8}}, "an example").model.hidden
+    8
+    """
+    wrong, sections = [], {}
+    for section, kind in SECTIONS.items():
+        table = tables.get(section, {})
+        if not isinstance(table, Mapping):
+            wrong.append(f"{section} must be a table, got {table!r}")
+            continue
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        wrong += [f"unknown key {k!r} in [{section}]: {nearest(k, fields)}" for k in table if k not in fields]
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in fields}
+        known = {
+            k: float(v) if fields[k].type is float and type(v) is int and abs(v) <= LARGEST else v
+            for k, v in known.items()
+        }
+        sections[section] = kind(**known)
+    try:
+        settings = Settings(**sections)
+    except InputError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}")
+    return settings

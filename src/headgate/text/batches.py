@@ -1,0 +1,143 @@
+"""A text cut into batches. Where a batch lies follows from (seed, epoch, step) alone, so training can go on anywhere.
+
+Letters: T time steps, B batch, N tokens. Batches are time-major: x and y are (T, B), y one token ahead of x.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headgate.errors import InputError
+from headgate.settings.run import TrainingSettings
+from headgate.text.stored_ids import Ids
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and targets (T, B), int64, and whether row b continues row b of the batch before it."""
+
+    x: np.ndarray
+    y: np.ndarray
+    carry: bool
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of every epoch of a text, for one of ``world_size`` processes.
+
+    ``sequential``: the text, from the epoch's offset on, is laid out in B rows of equal length, and successive batches
+    walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into pieces of
+    T tokens, drawn in the epoch's own order, each once; the state starts anew. What does not fill a batch is left out
+    (at the end of each row, or of the text). Process r works on rows r, r + world_size, ... of each batch.
+
+    The offset of an epoch is 0, or with ``random_offset`` one of 0 to T, as in the textbook; a random partition always
+    has one of 0 to T - 1. Each is taken once, in random order, before any is taken again: what is left out of an epoch
+    depends on its offset, and drawn independently the same stretch would now and then be left out for many epochs.
+
+    >>> batches = Batches(np.arange(9), B=2, T=2, partition="sequential", random_offset=False, seed=0)
+    >>> batches.per_epoch, batches.at(0, 1).x.T.tolist(), batches.at(0, 1).y.T.tolist()
+    (2, [[2, 3], [6, 7]], [[3, 4], [7, 8]])
+    """
+
+    ids: Ids
+    B: int
+    T: int
+    partition: str
+    random_offset: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def of(cls, ids: Ids, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
+        """The batches of a text as the settings of a run say."""
+        s = settings
+        if s.batch % (world_size * s.accumulate):
+            raise InputError(
+                f"a batch of {s.batch} rows cannot be shared evenly by {world_size} processes in {s.accumulate} parts "
+                f"each: --batch must be a multiple of {world_size * s.accumulate}"
+            )
+        return cls(ids, s.batch, s.steps, s.partition, s.random_offset, s.seed, rank, world_size)
+
+    def __post_init__(self) -> None:
+        if self.per_epoch < 1:
+            needed = self.B * self.T + self._largest_offset + 1
+            raise InputError(
+                f"the text to train on has {len(self.ids)} tokens, one batch of {self.B} sequences of {self.T} steps "
+                f"needs {needed}: give more text, or lower --batch or --steps"
+            )
+        if self.B % self.world_size:
+            raise InputError(f"a batch of {self.B} cannot be shared evenly by {self.world_size} processes")
+
+    @property
+    def _largest_offset(self) -> int:
+        if self.partition == "random":
+            return self.T - 1
+        return self.T if self.random_offset else 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch: the same number in each, whatever its offset."""
+        return (len(self.ids) - self._largest_offset - 1) // (self.B * self.T)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens predicted in a batch, over all processes."""
+        return self.B * self.T
+
+    def at(self, epoch: int, step: int) -> Batch:
+        """The batch of a step (0 <= step < per_epoch) of an epoch."""
+        if not 0 <= step < self.per_epoch:
+            raise IndexError(f"step must be from 0 to {self.per_epoch - 1}, got {step}")
+        offsets = self._largest_offset + 1
+        offset = int(np.random.default_rng((self.seed, epoch // offsets)).permutation(offsets)[epoch % offsets])
+        if self.partition == "sequential":
+            length = (len(self.ids) - offset - 1) // self.B  # of a row
+            starts = offset + step * self.T + length * np.arange(self.B)
+        else:
+            pieces = (len(self.ids) - offset - 1) // self.T
+            drawn = shuffled(np.arange(step * self.B, (step + 1) * self.B), pieces, (self.seed, epoch, 1))
+            starts = offset + self.T * drawn
+        starts = starts[self.rank :: self.world_size]
+        places = np.arange(self.T)[:, None] + starts  # (T, B)
+        return Batch(
+            self.ids[places].astype(np.int64),
+            self.ids[places + 1].astype(np.int64),
+            carry=self.partition == "sequential" and step > 0,
+        )
+
+
+def shuffled(places: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
+    """Where the permutation of 0 to n - 1 that belongs to ``key`` takes ``places``.
+
+    A long one is never made as a whole: a Feistel network permutes 2^(2b) >= n numbers, and a result that is not below
+    n goes through it again (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+
+    >>> sorted(shuffled(np.arange(100_000), 100_000, (0, 7)).tolist()) == list(range(100_000))
+    True
+    """
+    generator = np.random.default_rng(key)
+    if n <= 1 << 16:
+        order: np.ndarray = generator.permutation(n)
+        taken: np.ndarray = order[places]
+        return taken
+    b = np.uint64(((n - 1).bit_length() + 1) // 2)
+    mask = (np.uint64(1) << b) - np.uint64(1)
+    rounds = generator.integers(0, 1 << 64, 8, np.uint64)
+    found = places.astype(np.uint64)
+    walking = np.ones(len(found), bool)
+    while walking.any():
+        left, right = found[walking] >> b, found[walking] & mask
+        for salt in rounds:
+            left, right = right, left ^ (_mixed(right + salt) & mask)
+        found[walking] = left << b | right
+        walking = found >= n
+    return found.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """64 bits that each depend on every bit of x: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ x >> np.uint64(shift)) * np.uint64(factor)
+    mixed: np.ndarray = x ^ x >> np.uint64(31)
+    return mixed

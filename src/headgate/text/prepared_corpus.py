@@ -1,0 +1,140 @@
+"""A text that was tokenized once and for all: ids in files, with a manifest. See preparation.py for how it is made.
+
+manifest.json       what the corpus is, its settings, and every shard's size and SHA-256; written last
+tokenizer.json      the vocabulary
+shard-000000.bin    ids, little-endian, of the smallest unsigned type that the vocabulary fits into
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headgate.errors import InputError, one_line
+from headgate.text import tokenizer as tokenizers
+from headgate.text.download import file_sha256
+from headgate.text.stored_ids import StoredIds
+from headgate.text.tokenizer import Tokenizer
+
+FORMAT = 1
+JOB = ("format", "sources", "settings", "seed")
+SETTINGS = ("encoding", "normalize", "documents", "tokenizer", "vocab_size", "min_frequency", "unknown")
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A prepared corpus that has been opened and checked."""
+
+    path: Path
+    job: dict[str, Any]  # what it was made of, and how: JOB
+    tokenizer: Tokenizer
+    ids: StoredIds
+    characters: int
+    documents: int
+    beginning: str
+    sha256: str  # of the manifest, and so of everything
+
+    @classmethod
+    def open(cls, path: Path, *, share: tuple[int, int] = (0, 1)) -> "PreparedCorpus":
+        """Open a prepared corpus and check it against its manifest: the size of every shard, and what is in it.
+
+        With ``share`` = (r, n), the contents of the shards r, r + n, ... only. Raises InputError that names the file.
+        """
+        raw = (path / "manifest.json").read_bytes()
+        manifest = _parse(raw, path / "manifest.json")
+        tokenizer = read_tokenizer(path, manifest["tokenizer_sha256"])
+        dtype = dtype_of(tokenizer.vocabulary_size)
+        shards = manifest["shards"]
+        for number, shard in enumerate(shards):
+            file = path / shard["file"]
+            size = shard["tokens"] * dtype.itemsize
+            if not file.exists() or file.stat().st_size != size:
+                found = f"has {file.stat().st_size:,} bytes" if file.exists() else "is missing"
+                raise InputError(f"{file} {found}, {size:,} are expected: restore it, or prepare the corpus again")
+            if number % share[1] == share[0] and file_sha256(file) != shard["sha256"]:
+                raise InputError(f"{file} is damaged (its checksum differs): restore it, or prepare the corpus again")
+        return cls(
+            path=path,
+            job={key: manifest[key] for key in JOB},
+            tokenizer=tokenizer,
+            ids=StoredIds([path / s["file"] for s in shards], [s["tokens"] for s in shards], dtype),
+            characters=manifest["characters"],
+            documents=manifest["documents"],
+            beginning=manifest["beginning"],
+            sha256=hashlib.sha256(raw).hexdigest(),
+        )
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings that a corpus was prepared with: those of SETTINGS."""
+    settings: dict[str, Any] = _parse((path / "manifest.json").read_bytes(), path / "manifest.json")["settings"]
+    return settings
+
+
+def _parse(raw: bytes, where: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        if manifest.pop("checksum") != checksum_of(manifest):
+            raise ValueError("its checksum differs")
+        if manifest["format"] != FORMAT:
+            raise InputError(
+                f"{where} has format {manifest['format']!r}, this headgate reads {FORMAT}: prepare the corpus again"
+            )
+        _check(manifest)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where} is damaged ({one_line(error)}): restore it, or prepare the corpus again") from None
+    return manifest
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """ValueError, KeyError or TypeError where a manifest is not what ``prepare`` writes."""
+    shards = manifest["shards"]
+    for number, shard in enumerate(shards):
+        if shard["file"] != f"shard-{number:06d}.bin" or not isinstance(shard["sha256"], str):
+            raise ValueError(f"shard {number} is not described")
+    numbers = [shard["tokens"] for shard in shards] + [manifest[key] for key in ("characters", "documents")]
+    if not all(type(n) is int and 0 <= n < 1 << 50 for n in numbers) or not isinstance(manifest["beginning"], str):
+        raise ValueError("what it counts are no counts")
+    if manifest["settings"].keys() != set(SETTINGS) or not isinstance(manifest["tokenizer_sha256"], str):
+        raise ValueError("its settings are not all there")
+    if not manifest.keys() >= set(JOB):
+        raise ValueError("it does not say what was prepared")
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether a directory holds a prepared corpus, whole or damaged."""
+    there = [os.path.isfile(Path(path) / name) for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
+    return there[0] and any(there[1:])
+
+
+def read_tokenizer(path: Path, sha256: str) -> Tokenizer:
+    """The tokenizer that belongs to a prepared corpus; InputError where it is another one."""
+    file = path / "tokenizer.json"
+    try:
+        raw = file.read_bytes()
+        text = raw.decode()
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise InputError(f"{file} is missing or damaged: restore it, or prepare the corpus again") from None
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise InputError(f"{file} is not the tokenizer that the corpus was made with: restore it, or prepare it again")
+    return tokenizers.from_json(text, str(file))
+
+
+def dtype_of(vocabulary_size: int) -> np.dtype[Any]:
+    """The type of stored ids.
+
+    >>> [dtype_of(V).name for V in (256, 257, 65_536, 65_537)]
+    ['uint8', 'uint16', 'uint16', 'uint32']
+    """
+    return next(np.dtype(t) for t in ("<u1", "<u2", "<u4") if vocabulary_size <= 1 << 8 * np.dtype(t).itemsize)
+
+
+def checksum_of(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

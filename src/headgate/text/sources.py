@@ -1,0 +1,463 @@
+"""Texts, wherever they come from: bundled and named corpora, files, directories, archives, stdin; read in passages."""
+
+import codecs
+import contextlib
+import io
+import os
+import re
+import shlex
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO
+
+from headgate.errors import InputError, nearest
+from headgate.free_memory import free_memory
+from headgate.settings.run import TextSettings
+from headgate.text.archives import (
+    IN_ARCHIVES,
+    SUFFIXES,
+    LeftOut,
+    Member,
+    explained,
+    is_hidden,
+    packing,
+    printable,
+    refuse,
+    texts,
+)
+from headgate.text.download import download, file_sha256
+
+PASSAGE = 1 << 20  # characters, at most
+_ID_BYTES = {
+    "characters": 8,
+    "bytes": 8,
+    "word": 1,
+    "bpe": 2,
+}  # that a character costs at least while ids are made of it
+
+
+@dataclass(frozen=True)
+class NamedCorpus:
+    """A text with a name: bundled with the package (no addresses), or downloaded once and cached."""
+
+    name: str
+    description: str
+    file: str
+    sha256: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+NAMED = {
+    corpus.name: corpus
+    for corpus in (
+        NamedCorpus("voyage", "The Voyage of the Severance, a tale in English (bundled, public domain)", "voyage.txt"),
+        NamedCorpus("verses", "song lyrics in Chinese (bundled, public domain)", "verses.txt"),
+        NamedCorpus(
+            "time-machine",
+            "H. G. Wells, The Time Machine (the textbook's copy, downloaded)",
+            "timemachine.txt",
+            "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516",
+            (
+                "http://d2l-data.s3-accelerate.amazonaws.com/timemachine.txt",
+                "https://raw.githubusercontent.com/d2l-ai/d2l-zh/3e36f4a77b1be16f39b372518af5ad288b1ed6c4/data/"
+                "timemachine.txt",
+            ),
+        ),
+        NamedCorpus(
+            "jay-lyrics",
+            "Chinese pop lyrics (the textbook's first edition, downloaded)",
+            "jaychou_lyrics.txt.zip",
+            "3cfedd7d174111cdad5a27eaffaa6a2432a2842cf2590a03dd8a97610ea07043",
+            (
+                "https://raw.githubusercontent.com/ShusenTang/Dive-into-DL-PyTorch/"
+                "09c8bacc08599eb86236551454ba43b82cb91498/data/jaychou_lyrics.txt.zip",
+                "https://raw.githubusercontent.com/d2l-ai/d2l-zh/344fe995bfc55d1f11cd8ad565854b820ba7ae7f/data/"
+                "jaychou_lyrics.txt.zip",
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a text, and whether a document begins with it."""
+
+    text: str
+    begins: bool
+
+
+def passages(
+    settings: TextSettings, sources: Sequence[str] = (), *, data_dir: Path | None = None, size: int = PASSAGE
+) -> Iterator[Passage]:
+    """The text of ``settings.corpus``, or of several ``sources``, decoded and normalized, little by little.
+
+    A passage has at most ``size`` characters before it is normalized and is cut behind a line break, or where a line is
+    longer than that, behind a space or anywhere. Of the whole the first ``settings.limit`` characters are given.
+    Raises InputError for what cannot be read.
+    """
+    left = settings.limit or sys.maxsize
+    for document in _documents(sources or (settings.corpus,), settings, data_dir):
+        begins = True
+        for text in _cut(document, size, settings.normalize):
+            for number, line in enumerate(text.split("\n") if settings.documents == "lines" else [text]):
+                begins = begins or number > 0
+                if normal := normalize(line, settings.normalize)[:left]:
+                    yield Passage(normal, begins)
+                    begins = False
+                    left -= len(normal)
+                if not left:
+                    return
+
+
+def whole(settings: TextSettings, *, data_dir: Path | None = None) -> list[Passage]:
+    """All passages of ``settings.corpus``. Raises InputError where they, and ids of them, do not fit into memory."""
+    with fits_memory(settings.corpus):
+        known = sum(path.stat().st_size for path in _paths(settings.corpus, data_dir) if _is_plain(path))
+        free = free_memory()
+        if free is not None and free < known and not settings.limit:
+            raise MemoryError
+        found = []
+        characters = 0
+        for passage in passages(settings, data_dir=data_dir):
+            found.append(passage)
+            characters += len(passage.text)
+            if len(found) % 64 == 0:
+                free = free_memory()
+                if free is not None and free < characters * _ID_BYTES[settings.tokenizer]:
+                    raise MemoryError
+        return found
+
+
+@contextlib.contextmanager
+def fits_memory(source: str) -> Iterator[None]:
+    """Say what to do about a text for which memory does not suffice, as an InputError."""
+    try:
+        yield
+    except MemoryError:
+        free = free_memory()
+        room = "" if free is None else f" ({free / 1e9:.1f} GB are free)"
+        how = "write it to a file, tokenize that" if is_stream(source) else "tokenize it"
+        name = "FILE" if is_stream(source) else shlex.quote(source)
+        raise InputError(
+            f"{_called(source)} is too large for the memory{room}: {how} with 'headgate prepare {name} --out DIR' and "
+            "train on DIR, or use a part of it with --limit"
+        ) from None
+
+
+def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:
+    """InputError for a source that is not there or cannot be read; what has to be downloaded is."""
+    for source in sources:
+        for path in _paths(source, data_dir):
+            packing(path)
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source can be read only once: standard input, or what a shell puts for <(...)."""
+    if source == "-":
+        return True
+    if not os.path.abspath(source).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        return False
+    try:
+        return stat.S_ISFIFO(os.stat(source).st_mode)
+    except OSError:
+        return False
+
+
+def normalize(text: str, how: str) -> str:
+    """A text as ``TextSettings.normalize`` says. Whole lines are normalized independently.
+
+    >>> normalize("The Time  Machine,\\nby H.G. Wells", "letters")
+    'the time machineby h g wells'
+    """
+    if how == "spaces":
+        return text.replace("\n", " ")
+    if how == "letters":
+        return "".join(re.sub("[^A-Za-z]+", " ", line).strip().lower() for line in text.split("\n"))
+    return text
+
+
+def locate(corpus: NamedCorpus, *, data_dir: Path | None = None) -> Path | None:
+    """Where a named corpus already lies on this machine: bundled, in the data directory or in the cache; else None."""
+    if not corpus.addresses:
+        return Path(str(resources.files(__package__) / "corpora" / corpus.file))
+    for directory in (_given(data_dir), _cache()):
+        if directory and (directory / corpus.file).is_file():
+            return directory / corpus.file
+    return None
+
+
+def _given(data_dir: Path | None) -> Path | None:
+    """The directory that the user named for downloaded corpora."""
+    return data_dir or (Path(os.environ["HEADGATE_DATA"]) if os.environ.get("HEADGATE_DATA") else None)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headgate"
+
+
+def _documents(sources: Iterable[str], settings: TextSettings, data_dir: Path | None) -> Iterator[Iterator[str]]:
+    """One stream of text for each document, or where all is read as one, a single stream in which each file begins on a
+    line of its own."""
+    as_bytes = settings.tokenizer == "bytes"
+    files = (file for source in sources for file in _files(source, data_dir, as_bytes=as_bytes))
+    if settings.documents == "files":
+        yield from (_decoded(file, settings) for file in files)
+        return
+
+    def joined() -> Iterator[str]:
+        last = "\n"
+        for file in files:
+            if not last.endswith("\n"):
+                yield "\n"
+            last = ""
+            for text in _decoded(file, settings):
+                yield text
+                last = text or last
+
+    yield joined()
+
+
+def _cut(blocks: Iterable[str], size: int, how: str) -> Iterator[str]:
+    """The same text in pieces that can be normalized, and split into words, one by one."""
+    held: list[str] = []
+    length = 0
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        while length > size:
+            text = "".join(held)
+            end = text.rfind("\n", 0, size) + 1
+            if not end and how == "letters":  # which makes a space of what it takes out, but none at a line's ends
+                end = max((m.end() for m in re.finditer("[A-Za-z](?=[A-Za-z])", text[:size])), default=0)
+            end = end or text.rfind(" ", 0, size) + 1 or size
+            yield text[:end]
+            held, length = [text[end:]], length - end
+    if length:
+        yield "".join(held)
+
+
+def _decoded(file: Member, settings: TextSettings) -> Iterator[str]:
+    """The text of a file; bytes that are no UTF-8 survive for the tokenizer bytes."""
+    as_bytes = settings.tokenizer == "bytes" and _is_utf8(settings.encoding)
+    unknown = f"unknown encoding {settings.encoding!r}: one is, for instance, gb18030"
+    try:
+        io.TextIOWrapper(io.BytesIO(), settings.encoding)  # refuses codecs that are not of text
+        codecs.getincrementaldecoder(settings.encoding)
+    except (LookupError, ValueError):
+        raise InputError(unknown) from None
+    encoding = settings.encoding
+    decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder | None = None
+    read, first = 0, True
+    for raw in _blocks(file, as_bytes=as_bytes):
+        if decoder is None:
+            if _is_utf8(encoding) and not as_bytes:
+                encoding = _marked(raw) or encoding
+                _check_zeros(raw, file.name)
+            decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if as_bytes else "strict")
+            if not as_bytes:
+                decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        read += len(raw)
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            offset = read - len(error.object) + error.start
+            remedy = "name its encoding with --encoding"
+            raise InputError(
+                f"{file.name} is not {encoding}: byte 0x{error.object[error.start]:02x} at offset {offset}; "
+                + (remedy if settings.tokenizer == "bytes" else f"{remedy}, or use --tokenizer bytes")
+            ) from None
+        except UnicodeError:  # of the codec "undefined"
+            raise InputError(unknown) from None
+        if not as_bytes and not _is_utf8(encoding) and (half := _SURROGATE.search(text)):  # of utf-7, for instance
+            raise InputError(
+                f"{file.name} has half a surrogate pair, U+{ord(half.group()):04X}, which is no character, when it is "
+                f"read as {encoding}: name its encoding with --encoding"
+            )
+        if first and text:
+            text, first = text if as_bytes else text.removeprefix("\ufeff"), False
+        yield text
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",  # before the others, which begin the same
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+
+
+def _marked(raw: bytes) -> str:
+    """The encoding that a byte order mark tells; none of these begins UTF-8."""
+    return next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "")
+
+
+def _check_zeros(raw: bytes, name: str) -> None:
+    """InputError for UTF-16 without a mark, which is UTF-8 with zeros to who does not look."""
+    head = raw[:4096]
+    zeros = head.count(0)
+    if len(head) < 8 or zeros <= len(head) // 4 or _marked(raw):
+        return
+    odd = head[1::2].count(0) / zeros
+    order = "le" if odd > 0.9 else "be" if odd < 0.1 else ""
+    guess = (
+        f"it looks like UTF-16: use --encoding utf-16-{order}"
+        if order
+        else "if it is to be read, use --tokenizer bytes"
+    )
+    raise InputError(f"{name} is no text in utf-8, {zeros / len(head):.0%} of its first bytes are zero; {guess}")
+
+
+def _blocks(file: Member, size: int = 1 << 18, *, as_bytes: bool) -> Iterator[bytes]:
+    """The bytes of a file, and at the end an empty block."""
+    first = True
+    with explained(file.path), file.open() as stream:
+        while block := stream.read(size):
+            if first:
+                refuse(block, file.name, as_bytes=as_bytes)
+                first = False
+            yield block
+    yield b""
+
+
+def _files(source: str, data_dir: Path | None, *, as_bytes: bool) -> Iterator[Member]:
+    """The texts of a source in a fixed order."""
+    if source == "-":
+        yield Member("standard input", "standard input", _standard_input)
+        return
+    if is_stream(source):
+        yield Member(source, source, lambda: open(source, "rb"))  # noqa: SIM115 - whoever opens it closes it
+        return
+    found = False
+    for path in _paths(source, data_dir, tell=True):
+        for file in texts(path, as_bytes=as_bytes):
+            found = True
+            yield file
+    if not found:
+        kind, suffixes = ("directory", SUFFIXES) if os.path.isdir(source) else ("archive", IN_ARCHIVES)
+        raise InputError(f"the {kind} {source} holds no text: files ending in {', '.join(suffixes)} are read")
+
+
+def _standard_input() -> contextlib.AbstractContextManager[IO[bytes]]:
+    if sys.stdin is None or getattr(sys.stdin, "closed", False):
+        raise InputError("standard input is closed: pipe a text into it, or give the path of one")
+    stream = sys.stdin.buffer
+    try:
+        found = os.fstat(stream.fileno())
+        null = os.stat(os.devnull)
+    except OSError:  # it is no file
+        return contextlib.nullcontext(stream)
+    if stat.S_ISCHR(found.st_mode) and not stream.isatty() and found.st_rdev != null.st_rdev:
+        raise InputError("standard input is a device, not a text: pipe a text into it, or give the path of one")
+    return contextlib.nullcontext(stream)
+
+
+def _paths(source: str, data_dir: Path | None, *, tell: bool = False) -> Iterator[Path]:
+    """The files of a source that is no stream, packed ones as they are, in a fixed order; ``tell`` of those left."""
+    if is_stream(source):
+        return
+    if source in NAMED:
+        yield _named(NAMED[source], data_dir)
+        return
+    path = Path(source)
+    if not source:
+        raise InputError(f"the name of the corpus is empty: give the path of a text, or a name ({', '.join(NAMED)})")
+    try:
+        exists = path.exists()
+    except OSError as error:
+        beginning = printable(source if len(source) <= 60 else f"{source[:60]}...")
+        raise InputError(
+            f"{beginning} cannot be read ({error.strerror}): give the path of a text, or pipe a text into '-'"
+        ) from None
+    if not exists:
+        raise InputError(
+            f"there is no file and no corpus {source}: give the path of a text, or a name ({nearest(source, NAMED)})"
+        )
+    if path.is_dir():
+        yield from _in_directory(path, tell=tell)
+    else:
+        _check_regular(path)
+        yield path
+
+
+def _in_directory(folder: Path, *, tell: bool) -> Iterator[Path]:
+    left_out = LeftOut(str(folder))
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions")
+
+    files = []
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in folders:
+            if os.path.islink(os.path.join(root, name)):  # it may lead round in a circle
+                left_out.add(name)
+        for name in names:
+            if is_hidden(name):
+                continue
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                files.append(Path(root, name))
+            else:
+                left_out.add(name)
+    left_out.read = len(files)
+    if tell:
+        left_out.tell()
+    for file in sorted(files):
+        _check_regular(file)
+        yield file
+
+
+def _check_regular(path: Path) -> None:
+    """InputError for what is no file of which the end can be reached."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path} is a link to what is not there: mend or remove it") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
+    if not stat.S_ISREG(mode):
+        what = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise InputError(f"{path} is {what}, not a text: give a file, or '-' and pipe the text into it")
+
+
+def _named(corpus: NamedCorpus, data_dir: Path | None) -> Path:
+    """The file of a named corpus, downloaded where it is not on this machine."""
+    given = _given(data_dir) if corpus.addresses else None
+    if given is not None and not given.is_dir():
+        by = "--data-dir" if data_dir else "HEADGATE_DATA"
+        raise InputError(
+            f"{given} is not a directory, but {by} says that {corpus.file} is in it: correct {by}, or omit it to "
+            "download the corpus"
+        )
+    found = locate(corpus, data_dir=data_dir)
+    if found is None:
+        try:
+            return download(corpus.addresses, corpus.sha256, _cache() / corpus.file)
+        except InputError as error:
+            raise InputError(f"{given} has no {corpus.file}, {error}" if given else str(error)) from None
+    if corpus.sha256:
+        with explained(found):
+            actual = file_sha256(found)
+        if actual != corpus.sha256:
+            raise InputError(
+                f"{found} is not the {corpus.name} corpus (its SHA-256 is {actual}, that of the corpus "
+                f"{corpus.sha256}): replace or remove the file"
+            )
+    return found
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file has at most as many bytes as there are of text in it."""
+    return not packing(path)
+
+
+def _called(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _is_utf8(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except (LookupError, ValueError):
+        return False

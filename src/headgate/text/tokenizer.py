@@ -1,0 +1,264 @@
+"""Text to ids and back: characters, bytes, words, subwords, and any of them with a separator of documents.
+
+Saved as JSON; the same text gives the same vocabulary on every run.
+"""
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from headgate.errors import InputError, nearest
+from headgate.text import subwords
+from headgate.text.words import UNKNOWN, WordTokenizer, check_characters
+
+_POINTS = 0x110000  # code points that there are
+_BLOCK = 1 << 16  # characters looked up at once: they stay in the cache
+
+
+class Tokenizer(Protocol):
+    """What the rest of the package needs of a tokenizer. Ids are int32, from 0 to ``vocabulary_size - 1``."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def unwritable(self) -> list[int]:
+        """Ids that stand for no text and are never to be drawn when a model writes."""
+        ...
+
+    @property
+    def separator(self) -> int | None:
+        """The id that stands before each document; None where the vocabulary has none."""
+        ...
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of ``text``, int32, shape (tokens,). A text of spaces alone may have none."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def unknown(self, text: str) -> list[str]:
+        """What of ``text`` the vocabulary lacks, characters or words, each once, in order of appearance."""
+        ...
+
+    def writer(self, after: str = "") -> Callable[[int | None], str]:
+        """A function that takes ids one at a time and returns the text each completes; None flushes the rest.
+
+        ``after`` is what was written before: it decides whether a space comes before a first word. With nothing before,
+        all pieces together are what ``decode`` says.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class CharacterTokenizer:
+    """One id a character, in the order of the code points.
+
+    ``<unk>``, where the vocabulary has it, is id 0: every character seen less often than ``min_frequency``, or never,
+    is read as it. Without it (``unknown=False``, the textbook's lyrics experiment), a character that the vocabulary
+    lacks is read as a space, or where there is no space as the most frequent character.
+
+    >>> tokenizer = CharacterTokenizer.from_text("banana")
+    >>> tokenizer.characters, tokenizer.encode("nab!").tolist()
+    ('abn', [3, 1, 2, 0])
+    >>> tokenizer.decode([2, 1, 3])
+    'ban'
+    """
+
+    separator: ClassVar[int | None] = None
+
+    def __init__(self, characters: str, replacement: str | None = None) -> None:
+        """``characters`` sorted and distinct; ``replacement`` None: ``<unk>`` is id 0, else one of them stands in."""
+        check_characters(characters)
+        if list(characters) != sorted(set(characters)):
+            raise InputError("a character vocabulary must be sorted and without repetition")
+        if replacement is not None and (len(replacement) != 1 or replacement not in characters):
+            raise InputError(f"the replacement {replacement!r} must be one character of the vocabulary")
+        self.characters = characters
+        self.replacement = replacement
+        self._offset = 1 if replacement is None else 0
+        points = [ord(c) for c in characters]
+        stand_in = 0 if replacement is None else characters.index(replacement)
+        # The id of each code point up to the largest known; whatever is larger is read at the last place.
+        self._table = np.full(points[-1] + 2 if points else 1, stand_in, np.int32)
+        self._table[points] = np.arange(self._offset, self._offset + len(points))
+
+    @staticmethod
+    def count(text: str) -> Counter[str]:
+        """How often each character stands in ``text``. Counts of pieces of a text can be added up."""
+        counts = np.zeros(_POINTS, np.int64)
+        for start in range(0, len(text), 16 * _BLOCK):
+            block = np.bincount(_code_points(text[start : start + 16 * _BLOCK]))
+            counts[: len(block)] += block
+        return Counter({chr(point): int(counts[point]) for point in np.flatnonzero(counts)})
+
+    @classmethod
+    def from_text(cls, text: str, *, min_frequency: int = 1, unknown: bool = True) -> "CharacterTokenizer":
+        """The vocabulary of ``text``."""
+        return cls.from_counts(cls.count(text), min_frequency=min_frequency, unknown=unknown)
+
+    @classmethod
+    def from_counts(
+        cls, counts: Mapping[str, int], *, min_frequency: int = 1, unknown: bool = True
+    ) -> "CharacterTokenizer":
+        """The characters seen ``min_frequency`` times or more. Raises InputError where there are none."""
+        characters = "".join(sorted(c for c, count in counts.items() if count >= min_frequency))
+        if not characters:
+            raise InputError(
+                f"no character of the text occurs {min_frequency} times or more: lower --min-frequency"
+                if counts
+                else "the text is empty: a vocabulary needs at least one character"
+            )
+        if unknown:
+            return cls(characters)
+        return cls(characters, " " if " " in characters else max(characters, key=lambda c: counts[c]))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.characters) + self._offset
+
+    @property
+    def unwritable(self) -> list[int]:
+        return [0] if self.replacement is None else []
+
+    def encode(self, text: str) -> np.ndarray:
+        ids = np.empty(len(text), np.int32)
+        for start in range(0, len(text), _BLOCK):
+            points = _code_points(text[start : start + _BLOCK])
+            np.take(self._table, points, mode="clip", out=ids[start : start + _BLOCK])
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(UNKNOWN if i < self._offset else self.characters[i - self._offset] for i in ids)
+
+    def unknown(self, text: str) -> list[str]:
+        return [c for c in dict.fromkeys(text) if c not in self.characters]
+
+    def writer(self, after: str = "") -> Callable[[int | None], str]:
+        return lambda i: "" if i is None else self.decode([i])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "characters", "replacement": self.replacement, "characters": self.characters}
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+class ByteTokenizer:
+    """One id a byte of the UTF-8 text: 256 ids, nothing unknown.
+
+    >>> ByteTokenizer().encode("é").tolist(), ByteTokenizer().decode([195, 169])
+    ([195, 169], 'é')
+    """
+
+    vocabulary_size = 256
+    unwritable: ClassVar[list[int]] = []
+    separator: ClassVar[int | None] = None
+
+    def encode(self, text: str) -> np.ndarray:
+        try:
+            raw = text.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8 are themselves
+        except UnicodeEncodeError:
+            raw = text.encode("utf-8", "surrogatepass")
+        return np.frombuffer(raw, np.uint8).astype(np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(list(ids)).decode("utf-8", "replace")  # an array's own bytes would be something else
+
+    def unknown(self, text: str) -> list[str]:
+        return []
+
+    def writer(self, after: str = "") -> Callable[[int | None], str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back half a character
+        return lambda i: decoder.decode(b"", True) if i is None else decoder.decode(bytes([i]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "bytes"}
+
+
+class DocumentTokenizer:
+    """Another tokenizer and one more id, the last: ``separator``, which stands before each document.
+
+    No text has it: whoever puts documents together writes it. It is never drawn, and decodes to nothing.
+
+    >>> tokenizer = DocumentTokenizer(ByteTokenizer())
+    >>> tokenizer.separator, tokenizer.decode([256, 97, 256, 98])
+    (256, 'ab')
+    """
+
+    def __init__(self, inner: Tokenizer) -> None:
+        if inner.separator is not None:
+            raise InputError("a tokenizer of documents cannot be made of another one")
+        self.inner = inner
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.inner.vocabulary_size + 1
+
+    @property
+    def separator(self) -> int:
+        return self.inner.vocabulary_size
+
+    @property
+    def unwritable(self) -> list[int]:
+        return [*self.inner.unwritable, self.separator]
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.inner.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.inner.decode(i for i in ids if i != self.separator)
+
+    def unknown(self, text: str) -> list[str]:
+        return self.inner.unknown(text)
+
+    def writer(self, after: str = "") -> Callable[[int | None], str]:
+        write, separator = self.inner.writer(after), self.separator
+        return lambda i: "" if i == separator else write(i)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "documents", "of": self.inner.to_json()}
+
+
+def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
+    """The tokenizer that ``to_json`` described. Raises InputError that names ``where`` for anything else."""
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} does not describe a tokenizer ({error!r}): restore the file") from None
+    return _described(description, where)
+
+
+def _described(description: Any, where: str) -> Tokenizer:
+    if not isinstance(description, dict) or not {"type", "model"} & description.keys():
+        raise InputError(f"{where} does not describe a tokenizer (it names no type): restore the file")
+    kind = "subwords" if "model" in description else description["type"]  # the library's own JSON has no type
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
+        raise InputError(f"{where} names an unknown tokenizer {kind!r}: {nearest(str(kind), TOKENIZERS)}")
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "subwords":
+        subwords.library()  # what is missing is no damage to the file
+    inner = _described(description.get("of"), where) if kind == "documents" else None
+    try:
+        if inner is not None:
+            return DocumentTokenizer(inner)
+        if kind == "subwords":
+            return subwords.SubwordTokenizer.from_description(description)
+        if kind == "words":
+            return WordTokenizer.from_description(description)
+        characters, replacement = description.get("characters"), description.get("replacement")
+        if not isinstance(characters, str) or not characters or not isinstance(replacement, str | None):
+            raise InputError("the list of characters is missing or damaged")
+        return CharacterTokenizer(characters, replacement)
+    except InputError as error:
+        raise InputError(f"{where}: {error}: restore the file") from None
+
+
+TOKENIZERS = ("characters", "bytes", "words", "subwords", "documents")

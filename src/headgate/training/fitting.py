@@ -1,0 +1,201 @@
+"""fit(): the loop from sequences and targets to a sequence model. One epoch after another, the best weights kept.
+
+Letters: n sequences, T steps, F features, B batch, O outputs.
+"""
+
+import contextvars
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from headgate.errors import InputError
+from headgate.models.sequence_model import SequenceModel
+from headgate.sequences.arrays import Sequences, batches_by_length
+from headgate.settings.run import TrainingSettings
+from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer
+
+# Asked after each step; once it says True, training ends there as if it had been the last.
+stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("stopping", default=lambda: False)
+
+# outputs (B, O), targets (B, ...) -> the loss of each (B,)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Sequences with their targets (n, O) float32 or (n,) classes, and their weights (n,) float32, whose mean is 1."""
+
+    sequences: Sequences
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+
+    def take(self, indices: np.ndarray) -> "Examples":
+        weights = None if self.weights is None else self.weights[indices]
+        return Examples(self.sequences.take(indices), self.targets[indices], weights)
+
+
+@dataclass
+class Fit:
+    """A model under way: what another epoch needs, and what has been."""
+
+    model: SequenceModel
+    settings: TrainingSettings
+    loss: Loss
+    random: np.random.Generator  # the order of the sequences
+    optimizer: torch.optim.Optimizer = field(init=False)
+    history: list[dict[str, float]] = field(default_factory=list)  # epoch, loss, held_out
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.settings, list(self.model.parameters()))
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean squared error of each sequence: outputs and targets (B, O) -> (B,)."""
+    return (outputs - targets).square().mean(1)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each sequence in nats: logits (B, O), classes (B,) -> (B,)."""
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbose: int = 0) -> None:
+    """Train for ``settings.epochs`` more epochs; with a held-out part, ends with the weights that were best on it.
+
+    Stops once ``settings.patience`` epochs have brought no better held-out loss. Draws dropout from torch's generator,
+    the order of the sequences from ``fit.random``. ``verbose`` 1 prints every tenth epoch, 2 every one, and both show a
+    bar on a terminal. Raises InputError where the loss of a whole epoch is not finite.
+    """
+    settings, begin = fit.settings, len(fit.history)
+    epochs = begin + settings.epochs
+    per_epoch = -(-len(training.sequences) // settings.batch)
+    best, best_epoch, best_weights = math.inf, begin, None
+    if held_out is not None and begin:  # going on must not end worse than it began
+        best, best_weights = mean_loss(fit.model, held_out, fit.loss), _copy(fit.model)
+    bar = tqdm(
+        total=settings.epochs, disable=not (verbose and sys.stdout.isatty()), file=sys.stdout, unit="epoch",
+        dynamic_ncols=True, leave=False,
+        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}",
+    )  # fmt: skip
+    with bar:
+        for epoch in range(begin + 1, epochs + 1):
+            first_step = (epoch - 1 - begin) * per_epoch
+            loss = _epoch(fit, training, first_step, settings.epochs * per_epoch)
+            entry: dict[str, float] = {"epoch": epoch, "loss": loss}
+            if held_out is not None:
+                entry["held_out"] = mean_loss(fit.model, held_out, fit.loss)
+                if entry["held_out"] < best:  # False for nan
+                    best, best_epoch = entry["held_out"], epoch
+                    best_weights = _copy(fit.model)
+            fit.history.append(entry)
+            stopped = held_out is not None and 0 < settings.patience <= epoch - best_epoch
+            stopped = stopped or stopping.get()()
+            bar.set_postfix_str(_losses(entry), refresh=False)
+            bar.update()
+            if verbose and (verbose > 1 or epoch % 10 == 0 or epoch == epochs or stopped):
+                _say(bar, f"epoch {epoch}/{epochs}  {_losses(entry)}")
+            if stopped:
+                break
+        if best_weights is not None:
+            fit.model.load_state_dict(best_weights)
+            if verbose and best_epoch != len(fit.history):
+                _say(bar, f"the weights are those of epoch {best_epoch}, whose held-out loss was lowest: {best:.4f}")
+
+
+def _epoch(fit: Fit, training: Examples, first_step: int, total: int) -> float:
+    """One pass over the sequences; their mean loss, each taken before its step."""
+    settings, model = fit.settings, fit.model.train()
+    parameters = list(model.parameters())
+    loss_sum, taken, skipped = 0.0, 0, 0
+    for number, indices in enumerate(batches_by_length(training.sequences.lengths, settings.batch, fit.random)):
+        loss = _loss(model, training.take(indices), fit.loss)
+        fit.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(parameters, settings.clip)
+        if not math.isfinite(loss.item() + norm):
+            skipped += 1
+            continue
+        for group in fit.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, first_step + number, total)
+        fit.optimizer.step()
+        loss_sum, taken = loss_sum + loss.item() * len(indices), taken + len(indices)
+        if stopping.get()():
+            break
+    if skipped > number / 2:
+        raise InputError(
+            f"the loss or its gradient was not finite in {skipped} of {number + 1} steps of an epoch: try a lower "
+            f"learning_rate (it was {settings.learning_rate:g}), or standardize the data"
+        )
+    return loss_sum / taken
+
+
+def mean_loss(model: SequenceModel, examples: Examples, loss: Loss, batch: int = 256) -> float:
+    """The (weighted) mean loss over all examples, in evaluation mode."""
+    model.eval()
+    total = 0.0
+    with torch.inference_mode():
+        for indices in batches_by_length(examples.sequences.lengths, batch):
+            total += _loss(model, examples.take(indices), loss).item() * len(indices)
+    return total / len(examples.sequences)
+
+
+def trivial_loss(examples: Examples) -> float:
+    """The (weighted) mean loss of predicting the same for every sequence: the mean, or the frequencies of classes."""
+    targets, weights = examples.targets, examples.weights
+    weights = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
+    if targets.ndim == 2:
+        targets = targets.astype(np.float64)
+        losses = np.square(targets - np.average(targets, axis=0, weights=weights)).mean(1)
+    else:
+        frequencies = np.bincount(targets, weights) / weights.sum()
+        losses = -np.log(np.maximum(frequencies, np.finfo(float).tiny))[targets]
+    return float((weights * losses).mean())
+
+
+def outputs(model: SequenceModel, sequences: Sequences, batch: int = 256) -> np.ndarray:
+    """What a model, in evaluation mode, gives for every sequence: (n, O)."""
+    model.eval()
+    found = np.empty((len(sequences), model.head.out_features), np.float32)
+    with torch.inference_mode():
+        for indices in batches_by_length(sequences.lengths, batch):
+            found[indices] = _read(model, sequences.take(indices)).cpu().numpy()
+    return found
+
+
+def _loss(model: SequenceModel, batch: Examples, loss: Loss) -> Tensor:
+    """The mean loss of a batch, each sequence's times its weight."""
+    found = _read(model, batch.sequences)
+    losses = loss(found, torch.from_numpy(batch.targets).to(found.device))
+    if batch.weights is not None:
+        losses = losses * torch.from_numpy(batch.weights).to(found.device)
+    return losses.mean()
+
+
+def _read(model: SequenceModel, sequences: Sequences) -> Tensor:
+    device = model.head.weight.device
+    x = torch.from_numpy(sequences.padded()).to(device)
+    equal = bool((sequences.lengths == x.shape[1]).all())
+    found: Tensor = model(x, None if equal else torch.from_numpy(sequences.lengths).to(device))
+    return found
+
+
+def _copy(model: SequenceModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _losses(entry: dict[str, float]) -> str:
+    return f"loss {entry['loss']:.4f}" + (f"  held-out {entry['held_out']:.4f}" if "held_out" in entry else "")
+
+
+def _say(bar: Any, text: str) -> None:
+    if bar.disable:
+        print(text, flush=True)
+    else:
+        bar.write(text, file=sys.stdout)

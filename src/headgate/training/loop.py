@@ -1,0 +1,276 @@
+"""train(): the loop from a text and settings to a model. One step after another, continued exactly where it stopped.
+
+Letters: T time steps, B batch, L layers, H hidden size.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headgate.errors import InputError
+from headgate.models.language_model import LanguageModel, arrays_of, losses_of
+from headgate.runs.run_directory import RunDirectory
+from headgate.runtime.evaluation import bits_per_character, evaluate, perplexity
+from headgate.runtime.runtime import Runtime
+from headgate.runtime.sampling import Sampling, seed_of
+from headgate.settings.run import TrainingSettings
+from headgate.text.batches import Batches
+from headgate.text.corpus import Corpus
+from headgate.training.distributed import Processes
+from headgate.training.optimization import clip_gradients, learning_rate
+from headgate.training.report import Report
+from headgate.training.state import Progress, Training, save, start_or_continue
+
+BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
+
+
+@dataclass
+class Speed:
+    """Tokens a second of the training steps alone, without the first epoch (or its first 100 steps) of the process.
+
+    Until there is more than that, it is the speed of that.
+    """
+
+    seconds: float = 0.0
+    tokens: int = 0
+    cold: float = 0.0  # speed of the warm-up, once that is over
+
+    def add(self, seconds: float, tokens: int) -> None:
+        self.seconds += seconds
+        self.tokens += tokens
+
+    def warmed_up(self) -> None:
+        if not self.cold:
+            self.cold, self.seconds, self.tokens = self.tokens_per_second, 0.0, 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else self.cold
+
+
+@dataclass
+class Result:
+    """How training ended: ``finished``, ``stopped early``, ``paused`` at max_steps or ``interrupted``."""
+
+    ending: str
+    progress: Progress
+    speed: Speed
+
+
+def train(
+    run: RunDirectory,
+    corpus: Corpus,
+    report: Report,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    processes: Processes = Processes(),
+) -> Result:
+    """Train the model of ``run`` on ``corpus`` from its newest checkpoint, or from the start where there is none.
+
+    Seeds torch's generator and sets its number of threads (with several processes, torchrun has). ``stop`` is asked in
+    every step; once it says True the step's checkpoint is written and training ends, to be continued by the next call
+    as if it had never stopped. Several processes, each of which calls this, compute what one alone computes.
+    Raises InputError where the text is too short for a batch, the loss stays infinite, or a checkpoint cannot be
+    written; the newest checkpoint is then intact.
+    """
+    settings = run.settings.training
+    batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.count)
+    training, progress = start_or_continue(run, corpus.tokenizer, processes)
+    if progress.position >= batches.per_epoch:
+        raise InputError(
+            f"the checkpoint in {run.path} is {progress.position} batches into an epoch of {batches.per_epoch}: "
+            "restore another, or start again with --overwrite"
+        )
+    total = settings.epochs * batches.per_epoch
+    speed, saved_at, saved_step = Speed(), time.monotonic(), progress.step
+    report.begin(progress.step, total)
+    ending = _ending(settings, progress)
+    while not ending:
+        began = time.perf_counter()
+        batch = batches.at(progress.epoch, progress.position)
+        rate = learning_rate(settings, progress.step, total) * progress.rate_factor
+        x, y = (torch.from_numpy(v).to(training.device.place) for v in (batch.x, batch.y))
+        training.state = training.state.detach() if batch.carry and training.state is not None else None
+        late = processes.first and time.monotonic() - saved_at > 60
+        loss, norm, stopping, late = _step(training, x, y, rate, settings, processes, stop(), late)
+
+        try:
+            _count(progress, loss, rate, batches.tokens)
+        except InputError:
+            if processes.first:
+                report.diverged(progress.step, progress.epoch + 1)
+            raise
+        speed.add(time.perf_counter() - began, batches.tokens)
+        epoch_done = progress.position == batches.per_epoch
+        if epoch_done or progress.position == 100:
+            speed.warmed_up()
+        report.step(progress.step, loss, speed.tokens_per_second)
+        if epoch_done or progress.position % settings.report_every == 0:
+            _report(report, progress, corpus, speed, norm, rate, training if epoch_done else None, settings, processes)
+        if epoch_done:
+            if processes.first and _sample_due(settings, progress.epoch + 1):
+                report.samples(progress.epoch + 1, write_samples(training.model, run, corpus))
+            progress.epoch, progress.position = progress.epoch + 1, 0
+            progress.loss_sum, progress.tokens = 0.0, 0
+
+        ending = _ending(settings, progress) or ("interrupted" if stopping else "")
+        due = progress.step % settings.checkpoint_every == 0 if settings.checkpoint_every else late
+        if ending or due:
+            save(run, training, progress, saved_step, processes)
+            saved_at, saved_step = time.monotonic(), progress.step
+    if ending == "stopped early" and processes.first:
+        run.use_best()
+    return Result(ending, progress, speed)
+
+
+def _step(
+    training: Training,
+    x: Tensor,
+    y: Tensor,
+    rate: float,
+    settings: TrainingSettings,
+    processes: Processes,
+    *wishes: bool,
+) -> tuple[float, float, bool, bool]:
+    """One optimizer step: x, y (T, B). Returns the mean loss in nats and the gradient norm before clipping, both of all
+    processes, and for each of two wishes whether any process has it.
+
+    A loss or gradient that is not finite changes nothing but the carried state, which starts over.
+    """
+    training.optimizer.zero_grad()
+    own = _backward(training, x, y, settings.accumulate)
+    training.device.unscale(training.optimizer)
+    norm = clip_gradients(list(training.model.parameters()), settings.clip)
+    loss, *wanted = processes.agree(own, *wishes)
+    finite = math.isfinite(loss + norm)
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    training.device.step(training.optimizer, finite=finite)
+    if not finite:
+        training.state, loss = None, math.nan
+    return loss, norm, bool(wanted[0]), bool(wanted[1])
+
+
+def _backward(training: Training, x: Tensor, y: Tensor, parts: int) -> float:
+    """The gradients of the mean loss over x, y (T, B), and that loss; carries the state on. In several parts, each of
+    them some rows, one after the other: the same, but for rounding, with less memory."""
+    if parts == 1:
+        with training.device.autocast():
+            loss, training.state = training.loss(x, y, training.state)
+        training.device.backward(loss)
+        return loss.item()
+    total, states = 0.0, []
+    for part in range(parts):
+        before = None if training.state is None else training.state[:, part::parts].contiguous()
+        last = part == parts - 1  # only then are the gradients of all processes brought together
+        with contextlib.nullcontext() if last else getattr(training.loss, "no_sync", contextlib.nullcontext)():
+            with training.device.autocast():
+                loss, state = training.loss(x[:, part::parts], y[:, part::parts], before)
+            training.device.backward(loss / parts)
+        total += loss.item() / parts
+        states.append(state.detach())
+    training.state = torch.stack(states, 2).flatten(1, 2)  # row b of part p is row b * parts + p
+    return total
+
+
+def _count(progress: Progress, loss: float, rate: float, tokens: int) -> None:
+    progress.step += 1
+    progress.position += 1
+    if math.isnan(loss):
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row == BAD_STEPS:
+            raise InputError(
+                f"the loss or its gradient was not finite in {BAD_STEPS} steps in a row, up to step {progress.step}: "
+                f"start again with a lower --learning-rate (it was {rate:g}); earlier checkpoints are untouched"
+            )
+    else:
+        progress.skipped_in_a_row = 0
+        progress.loss_sum += loss * tokens
+        progress.tokens += tokens
+
+
+def _ending(settings: TrainingSettings, progress: Progress) -> str:
+    """Why training ends here; empty where it goes on."""
+    if settings.patience and progress.waited >= settings.patience:
+        return "stopped early"
+    if progress.epoch >= settings.epochs:
+        return "finished"
+    if settings.max_steps and progress.step >= settings.max_steps:
+        return "paused"
+    return ""
+
+
+def _report(
+    report: Report,
+    progress: Progress,
+    corpus: Corpus,
+    speed: Speed,
+    norm: float,
+    rate: float,
+    training: Training | None,
+    settings: TrainingSettings,
+    processes: Processes,
+) -> None:
+    """Report the epoch so far; at its end (``training`` given) look at the held-out part first."""
+    loss = progress.loss_sum / progress.tokens if progress.tokens else math.nan
+    entry = {
+        "step": progress.step,
+        "epoch": progress.epoch + 1,
+        "tokens": progress.tokens,
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_character": bits_per_character(loss, corpus.characters_per_token),
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "skipped": progress.skipped,
+        "tokens_per_second": speed.tokens_per_second,
+    }
+    if training and len(corpus.held_out):
+        losses = losses_of(training.model)
+        held_out = processes.of_first(lambda: evaluate(losses, corpus.held_out).loss)
+        entry |= {"held_out_loss": held_out, "held_out_perplexity": perplexity(held_out)}
+        _compare_with_best(held_out, progress, training, settings)
+    if processes.first:
+        report.entry(entry, end_of_epoch=training is not None)
+
+
+def _compare_with_best(loss: float, progress: Progress, training: Training, settings: TrainingSettings) -> None:
+    if loss < progress.best_loss:  # False for nan
+        progress.best_loss, progress.best_epoch, progress.waited = loss, progress.epoch + 1, 0
+        training.best = {name: value.copy() for name, value in arrays_of(training.model).items()}
+        return
+    progress.waited += 1
+    if settings.schedule == "plateau" and progress.waited % settings.plateau == 0:
+        progress.rate_factor /= 2
+
+
+def _sample_due(settings: TrainingSettings, epoch: int) -> bool:
+    return settings.sample_every > 0 and (epoch % settings.sample_every == 0 or epoch == settings.epochs)
+
+
+def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> list[str]:
+    """What the model writes now after each of the run's prefixes. Draws nothing from torch's generator."""
+    settings = run.settings.training
+    runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
+    sampling = Sampling(temperature=settings.sample_temperature)
+    return [
+        runtime.write(prefix, settings.sample_length, sampling, seed=seed_of(settings.seed, number))
+        for number, prefix in enumerate(prefixes(settings, corpus))
+    ]
+
+
+def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
+    """The beginnings of samples: the prefixes of the settings, else the text's first words, up to ten characters."""
+    if settings.sample_prefixes:
+        return settings.sample_prefixes
+    line = next((line.strip() for line in corpus.beginning.splitlines() if line.strip()), "")
+    start = line[:10]
+    if " " in start and (start[-1:] + line[10:11]).isalnum() and len(line) > 10:  # in the middle of a word
+        start = start.rpartition(" ")[0]
+    return (start.strip(),)

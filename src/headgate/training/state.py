@@ -1,0 +1,175 @@
+"""What training changes, step by step: as it begins, in a checkpoint, and as it comes out of one.
+
+Letters: L layers, B batch, H hidden size, V vocabulary.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headgate.errors import InputError, one_line
+from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.runs.run_directory import Arrays, Checkpoint, RunDirectory
+from headgate.runtime.runtime import check_weights
+from headgate.settings.run import TrainingSettings
+from headgate.text.tokenizer import Tokenizer
+from headgate.training.device import Device
+from headgate.training.distributed import Loss, Processes, on_this_machine
+from headgate.training.optimization import check_state, make_optimizer
+
+
+@dataclass
+class Progress:
+    """Where a run is; everything in it is saved."""
+
+    step: int = 0  # steps made in all, skipped ones included
+    epoch: int = 0
+    position: int = 0  # batches of this epoch done
+    loss_sum: float = 0.0  # nats over the tokens of this epoch so far
+    tokens: int = 0  # predicted in this epoch so far
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float = math.inf  # the lowest held-out loss
+    best_epoch: int = 0
+    waited: int = 0  # epochs since
+    rate_factor: float = 1.0  # of schedule plateau
+    scaling: dict[str, float] = field(default_factory=dict)  # of the loss, in float16
+
+
+@dataclass
+class Training:
+    """What a step changes, apart from the progress; saved with it."""
+
+    model: LanguageModel
+    optimizer: torch.optim.Optimizer
+    loss: Loss  # that of the model; its gradients are those of all processes
+    device: Device
+    state: Tensor | None = None  # (L, B, H), this process' rows, carried from batch to batch
+    best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
+
+
+def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Processes) -> tuple[Training, Progress]:
+    """A run as its newest checkpoint left it, or at its start where there is none; for each of ``processes``.
+
+    Seeds torch's generator and sets its number of threads (with several processes, torchrun has). Raises InputError for
+    a checkpoint that is not of such a run.
+    """
+    settings = run.settings.training
+    if settings.threads and processes.count == 1:
+        torch.set_num_threads(settings.threads)
+    checkpoint = run.recover() if processes.first else None
+    processes.wait()
+    if not processes.first:
+        checkpoint = run.newest()
+    processes.wait()  # before anything is written again
+    if checkpoint is not None:  # before a model of that size is made
+        _check(checkpoint, run, tokenizer.vocabulary_size)
+    torch.manual_seed(settings.seed)
+    model = LanguageModel(
+        run.settings.model, tokenizer.vocabulary_size, separator=tokenizer.separator, backend=settings.backend
+    )
+    device = Device.of(settings.device, settings.precision, number=on_this_machine()[0])
+    model.to(device.place)
+    loss = processes.share(model, model.loss)
+    training = Training(model, make_optimizer(settings, model.parameters()), loss, device)
+    if processes.rank:  # no two processes draw the same dropout
+        torch.manual_seed(processes.own_seed(settings.seed, 0))
+    if checkpoint is None:
+        return training, Progress()
+    try:
+        return _restore(training, checkpoint, settings, processes)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _misfit(checkpoint, run, error) from None
+
+
+def _check(checkpoint: Checkpoint, run: RunDirectory, V: int) -> None:
+    """InputError unless the weights, the carried state and the progress can be those of such a run."""
+    settings = run.settings
+    try:
+        check_weights(checkpoint.arrays.get("weights", {}), settings.model, V)
+        if "best" in checkpoint.arrays:
+            check_weights(checkpoint.arrays["best"], settings.model, V)
+        shape = (settings.model.layers, settings.training.batch, settings.model.hidden)
+        carried = checkpoint.arrays.get("carried", {}).get("state")
+        if carried is not None and (carried.shape != shape or carried.dtype != np.float32):
+            raise ValueError(f"the carried state is {carried.dtype} of the shape {carried.shape}, not {shape}")
+        if checkpoint.state.keys() != (names := asdict(Progress()).keys()):
+            raise ValueError(f"its state names {', '.join(sorted(checkpoint.state.keys() ^ names))}")
+        for name, initial in asdict(Progress()).items():
+            value = checkpoint.state[name]
+            if type(value) is not type(initial):
+                raise ValueError(f"{name} must be of the type {type(initial).__name__}, got {value!r}")
+            numbers = value.values() if isinstance(value, dict) else [value]
+            if not all((type(n) in (int, float) and 0 <= n < 2**63) or n == math.inf for n in numbers):
+                raise ValueError(f"{name} cannot be {value!r}")
+    except ValueError as error:
+        raise _misfit(checkpoint, run, error) from None
+
+
+def _misfit(checkpoint: Checkpoint, run: RunDirectory, error: Exception) -> InputError:
+    return InputError(
+        f"the checkpoint of step {checkpoint.step} in {run.path} does not fit its config.json ({one_line(error)}): "
+        "restore both, or start again with --overwrite"
+    )
+
+
+def save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
+    """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
+    carried = None if training.state is None else processes.gather_rows(training.state.detach().float().cpu())
+    generators = processes.gather(training.device.random_state())
+    if not processes.first:
+        processes.wait()
+        return
+    arrays: dict[str, Arrays] = {
+        "weights": arrays_of(training.model),
+        "optimizer": {
+            f"{index}.{name}": value.cpu().numpy()
+            for index, values in training.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        },
+        "random": {f"torch.{rank}" if rank else "torch": state.numpy() for rank, state in enumerate(generators)},
+        "carried": {} if carried is None else {"state": carried.numpy()},
+    }
+    progress.scaling = training.device.scaling
+    if training.best:
+        arrays["best"] = training.best
+    try:
+        run.save(Checkpoint(progress.step, {k: dict(v) for k, v in arrays.items()}, asdict(progress)))
+    except OSError as error:
+        before = f"that of step {saved_step} is intact" if saved_step else "there is none before it"
+        raise InputError(
+            f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
+            f"{before}: make room, then continue with --resume"
+        ) from error
+    processes.wait()
+
+
+def _restore(
+    training: Training, checkpoint: Checkpoint, settings: TrainingSettings, processes: Processes
+) -> tuple[Training, Progress]:
+    def tensors(group: str) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(value.copy()) for name, value in checkpoint.arrays.get(group, {}).items()}
+
+    training.model.load_state_dict(tensors("weights"))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors("optimizer").items():
+        index, _, name = key.partition(".")
+        states.setdefault(int(index), {})[name] = value
+    check_state(training.optimizer, states)
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": states, "param_groups": groups})
+    carried = tensors("carried").get("state")
+    training.state = None if carried is None else processes.rows(carried).to(training.device.place)
+    training.best = checkpoint.arrays.get("best", {})
+    saved = checkpoint.arrays["random"].get(f"torch.{processes.rank}" if processes.rank else "torch")
+    if saved is None:  # there were fewer processes
+        torch.manual_seed(processes.own_seed(settings.seed, checkpoint.step))
+    else:
+        training.device.set_random_state(torch.from_numpy(saved.copy()))
+    progress = Progress(**checkpoint.state)
+    training.device.scaling = progress.scaling
+    return training, progress
