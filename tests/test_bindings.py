@@ -19,6 +19,7 @@ from headgate.kernels import cross_entropy, native_gru
 from headgate.models.language_model import arrays_of
 from headgate.runtime import runtime as runtime_module
 from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
+from tests.helpers.definition import unbundled
 
 L, T, B, H = 2, 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("The gate was never wrong.\n")
@@ -517,7 +518,7 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
     if ids:
         right["x"] = torch.randint(4, (T, B))
     exact = {k: v.double() if v.is_floating_point() else v for k, v in right.items()}
-    expected = equations.sequence(**exact)
+    expected = unbundled(equations.sequence)(**exact)
     needed = [not ids, True, True, True, True, True, True]
     outputs = torch.ops.headgate.gru(*fields(right), True)
     incoming = [torch.randn_like(outputs[0]), torch.randn_like(outputs[1]), None]
@@ -587,7 +588,7 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.headgate.gru_backward(*fields(given), states, gates, states, None, None, [False] + [True] * 6)
         with pytest.raises(RuntimeError, match=message):
-            native_gru.sequence(**right | {name: value.as_subclass(Own)})
+            unbundled(native_gru.sequence)(**right | {name: value.as_subclass(Own)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -600,15 +601,16 @@ def test_sizes_of_zero(dtype: torch.dtype) -> None:
         right | none | {"x": right["x"][..., :0], "weight_ih": right["weight_ih"][:, :0]},
     ):
         leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
-        found = native_gru.sequence(**leaves)
-        expected = equations.sequence(**leaves)
+        found = unbundled(native_gru.sequence)(**leaves)
+        expected = unbundled(equations.sequence)(**leaves)
         for one, other in zip(found, expected, strict=True):
             assert one.shape == other.shape
             assert torch.allclose(one, other, atol=1e-6)
         sum(v.sum() for v in found).backward()
         assert all(v.grad is not None and v.grad.isfinite().all() for v in leaves.values())
+    x, h0, ih, hh = (right[name] for name in ("x", "h0", "weight_ih", "weight_hh"))
     with pytest.raises(RuntimeError, match="no H = 0"):  # nor has the definition
-        native_gru.sequence(right["x"], right["h0"][:, :0], right["weight_ih"][:0], right["weight_hh"][:0, :0])
+        unbundled(native_gru.sequence)(x, h0[:, :0], ih[:0], hh[:0, :0])
 
 
 def test_whatever_the_head_is_given() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from headgate import equations
+from tests.helpers.definition import unbundled
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 
@@ -33,7 +34,7 @@ def test_after_is_torch_nn_gru(assert_close, bias: bool, reverse: bool) -> None:
     theirs = torch.nn.GRU(I, H, bias=bias).double()
     theirs.load_state_dict({k + "_l0": v.detach() for k, v in w.items()})
 
-    states, last = equations.sequence(x, h0, **w, reverse=reverse)
+    states, last = unbundled(equations.sequence)(x, h0, **w, reverse=reverse)
     expected, expected_last = theirs(x.flip(0) if reverse else x, h0[None])
     expected = expected.flip(0) if reverse else expected
     assert_close("states", states, expected, 1e-12)
@@ -66,14 +67,14 @@ def test_before_is_the_textbook(assert_close) -> None:
         candidate = np.tanh(X @ W_xh + (R * Hidden) @ W_hh + b_h)
         Hidden = Z * Hidden + (1 - Z) * candidate
         expected.append(Hidden)
-    states, last = equations.sequence(x, h0, **w, reset="before")
+    states, last = unbundled(equations.sequence)(x, h0, **w, reset="before")
     assert_close("states", states, torch.from_numpy(np.stack(expected)), 1e-14)
     assert_close("last", last, torch.from_numpy(Hidden), 1e-14)
 
 
 def test_the_variants_differ() -> None:
     w, (x, h0) = weights(), inputs()
-    after, before = (equations.sequence(x, h0, **w, reset=r)[1] for r in ("after", "before"))
+    after, before = (unbundled(equations.sequence)(x, h0, **w, reset=r)[1] for r in ("after", "before"))
     assert (after - before).abs().max() > 0.01
 
 
@@ -82,7 +83,7 @@ def test_gradients(reset: str) -> None:
     w, (x, h0) = weights(), inputs()
 
     def f(*leaves: Tensor) -> tuple[Tensor, Tensor]:
-        return equations.sequence(leaves[0][:2], *leaves[1:], reset=reset)
+        return unbundled(equations.sequence)(leaves[0][:2], *leaves[1:], reset=reset)
 
     assert torch.autograd.gradcheck(f, (x, h0, *w.values()), raise_exception=True)
     assert torch.autograd.gradgradcheck(f, (x, h0, *w.values()), raise_exception=True)
@@ -96,11 +97,13 @@ def test_ids_are_one_hot_vectors(assert_close, reset: str, dtype: torch.dtype) -
     one_hot = torch.nn.functional.one_hot(ids.long(), I).double()
     results = []
     for x in (ids, one_hot):
-        states, last = equations.sequence(x, h0, **w, reset=reset)
+        states, last = unbundled(equations.sequence)(x, h0, **w, reset=reset)
         results.append((states, *torch.autograd.grad(states.square().sum() + last.sum(), [h0, *w.values()])))
     for name, mine, other in zip(("states", "dh0", *w), *results, strict=True):
         assert_close(name, mine, other, 1e-13)
-    assert torch.autograd.gradcheck(lambda *leaves: equations.sequence(ids, *leaves, reset=reset), (h0, *w.values()))
+    assert torch.autograd.gradcheck(
+        lambda *leaves: unbundled(equations.sequence)(ids, *leaves, reset=reset), (h0, *w.values())
+    )
 
 
 def test_update_gate_keeps_and_replaces() -> None:
@@ -114,7 +117,7 @@ def test_update_gate_keeps_and_replaces() -> None:
 
 def test_empty_sequence() -> None:
     w, (x, h0) = weights(), inputs()
-    states, last = equations.sequence(x[:0], h0, **w)
+    states, last = unbundled(equations.sequence)(x[:0], h0, **w)
     assert states.shape == (0, B, H)
     assert torch.equal(last, h0)
 
@@ -122,12 +125,12 @@ def test_empty_sequence() -> None:
 def test_unknown_variant() -> None:
     w, (x, h0) = weights(), inputs()
     with pytest.raises(ValueError, match="reset must be"):
-        equations.sequence(x, h0, **w, reset="never")
+        unbundled(equations.sequence)(x, h0, **w, reset="never")
 
 
 def test_float32() -> None:
     w, (x, h0) = weights(), inputs()
-    exact = equations.sequence(x, h0, **w)[0]
-    single = equations.sequence(x.float(), h0.float(), **{k: v.float() for k, v in w.items()})[0]
+    exact = unbundled(equations.sequence)(x, h0, **w)[0]
+    single = unbundled(equations.sequence)(x.float(), h0.float(), **{k: v.float() for k, v in w.items()})[0]
     assert single.dtype == torch.float32
     assert (single - exact).abs().max() < 1e-6

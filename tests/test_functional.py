@@ -10,7 +10,8 @@ from torch import Tensor
 from headgate import equations, native
 from headgate.layers import functional
 from headgate.layers.functional import BACKENDS, gru
-from tests.levels import levels
+from tests.helpers.definition import unbundled
+from tests.helpers.levels import levels
 
 
 @pytest.fixture(
@@ -137,7 +138,7 @@ def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **option
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_parity(assert_close, case: Case, reset: str, reverse: bool, backend: str) -> None:
     values = arguments(case)
-    expected = run(equations.sequence, values, torch.float64, reset=reset, reverse=reverse)
+    expected = run(unbundled(equations.sequence), values, torch.float64, reset=reset, reverse=reverse)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
         found = run(gru, values, dtype, reset=reset, reverse=reverse, backend=backend)
         assert found.keys() == expected.keys()
@@ -199,7 +200,7 @@ def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, r
     resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last lies beyond its row
     fresh = torch.randn(6, dtype=torch.float64)
     options = {"reset": reset, "reverse": reverse}
-    states, last = equations.sequence(**values, **options, lengths=lengths, resets=resets, reset_state=fresh)
+    states, last = unbundled(equations.sequence)(**values, **options, lengths=lengths, resets=resets, reset_state=fresh)
     for b, cuts in ((0, [0, 3, 5, 9]), (1, [0, 2, 4])):
         pieces = list(itertools.pairwise(cuts))
         for i, (begin, end) in enumerate(pieces):
@@ -209,12 +210,12 @@ def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, r
                 "x": values["x"][begin:end, b : b + 1],
                 "h0": values["h0"][b : b + 1] if first else fresh[None],
             }
-            expected, expected_last = equations.sequence(**part, **options)
+            expected, expected_last = unbundled(equations.sequence)(**part, **options)
             assert_close(f"row {b}", states[begin:end, b], expected[:, 0], 1e-14)
         if reverse:
             begin, end = pieces[0]
             part = {**part, "x": values["x"][begin:end, b : b + 1], "h0": fresh[None]}
-            expected_last = equations.sequence(**part, **options)[1]
+            expected_last = unbundled(equations.sequence)(**part, **options)[1]
         assert_close(f"last of row {b}", last[b], expected_last[0], 1e-14)
         assert not states[cuts[-1] :, b].any()
     assert torch.equal(last[2], values["h0"][2])
@@ -232,13 +233,13 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
             weight_ih, weight_hh, bias_ih, bias_hh = (v[order] for v in (weight_ih, weight_hh, bias_ih, bias_hh))
         if fault == "drop b_hn":
             bias_hh = torch.cat([bias_hh[: 2 * H], bias_hh.new_zeros(H)])
-        states, last = equations.sequence(x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
+        states, last = unbundled(equations.sequence)(x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
         if fault == "skip the last step":
             states, last = torch.cat([states[:-1], states[-2:-1]]), states[-2]
         return states, last
 
     values = arguments(Case(5, 3, 4, 6))
-    expected, found = run(equations.sequence, values, torch.float64), run(faulty, values, torch.float64)
+    expected, found = run(unbundled(equations.sequence), values, torch.float64), run(faulty, values, torch.float64)
     with pytest.raises(AssertionError, match="states differs"):
         assert_close("states", found["states"], expected["states"], 1e-12)
 

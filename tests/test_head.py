@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from headgate import native
 from headgate.layers import functional
 from headgate.layers.functional import adaptive_cross_entropy, linear_cross_entropy
-from tests.levels import levels
+from tests.helpers.levels import levels
 
 SHAPES = [
     (5, 4, 7),

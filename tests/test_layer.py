@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from headgate import GRU, equations
 from headgate.layers.cell import GRUCell
 from headgate.layers.functional import BACKENDS
+from tests.helpers.definition import unbundled
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
@@ -230,7 +231,7 @@ def definition(gru: GRU, x: Tensor, hx: Tensor | None = None, **options: Tensor)
             start = getattr(gru, f"state{suffix}", None)
             zeros = torch.zeros(B, gru.hidden_size, dtype=weights[0].dtype)
             h0 = (zeros if start is None else zeros + start) if hx is None else hx[len(last)]
-            states, h, rzn = equations.sequence(
+            states, h, rzn = unbundled(equations.sequence)(
                 x, h0, *weights, reset=gru.reset, reverse="reverse" in suffix, reset_state=start, return_gates=True,
                 **options,
             )  # fmt: skip
@@ -916,7 +917,7 @@ def test_the_lists_are_true_whatever_takes_the_weights_places(assert_close) -> N
         weights = [[getattr(gru, n).detach() for n in names] for names in gru._all_weights]
         expected = x
         for each in weights:
-            expected, _ = equations.sequence(expected, torch.zeros(B, H, dtype=x.dtype), *each)
+            expected, _ = unbundled(equations.sequence)(expected, torch.zeros(B, H, dtype=x.dtype), *each)
         assert_close("states", gru(x)[0].detach(), expected, 1e-12)
 
     gru = GRU(I, H, L)

@@ -27,7 +27,8 @@ import numpy as np
 import pytest
 
 from headgate import native
-from tests.levels import levels
+from tests.helpers.definition import unbundled
+from tests.helpers.levels import levels
 
 ROOT = Path(__file__).parent.parent
 LANES = native.GATE_LANES
@@ -519,7 +520,7 @@ def errors_of_torch(T: int, H: int, seed: int, ids: bool) -> tuple[dict[str, Any
         states, last = torch.func.functional_call(layer, named, (vectors, h0[None]))
         return states, last[0]
 
-    expected = outputs_and_gradients(equations.sequence, values, torch.float64)
+    expected = outputs_and_gradients(unbundled(equations.sequence), values, torch.float64)
     return values, expected, errors(outputs_and_gradients(of_torch, values, torch.float32), expected)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
-from headgate.pictures import style
+from headgate.pictures import appearance
 from headgate.pictures.curve import draw_comparison, draw_curve, draw_losses
 from headgate.pictures.forecast import draw_forecast
 from headgate.sequences.series import Series
@@ -25,7 +25,7 @@ LOG = [{"epoch": e, "perplexity": 1.5 + 40 / e, "held_out_perplexity": 3 + 40 / 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are saved, which are laid out and written as ever."""
     figures: list[Any] = []
-    real = style.rendered
+    real = appearance.rendered
 
     def keep(figure: Any, kind: str) -> bytes:
         figures.append(figure)
@@ -33,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         figure.canvas.draw()  # at the figure's own resolution again
         return content
 
-    monkeypatch.setattr(style, "rendered", keep)
+    monkeypatch.setattr(appearance, "rendered", keep)
     return figures
 
 
@@ -63,7 +63,7 @@ def test_numbers_of_a_logarithmic_axis_are_written_out(tmp_path: Path, drawn: li
     ],
 )
 def test_ticks_are_few_and_round(low: float, high: float, ticks: list[float]) -> None:
-    assert style.logarithmic_ticks(low, high) == pytest.approx(ticks)
+    assert appearance.logarithmic_ticks(low, high) == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 40, 500])
@@ -112,9 +112,9 @@ def test_fonts_installed_after_matplotlib_listed_them_are_found(monkeypatch: pyt
     serif = next(f for f in font_manager.fontManager.ttflist if f.name == "DejaVu Serif")
     sans = [f for f in font_manager.fontManager.ttflist if f.name == "DejaVu Sans"]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", sans)
-    monkeypatch.setattr(style, "CHINESE", ("DejaVu Serif",))
+    monkeypatch.setattr(appearance, "CHINESE", ("DejaVu Serif",))
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [serif.fname, __file__])
-    assert style.style()["font.family"][-1] == "DejaVu Serif"
+    assert appearance.style()["font.family"][-1] == "DejaVu Serif"
 
 
 def test_only_fonts_that_are_there_are_named(
@@ -122,13 +122,13 @@ def test_only_fonts_that_are_there_are_named(
 ) -> None:
     without_chinese(monkeypatch)
     own = matplotlib.rcParams["font.family"]
-    assert style.style()["font.family"] == own
+    assert appearance.style()["font.family"] == own
     with caplog.at_level(logging.WARNING):
         draw_comparison({"one": LOG}, tmp_path / "c.png")
     assert not caplog.records
     more = [*font_manager.fontManager.ttflist, font_manager.FontEntry(name="WenQuanYi Zen Hei")]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", more)
-    assert style.style()["font.family"] == [*own, "WenQuanYi Zen Hei"]
+    assert appearance.style()["font.family"] == [*own, "WenQuanYi Zen Hei"]
 
 
 def test_one_warning_where_no_font_has_the_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_one_warning_where_no_font_has_the_characters(tmp_path: Path, monkeypatc
     assert (tmp_path / "c.png").stat().st_size > 10_000
 
 
-@pytest.mark.skipif(not set(style.style()["font.family"]) & set(style.CHINESE), reason="needs a Chinese font")
+@pytest.mark.skipif(not set(appearance.style()["font.family"]) & set(appearance.CHINESE), reason="needs a Chinese font")
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_chinese_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     """No warning, which is an error in tests, and nothing logged."""

@@ -41,8 +41,13 @@ def test_import_is_light() -> None:
 
 
 def test_runtime_and_command_line_need_no_torch() -> None:
-    modules = "runtime sampling tokenizer corpus run_directory recipe batches evaluation cli"
-    run_python(BLOCKER + "\n".join(f"import headgate.{name}" for name in modules.split()))
+    rooms = "settings storage text runs runtime cli"
+    run_python(
+        f"{BLOCKER}\nimport importlib, pkgutil, headgate.native\nfor room in {rooms!r}.split():\n"
+        "    package = importlib.import_module(f'headgate.{room}')\n"
+        "    for module in pkgutil.iter_modules(package.__path__, f'headgate.{room}.'):\n"
+        "        importlib.import_module(module.name)"
+    )
 
 
 def test_import_draws_no_random_numbers() -> None:

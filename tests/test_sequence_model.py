@@ -33,7 +33,8 @@ def summary_of(model: SequenceModel, x: Tensor) -> Tensor:
             suffix = f"_l{layer}" + "_reverse" * reverse
             weights = [getattr(model.gru, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
             h0 = x.new_zeros(1, model.gru.hidden_size)
-            found, _ = equations.sequence(states[:, None], h0, *weights, reset=model.gru.reset, reverse=reverse)
+            options = equations.Options(model.gru.reset, reverse)
+            found, _ = equations.sequence(states[:, None], h0, equations.Weights(*weights), options)
             directions.append(found[:, 0])
             ends.append(found[0 if reverse else -1, 0])
         states = torch.cat(directions, -1)

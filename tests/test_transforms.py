@@ -21,6 +21,7 @@ from headgate import GRU, equations
 from headgate.kernels import native_gru
 from headgate.layers.cell import GRUCell
 from headgate.layers.functional import reason_against_cpu
+from tests.helpers.definition import unbundled
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
@@ -462,7 +463,7 @@ def test_operator_is_the_definition(assert_close, reset: str) -> None:
     options = some(T, B)
     states, last, gates = torch.ops.headgate.gru(*leaves, *options.values(), reset == "before", True, True, True)
     found = states, last, native_gru.unblocked(gates, H)
-    expected = equations.sequence(
+    expected = unbundled(equations.sequence)(
         *six, reset=reset, reverse=True, **options, reset_state=state, return_gates=True
     )  # fmt: skip
     compare(assert_close, found, expected)

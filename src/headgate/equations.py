@@ -11,12 +11,66 @@
 rewritten as the other. Everything fast in this package is tested against this file in float64; it is not fast itself.
 
 Letters: T time steps, B batch, I input size, H hidden size. The three gates lie along one axis of size 3H in the order
-r, z, n: weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,). Any floating dtype, one for all.
+r, z, n. Any floating dtype, one for all.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+class Weights(NamedTuple):
+    """The weights of one layer and direction, gates stacked in the order r, z, n.
+
+    Attributes
+    ----------
+    ih : Tensor (3H, I)
+        Multiplies the input.
+    hh : Tensor (3H, H)
+        Multiplies the state.
+    bias_ih, bias_hh : Tensor (3H,), optional
+        Added to the two products.
+    """
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+
+
+class Options(NamedTuple):
+    """How a sequence is computed.
+
+    Attributes
+    ----------
+    reset : {"after", "before"}
+        Whether the reset gate is applied after or before the product of the candidate.
+    reverse : bool
+        Read the sequence from its end: the state at t then knows the steps t to T-1, and the last state is the one at
+        t = 0.
+    lengths : Tensor (B,), optional
+        Integers from 0 to T: the steps from a row's length on are not read. The state stays as it was (h0, if the
+        sequence is read from its end); outputs and gates there are zero.
+    resets : Tensor (T, B), optional
+        Boolean: a new sequence begins at this step, so the state before it is ``reset_state``. Read from the end, the
+        state starts over where a sequence ends.
+    reset_state : Tensor (H,), optional
+        The state at the beginning of such a sequence; zeros by default.
+    return_gates : bool
+        Also return r, z and n of every step.
+    batch_invariant : bool
+        Give a row the same bits alone and in any batch, as far as a backend has a choice.
+    """
+
+    reset: str = "after"
+    reverse: bool = False
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+    reset_state: Tensor | None = None
+    return_gates: bool = False
+    batch_invariant: bool = True
 
 
 def project(x: Tensor, weight_ih: Tensor, bias_ih: Tensor | None = None) -> Tensor:
@@ -69,41 +123,35 @@ def step(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None,
     return (1 - z) * n + z * h
 
 
-def sequence(
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None = None,
-    bias_hh: Tensor | None = None,
-    *,
-    reset: str = "after",
-    reverse: bool = False,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    reset_state: Tensor | None = None,
-    return_gates: bool = False,
-) -> tuple[Tensor, ...]:
-    """A whole sequence, one layer, one direction.
+def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options()) -> tuple[Tensor, ...]:
+    """Compute a whole sequence, one layer, one direction.
 
-    x (T, B, I) floating or (T, B) integer ids, h0 (B, H) -> every state (T, B, H), the last one (B, H), and, with
-    ``return_gates``, r, z and n of every step (T, B, 3H). With ``reverse`` the sequence is read from its end: the
-    state at t then knows the steps t to T-1, and the last state returned is the one at t = 0.
+    Parameters
+    ----------
+    x : Tensor
+        The input (T, B, I), floating, or ids (T, B), integer, that stand for one-hot vectors.
+    h0 : Tensor (B, H)
+        The state before the first step.
+    weights : Weights
+    options : Options
 
-    lengths       (B,) integers from 0 to T: the steps from a row's length on are not read. The state stays what it
-                  was (h0, where the sequence is read from its end); outputs and gates there are zero
-    resets        (T, B) boolean: a new sequence begins at this step, so the state before it is ``reset_state``, not
-                  what the step before left. Read from the end, the state starts over where a sequence ends
-    reset_state   (H,), zeros where it is None
+    Returns
+    -------
+    tuple of Tensor
+        Every state (T, B, H), the last one (B, H), and with ``return_gates`` r, z and n of every step (T, B, 3H).
 
-    >>> states, last = sequence(torch.tensor([[0], [1]]), torch.zeros(1, 3), torch.randn(9, 2), torch.randn(9, 3))
+    Examples
+    --------
+    >>> weights = Weights(torch.randn(9, 2), torch.randn(9, 3))
+    >>> states, last = sequence(torch.tensor([[0], [1]]), torch.zeros(1, 3), weights)
     >>> states.shape, torch.equal(states[-1], last)
     (torch.Size([2, 1, 3]), True)
     """
+    reset, reverse, lengths, resets, reset_state, return_gates, _ = options
     T, B, H = len(x), *h0.shape
     if lengths is not None and x.is_floating_point():  # not even a NaN there reaches a gradient
         x = torch.where((torch.arange(T, device=x.device)[:, None] < lengths)[..., None], x, x.new_zeros(()))
-    a = project(x, weight_ih, bias_ih).unbind()  # T of (B, 3H): the input's share needs no recurrence
+    a = project(x, weights.ih, weights.bias_ih).unbind()  # T of (B, 3H): the input's share needs no recurrence
     fresh = h0.new_zeros(H) if reset_state is None else reset_state
     h, states, all_gates = h0, [], []
     for t in reversed(range(T)) if reverse else range(T):
@@ -115,7 +163,7 @@ def sequence(
             if inside is not None:
                 begins = begins & inside
             h = torch.where(begins, fresh, h)
-        r, z, n = gates(a[t], h, weight_hh, bias_hh, reset=reset)
+        r, z, n = gates(a[t], h, weights.hh, weights.bias_hh, reset=reset)
         new = (1 - z) * n + z * h
         rzn = torch.cat([r, z, n], -1)
         if inside is not None:

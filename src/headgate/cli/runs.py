@@ -49,8 +49,8 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """The settings that differ, where each run ended, and all curves in one picture."""
+    from headgate.pictures.appearance import check_picture
     from headgate.pictures.curve import draw_comparison
-    from headgate.pictures.style import check_picture
     from headgate.runs.overview import differences, look
     from headgate.runs.run_directory import RunDirectory
 

@@ -8,7 +8,7 @@ Letters: T time steps, B batch, I input size, H hidden size.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from headgate import equations, machine, native
+from headgate.equations import Options, Weights
 from headgate.kernels import memory, watch
 from headgate.kernels.dense import check_floats, check_range, dense, resolved
 
 
 class _Arguments(NamedTuple):
-    """Of :func:`headgate.equations.sequence`; the first seven can need a gradient."""
+    """Weights and options side by side, as autograd and the operator take them."""
 
     x: Tensor
     h0: Tensor
@@ -36,47 +37,48 @@ class _Arguments(NamedTuple):
     reverse: bool
     invariant: bool
 
+    @classmethod
+    def of(cls, x: Tensor, h0: Tensor, weights: Weights, options: Options) -> "_Arguments":
+        return cls(
+            x, h0, *weights, options.reset_state, options.lengths, options.resets, options.reset == "before",
+            options.reverse, options.batch_invariant,
+        )  # fmt: skip
+
+    @property
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """The arguments that can need a gradient."""
+        return self[:DIFFERENTIABLE]  # type: ignore[return-value]
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self[:TENSORS]  # type: ignore[return-value]
+
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, I, H"""
         return *self.x.shape[:2], self.weight_ih.shape[1], self.weight_hh.shape[1]
 
 
-def sequence(
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None = None,
-    bias_hh: Tensor | None = None,
-    *,
-    reset: str = "after",
-    reverse: bool = False,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    reset_state: Tensor | None = None,
-    return_gates: bool = False,
-    batch_invariant: bool = True,
-    unwatched: bool = False,
-) -> tuple[Tensor, ...]:
-    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back.
+# The fields begin with the tensors, and these with those that can need a gradient.
+DIFFERENTIABLE, TENSORS = _Arguments._fields.index("lengths"), _Arguments._fields.index("before")
+FIELDS = len(_Arguments._fields)
 
-    batch_invariant: whether a row must have the same bits alone and in any batch.
-    unwatched: the caller knows that nothing follows the call (:func:`headgate.kernels.watch.unwatched`).
-    """
-    tensors = [x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state]
-    dtype, ours = weight_hh.dtype, weight_hh.itemsize in native.SUFFIXES
+
+def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options()) -> tuple[Tensor, ...]:
+    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back."""
+    arguments = _Arguments.of(x, h0, weights, options)
+    dtype, ours = weights.hh.dtype, weights.hh.itemsize in native.SUFFIXES
     if not ours:
-        tensors = [v.float() if v is not None and v.is_floating_point() else v for v in tensors]
-    differentiable = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
-    arguments = (*tensors, lengths, resets, reset == "before", reverse, batch_invariant)
-    if not unwatched and _through_the_operator((*tensors, lengths, resets)):
-        states, last, gates = _operator(*arguments, differentiable or return_gates)
-    elif differentiable:
+        tensors = (v.float() if v is not None and v.is_floating_point() else v for v in arguments.differentiable)
+        arguments = _Arguments(*tensors, *arguments[DIFFERENTIABLE:])  # type: ignore[arg-type]
+    needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in arguments.differentiable)
+    if not watch.unwatched(arguments.tensors) and _through_the_operator(arguments.tensors):
+        states, last, gates = _operator(*arguments, needed or options.return_gates)
+    elif needed:
         states, last, gates = _Gru.apply(*arguments)
     else:
-        states, last, gates = _forward(_Arguments(*arguments), return_gates)  # type: ignore[arg-type]
-    outputs = (states, last, unblocked(gates, h0.shape[1])) if return_gates else (states, last)
+        states, last, gates = _forward(arguments, options.return_gates)
+    outputs = (states, last, unblocked(gates, h0.shape[1])) if options.return_gates else (states, last)
     return outputs if ours else tuple(v.to(dtype) for v in outputs)
 
 
@@ -97,9 +99,9 @@ class _Gru(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, states, gates = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:7]
-        found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
-        return (*_placed(found, needed), *[None] * 5)
+        needed = ctx.needs_input_grad[:DIFFERENTIABLE]
+        found = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
+        return (*_placed(found, needed), *[None] * (FIELDS - DIFFERENTIABLE))
 
 
 def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
@@ -116,8 +118,8 @@ def unblocked(gates: Tensor, H: int) -> Tensor:
 
 def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
     states, _, gates = outputs
-    ctx.save_for_backward(*fields[:9], states, gates)
-    ctx.options = fields[9:12]
+    ctx.save_for_backward(*fields[:TENSORS], states, gates)
+    ctx.flags = fields[TENSORS:FIELDS]
     ctx.set_materialize_grads(False)
 
 
@@ -133,7 +135,7 @@ def _gradients(
     """The gradients of the arguments that need one, in a way that whatever watches can follow."""
     again = torch.is_grad_enabled()  # they are to be differentiated
     if not again:
-        if watch.unwatched((*arguments[:9], states, gates, *d_outputs)):
+        if watch.unwatched((*arguments.tensors, states, gates, *d_outputs)):
             if not watch.batched(d_outputs):
                 return _backward(arguments, states, gates, d_outputs, needed)
         elif torch.compiler.is_compiling() or not (watch.batched(d_outputs) or watch.transformed() or watch.recorded()):
@@ -148,14 +150,14 @@ def _through_the_definition(
 ) -> Sequence[Tensor | None]:
     """The gradients, with ``again`` as functions that can be differentiated again."""
     leaves: list[Any] = [
-        v.view_as(v) if v is not None and need else v for v, need in zip(arguments[:7], needed, strict=True)
+        v.view_as(v) if v is not None and need else v for v, need in zip(arguments.differentiable, needed, strict=True)
     ]
-    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state = leaves
-    outputs = equations.sequence(
-        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset="before" if arguments.before else "after",
-        reverse=arguments.reverse, lengths=arguments.lengths, resets=arguments.resets, reset_state=reset_state,
+    x, h0, *weights, reset_state = leaves
+    options = Options(
+        "before" if arguments.before else "after", arguments.reverse, arguments.lengths, arguments.resets, reset_state,
         return_gates=True,
     )  # fmt: skip
+    outputs = equations.sequence(x, h0, Weights(*weights), options)
     pairs = [
         (output, unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
         for output, d in zip(outputs, d_outputs, strict=True)
@@ -209,7 +211,7 @@ def _backward(
     ]
     if needed[0] and not arguments.x.is_floating_point():
         raise RuntimeError("ids have no gradient")
-    owners = (*arguments[:6], h0)  # of reset_state every row has its own share
+    owners = (*arguments.differentiable[:-1], h0)  # of reset_state every row has its own share
     gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
@@ -225,7 +227,7 @@ def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Te
 
     checked: whether functional.py has checked the range of ids and lengths. Compiled programs look at no numbers.
     """
-    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets = arguments[:9]
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets, *_ = arguments
     ids, dtype = not x.is_floating_point(), h0.dtype
     if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2 or not weight_hh.shape[1]:
         shapes = [tuple(v.shape) for v in (x, weight_ih, weight_hh)]
@@ -291,37 +293,38 @@ def _check_run(arguments: _Arguments) -> None:
             )
 
 
-_SCHEMA = (
-    "(Tensor x, Tensor h0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? reset_state, "
-    "Tensor? lengths, Tensor? resets, bool before, bool reverse, bool invariant, "
-)
+def _schema(rest: str) -> str:
+    """The signature of an operator that takes _Arguments and more."""
+    kinds = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
+    return "(" + ", ".join(f"{kinds[kind]} {name}" for name, kind in get_type_hints(_Arguments).items()) + ", " + rest
 
 
 @torch.library.custom_op(
-    "headgate::gru", mutates_args=(), schema=_SCHEMA + "bool keep_gates) -> (Tensor, Tensor, Tensor)"
+    "headgate::gru", mutates_args=(), schema=_schema("bool keep_gates) -> (Tensor, Tensor, Tensor)")
 )
 def _operator(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = _Arguments(*fields[:12])
+    arguments = _Arguments(*fields[:FIELDS])
     _check_run(arguments)
-    return _forward(arguments, fields[12], checked=False)
+    return _forward(arguments, fields[FIELDS], checked=False)
 
 
 @_operator.register_fake
 def _(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
-    T, B, _, H = _Arguments(*fields[:12]).sizes
+    T, B, _, H = _Arguments(*fields[:FIELDS]).sizes
     h0 = fields[1]
-    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[12] else 0)
+    return h0.new_empty(T, B, H), h0.new_empty(B, H), h0.new_empty(_blocked(T, B, H) if fields[FIELDS] else 0)
 
 
 @torch.library.custom_op(
     "headgate::gru_backward",
     mutates_args=(),
-    schema=_SCHEMA
-    + "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]",
+    schema=_schema(
+        "Tensor states, Tensor gates, Tensor? d_states, Tensor? d_last, Tensor? d_gates, bool[] needed) -> Tensor[]"
+    ),
 )
 def _operator_backward(*fields: Any) -> list[Tensor]:
-    arguments = _Arguments(*fields[:12])
-    states, gates, *d_outputs, needed = fields[12:]
+    arguments = _Arguments(*fields[:FIELDS])
+    states, gates, *d_outputs, needed = fields[FIELDS:]
     _check_run(arguments)
     return _backward(arguments, states, gates, d_outputs, needed, checked=False)
 
@@ -330,18 +333,18 @@ def _operator_backward(*fields: Any) -> list[Tensor]:
 def _(*fields: Any) -> list[Tensor]:
     return [
         torch.empty_like(v, memory_format=torch.contiguous_format)
-        for v, need in zip(fields[:7], fields[-1], strict=True)
+        for v, need in zip(fields[:DIFFERENTIABLE], fields[-1], strict=True)
         if need
     ]
 
 
 def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    needed = list(ctx.needs_input_grad[:7])
+    needed = list(ctx.needs_input_grad[:DIFFERENTIABLE])
     *tensors, states, gates = ctx.saved_tensors
     if not gates.numel():  # traced without gradients, run with them: the gates were not kept
-        states, _, gates = _operator(*tensors, *ctx.options, True)
-    found = _gradients(_Arguments(*tensors, *ctx.options), states, gates, d_outputs, needed)
-    return (*_placed(found, needed), *[None] * 6)
+        states, _, gates = _operator(*tensors, *ctx.flags, True)
+    found = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
+    return (*_placed(found, needed), *[None] * (FIELDS + 1 - DIFFERENTIABLE))
 
 
 _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))

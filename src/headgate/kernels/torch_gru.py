@@ -9,25 +9,11 @@ import torch
 from torch import Tensor
 
 from headgate import equations
-from headgate.equations import project, step
+from headgate.equations import Options, Weights, project, step
 from headgate.kernels import watch
 
 
-def sequence(
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None = None,
-    bias_hh: Tensor | None = None,
-    *,
-    reset: str = "after",
-    reverse: bool = False,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    reset_state: Tensor | None = None,
-    return_gates: bool = False,
-) -> tuple[Tensor, ...]:
+def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options()) -> tuple[Tensor, ...]:
     """As :func:`headgate.equations.sequence`.
 
     Floating x with reset="after" goes to ``torch._VF.gru`` (cuDNN on a CUDA device). Ids, which that has no way in
@@ -36,25 +22,21 @@ def sequence(
     half precision; the others, which mix operations that autocast knows with some that it does not, stay in float32.
     """
     recorded = watch.recorded()
-    if recorded and bias_ih is not None and bias_hh is None:
-        bias_hh = torch.zeros_like(bias_ih)  # a second bias makes it one operation
-    unknown = lengths is not None or resets is not None or return_gates
+    if recorded and weights.bias_ih is not None and weights.bias_hh is None:
+        weights = weights._replace(bias_hh=torch.zeros_like(weights.bias_ih))  # two biases make it one operation
+    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    reset, reverse = options.reset, options.reverse
+    unknown = options.lengths is not None or options.resets is not None or options.return_gates
     whole = not unknown and x.is_floating_point() and reset == "after" and (bias_ih is None) == (bias_hh is None)
     if not whole and torch.is_autocast_enabled(h0.device.type):
         with torch.autocast(h0.device.type, enabled=False):
-            return sequence(
-                x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
-                resets=resets, reset_state=reset_state, return_gates=return_gates,
-            )  # fmt: skip
+            return sequence(x, h0, weights, options)
     if unknown:
-        return equations.sequence(
-            x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths,
-            resets=resets, reset_state=reset_state, return_gates=return_gates,
-        )  # fmt: skip
+        return equations.sequence(x, h0, weights, options)
     if whole and (recorded or len(x)):  # what is recorded must not be bound to this number of steps
-        weights = [w for w in (weight_ih, weight_hh, bias_ih, bias_hh) if w is not None]
+        given = [w for w in weights if w is not None]
         states, last = torch._VF.gru(
-            x.flip(0) if reverse else x, h0[None].contiguous(), weights, bias_ih is not None, 1, 0.0, True, False, False
+            x.flip(0) if reverse else x, h0[None].contiguous(), given, bias_ih is not None, 1, 0.0, True, False, False
         )
         return states.flip(0) if reverse else states, last[0]
     if not x.is_floating_point() and bias_ih is not None and x.numel() >= 4 * weight_ih.shape[1]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headgate import equations, native
+from headgate.equations import Options, Weights
 from headgate.kernels import cross_entropy, native_gru, torch_gru, watch
 from headgate.kernels.dense import check_range
 
@@ -55,19 +56,15 @@ def gru(
     Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
     for an unknown variant or backend.
     """
-    _check(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, resets, reset_state)
-    if reset not in ("after", "before"):
-        raise ValueError(f'reset must be "after" or "before", got {reset!r}')
-    tensors = x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets
+    weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh)
+    options = Options(reset, reverse, lengths, resets, reset_state, return_gates, batch_invariant)
+    _check(x, h0, weights, options)
+    tensors = x, h0, *weights, reset_state, lengths, resets
     unwatched = watch.unwatched(tensors)
     backend = _pick(backend, h0.device.type) if unwatched else _pick_visible(backend, h0.device.type, tensors)
     if not unwatched and watch.expanded(tensors):
-        _check_expanded(reset, x, bias_ih, bias_hh, lengths, resets, return_gates)
-    return BACKENDS[backend](
-        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset=reset, reverse=reverse, lengths=lengths, resets=resets,
-        reset_state=reset_state, return_gates=return_gates,
-        **({"batch_invariant": batch_invariant, "unwatched": unwatched} if backend == "cpu" else {}),
-    )  # fmt: skip
+        _check_expanded(x, weights, options)
+    return BACKENDS[backend](x, h0, weights, options)
 
 
 def linear_cross_entropy(
@@ -179,17 +176,11 @@ def _pick_visible(backend: str, device: str, tensors: Sequence[Tensor | None]) -
     return visible if visible and backend == "auto" else picked
 
 
-def _check_expanded(
-    reset: str, x: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None, *unknown: Tensor | bool | None
-) -> None:
+def _check_expanded(x: Tensor, weights: Weights, options: Options) -> None:
     """Raise unless torch has a way to the gradient of each sample."""
-    one_bias = (bias_ih is None) != (bias_hh is None)
-    if (
-        reset == "before"
-        or not x.is_floating_point()
-        or one_bias
-        or any(v is not None and v is not False for v in unknown)
-    ):
+    one_bias = (weights.bias_ih is None) != (weights.bias_hh is None)
+    unknown = options.lengths is not None or options.resets is not None or options.return_gates
+    if options.reset == "before" or not x.is_floating_point() or one_bias or unknown:
         raise RuntimeError(
             'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
             "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
@@ -211,18 +202,12 @@ def _say_that_it_is_slow() -> None:
     )
 
 
-def _check(
-    x: Tensor,
-    h0: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    reset_state: Tensor | None,
-) -> None:
-    H, I = weight_hh.shape[-1], weight_ih.shape[-1]  # noqa: E741 - the letter of the equations
+def _check(x: Tensor, h0: Tensor, weights: Weights, options: Options) -> None:
+    """Raise RuntimeError for tensors that do not fit each other, and ValueError for an unknown variant."""
+    if options.reset not in ("after", "before"):
+        raise ValueError(f'reset must be "after" or "before", got {options.reset!r}')
+    lengths, resets = options.lengths, options.resets
+    H, I = weights.hh.shape[-1], weights.ih.shape[-1]  # noqa: E741 - the letter of the equations
     T, B = x.shape[:2] if x.dim() >= 2 else (0, 0)
     if x.is_floating_point():
         if x.shape != (T, B, I):
@@ -234,11 +219,11 @@ def _check(
             raise RuntimeError(f"ids must be (T, B), got {tuple(x.shape)}")
     for name, tensor, shape in (
         ("h0", h0, (B, H)),
-        ("weight_ih", weight_ih, (3 * H, I)),
-        ("weight_hh", weight_hh, (3 * H, H)),
-        ("bias_ih", bias_ih, (3 * H,)),
-        ("bias_hh", bias_hh, (3 * H,)),
-        ("reset_state", reset_state, (H,)),
+        ("weight_ih", weights.ih, (3 * H, I)),
+        ("weight_hh", weights.hh, (3 * H, H)),
+        ("bias_ih", weights.bias_ih, (3 * H,)),
+        ("bias_hh", weights.bias_hh, (3 * H,)),
+        ("reset_state", options.reset_state, (H,)),
     ):
         if tensor is None:
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headgate.console import shortened
-from headgate.pictures import style
+from headgate.pictures import appearance
 from headgate.settings.recipe import Published
 
 
@@ -64,16 +64,16 @@ def _plot(path: Path, ylabel: str, *, title: str, beside: bool = False) -> Itera
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = style.style()  # typed by matplotlib as a dict of its five hundred names
+    settings: Any = appearance.style()  # typed by matplotlib as a dict of its five hundred names
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.4 if beside else 7, 4.4), layout="constrained")
         axes, epochs = figure.add_subplot(), list[int]()
         yield axes, epochs
         axes.set_ylabel(ylabel)
         axes.set_title(title, loc="left")
-        style.make_logarithmic(axes)
-        style.whole_epochs(axes, epochs)
+        appearance.make_logarithmic(axes)
+        appearance.whole_epochs(axes, epochs)
         axes.grid(alpha=0.3)
         if axes.has_data():
             figure.legend(loc="outside right upper" if beside else "outside upper right", ncols=1 if beside else 3)
-        style.save(figure, path)
+        appearance.save(figure, path)

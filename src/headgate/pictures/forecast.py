@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from headgate.errors import InputError
-from headgate.pictures import style
+from headgate.pictures import appearance
 from headgate.sequences.series import Series
 from headgate.storage.files import write_whole
 
@@ -27,7 +27,7 @@ def draw_forecast(
     """
     import matplotlib
 
-    settings: Any = {**style.style(), **(style or {})}  # typed by matplotlib as a dict of its five hundred names
+    settings: Any = {**appearance.style(), **(style or {})}  # typed by matplotlib as a dict of its five hundred names
     with matplotlib.rc_context(settings):
         figure = _figure(len(charts))
         for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
@@ -46,7 +46,7 @@ def _figure(charts: int) -> Any:
 
         def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
             width, height = self.get_size_inches() * 100
-            return style.rendered(self, "png"), {"width": int(width), "height": int(height)}
+            return appearance.rendered(self, "png"), {"width": int(width), "height": int(height)}
 
     figure = Picture(figsize=(8.8, 0.6 + 2.9 * charts), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,7 +57,7 @@ def _rendered(figure: Any, path: Path) -> bytes:
     known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower().removeprefix(".") or "png"
     if ending not in known:
         raise InputError(f"a picture cannot be written as {path.name}: its name must end with .{', .'.join(known)}")
-    return style.rendered(figure, ending)
+    return appearance.rendered(figure, ending)
 
 
 def _draw(
