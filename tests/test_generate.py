@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from headgate.cli import flags
 from headgate.cli.main import main
 from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.runs import find
 from headgate.runs.run_directory import Checkpoint, RunDirectory
 from headgate.runtime import sampling
 from headgate.settings.run import Settings
@@ -72,7 +72,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 # What is written
 
 
-def test_without_flags_it_samples_with_a_seed_that_is_said(write) -> None:
+def test_without_find_it_samples_with_a_seed_that_is_said(write) -> None:
     run = str(make(Path("run")))
     first = write(run)
     number = write.said.removeprefix("seed ").strip()
@@ -165,7 +165,7 @@ def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.Mon
     for file in ("log.jsonl", "lock"):
         (run / file).unlink(missing_ok=True)
     halve(run / "model.safetensors")
-    monkeypatch.setattr(flags, "PRETRAINED", tmp_path / "far")
+    monkeypatch.setattr(find, "PRETRAINED", tmp_path / "far")
     assert write("tale", "--seed", "3").startswith("gate")
     assert "there is no run tal: did you mean tale?" in fails("generate", "tal")
     assert "or name one that comes with headgate: tale" in fails("generate")
@@ -182,11 +182,12 @@ def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.Capt
     assert text.startswith("The boat")
     assert len(text) > 400
     words = re.findall("[a-z]+", text.lower())
-    tale = set(re.findall("[a-z]+", (flags.PRETRAINED.parent / "corpora" / "voyage.txt").read_text("utf-8").lower()))
+    voyage = find.PRETRAINED.parents[1] / "text" / "corpora" / "voyage.txt"
+    tale = set(re.findall("[a-z]+", voyage.read_text("utf-8").lower()))
     assert sum(word in tale for word in words) > 0.9 * len(words)
     assert main(["evaluate", "voyage", "--runtime", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_character"] < 1.5
-    assert sum(file.stat().st_size for file in (flags.PRETRAINED / "voyage").iterdir()) < 700_000
+    assert sum(file.stat().st_size for file in (find.PRETRAINED / "voyage").iterdir()) < 700_000
 
 
 def halve(file: Path) -> None:

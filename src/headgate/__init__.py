@@ -16,6 +16,7 @@ __all__ = [
     "Sampling",
     "SequenceModel",
     "gru",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from headgate.runtime.runtime import Runtime
     from headgate.runtime.sampling import Sampling
     from headgate.settings.run import ModelSettings
+    from headgate.training.run import train
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
     "GRU": "layers.gru",
@@ -44,6 +46,7 @@ _HOMES = {  # where each public name lives; loaded when first used, so that the 
     "Sampling": "runtime.sampling",
     "SequenceModel": "models.sequence_model",
     "gru": "layers.functional",
+    "train": "training.run",
 }
 
 

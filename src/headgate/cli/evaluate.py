@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headgate.cli.flags import check_largest, find_run
+from headgate.cli.flags import check_largest
 from headgate.console import print_json
 from headgate.errors import InputError
 from headgate.native import PRECISIONS
+from headgate.runs.find import find_run
 
 if TYPE_CHECKING:
     from headgate.runs.run_directory import RunDirectory
@@ -130,17 +131,12 @@ def _losses(directory: "RunDirectory", options: argparse.Namespace) -> "Losses":
     from headgate import machine
     from headgate.runtime.runtime import Runtime
 
-    weights, threads = directory.weights(best=options.best), options.threads or machine.threads()
-    runtime = Runtime(weights, directory.settings.model, directory.tokenizer, threads=threads)  # checks that all fits
+    threads = machine.capped(options.threads) or machine.threads()
     if options.runtime:
-        return runtime.losses
+        return Runtime.load(directory.path, best=options.best, threads=threads).losses
     import torch
 
     from headgate.models.language_model import LanguageModel, losses_of
 
     torch.set_num_threads(threads)
-    model = LanguageModel(
-        directory.settings.model, directory.tokenizer.vocabulary_size, separator=directory.tokenizer.separator
-    )
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return losses_of(model)
+    return losses_of(LanguageModel.load(directory.path, best=options.best))

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.flags import METAVARS, SHORT, command, default_directory, printable, show
+from headgate.cli.flags import METAVARS, SHORT, command, printable, show
 from headgate.errors import InputError, one_line
+from headgate.runs.find import default_directory
 from headgate.runs.run_directory import is_run
 from headgate.settings.estimators import ClassifierParameters, ForecastParameters
 from headgate.storage.files import format_json

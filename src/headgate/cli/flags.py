@@ -1,21 +1,14 @@
-"""What commands share: how this program was called, which run is meant, where a new one goes, flags of settings."""
+"""Flags of settings, and the name of the program as it was called."""
 
 import argparse
 import os
 import shutil
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from headgate.console import tell
-from headgate.errors import InputError, similar
-from headgate.runs.run_directory import is_run
+from headgate.errors import InputError
 from headgate.settings.field import LARGEST
-from headgate.storage.files import estimator_in
-
-RUNS = Path("runs")
-PRETRAINED = Path(__file__).parents[1] / "runs" / "pretrained"  # run directories that come with the package
 
 
 def command() -> str:
@@ -27,56 +20,6 @@ def command() -> str:
     if found and os.path.exists(called) and os.path.samefile(found, called):
         return "headgate"
     return os.path.relpath(called)
-
-
-def default_directory(name: str, *, newest: bool = False, taken: Collection[Path] = ()) -> Path:
-    """runs/NAME, runs/NAME-2, ...: the first that is free and not ``taken``, or the newest that is there."""
-    path = free = RUNS / name
-    number = 1
-    while is_run(free) or free.is_file() or free in taken:
-        path, number = free, number + 1
-        free = path.with_name(f"{name}-{number}")
-    return path if newest else free
-
-
-def find_run(name: str | None) -> Path:
-    """The run that an argument of a command means: that path, else runs/NAME, else a model that comes with headgate.
-
-    Without an argument, the newest run under runs/, which is said on standard error. InputError where there is none.
-    """
-    if name is None:
-        newest = _newest()
-        tell(f"the newest run: {newest}")
-        return newest
-    for path in (Path(name), RUNS / name, PRETRAINED / name):
-        if is_run(path):
-            return path
-    if Path(name).exists():
-        return Path(name)  # to be told what is wrong with it
-    known = [path.name for folder in (RUNS, PRETRAINED) for path in _runs_in(folder)]
-    close = similar(name, known)
-    hint = f"did you mean {' or '.join(close)}?" if close else "'headgate runs' lists those under runs/"
-    raise InputError(f"there is no run {name}: {hint}")
-
-
-def _newest() -> Path:
-    """The run under runs/ whose weights were written last."""
-    trained = {
-        path: (path / "model.safetensors").stat().st_mtime
-        for path in _runs_in(RUNS)
-        if (path / "model.safetensors").exists() and not estimator_in(path)
-    }
-    if not trained:
-        packaged = ", ".join(path.name for path in _runs_in(PRETRAINED))
-        raise InputError(
-            "there is no trained run under runs/: train one (headgate train), or name one"
-            + (f" that comes with headgate: {packaged}" if packaged else "")
-        )
-    return max(trained, key=lambda path: trained[path])
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_run(path)) if folder.is_dir() else []
 
 
 def check_largest(options: argparse.Namespace, *names: str) -> None:

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.flags import check_largest, find_run
+from headgate.cli.flags import check_largest
 from headgate.console import fitted, print_json, tell
 from headgate.errors import InputError
 from headgate.native import PRECISIONS
+from headgate.runs.find import find_run
 
 TEMPERATURE = 0.8
 

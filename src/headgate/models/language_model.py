@@ -3,7 +3,9 @@
 Letters: T time steps, B batch, V vocabulary, H hidden size, L layers.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from headgate.errors import InputError
 from headgate.layers.functional import adaptive_cross_entropy, linear_cross_entropy
 from headgate.layers.gru import GRU
-from headgate.runtime import adaptive
+from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import ModelSettings
+from headgate.settings.weights import DIVISOR, check_weights, cutoffs
 
 
 class LanguageModel(nn.Module):
@@ -67,7 +70,7 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.head: nn.Linear | TiedHead | nn.AdaptiveLogSoftmaxWithLoss
         if settings.head == "adaptive":
-            self.head = nn.AdaptiveLogSoftmaxWithLoss(H, V, adaptive.cutoffs(V), adaptive.DIVISOR)
+            self.head = nn.AdaptiveLogSoftmaxWithLoss(H, V, cutoffs(V), DIVISOR)
         elif self.embedding is not None and settings.head == "tied":
             self.head = TiedHead(self.embedding)
         else:
@@ -78,6 +81,22 @@ class LanguageModel(nn.Module):
                     nn.init.normal_(parameter, std=0.01)
                 else:
                     nn.init.zeros_(parameter)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, best: bool = False, backend: str = "auto") -> "LanguageModel":
+        """Load the model of a run directory, in evaluation mode, on the CPU.
+
+        ``best``: the weights with the lowest held-out loss. Raises InputError for a directory without such weights.
+        """
+        run = RunDirectory.open(Path(path))
+        weights, V = run.weights(best=best), run.tokenizer.vocabulary_size
+        try:
+            check_weights(weights, run.settings.model, V)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        model = cls(run.settings.model, V, separator=run.tokenizer.separator, backend=backend)
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        return model.eval()
 
     def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step. The

@@ -1,8 +1,8 @@
-"""The adaptive softmax (Grave et al. 2017, arXiv:1609.04309): where it cuts a vocabulary, its matrices, its function.
+"""The clusters of an adaptive softmax (Grave et al. 2017, arXiv:1609.04309), on NumPy.
 
 The most frequent ids share one softmax with a place for each cluster of rarer ids; each cluster has a softmax of its
 own, over a projection of the state that is smaller the rarer its ids are. torch.nn.AdaptiveLogSoftmaxWithLoss trains
-it; this is what that computes, on NumPy.
+it; this computes the same.
 
 Letters: N tokens, H hidden size, V vocabulary, S ids that share the first softmax, C clusters.
 """
@@ -11,36 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from headgate.errors import InputError
 from headgate.runtime.sampling import log_softmax
-
-DIVISOR = 4  # each projection has so many times fewer rows than what came before it
-SMALLEST = 1000  # vocabulary; below it, a linear head is as fast
-
-
-def cutoffs(V: int) -> tuple[int, ...]:
-    """The first id of each cluster; ids come most frequent first. InputError for a vocabulary that is too small.
-
-    >>> cutoffs(30_000)
-    (1875, 7500)
-    """
-    if V < SMALLEST:
-        raise InputError(
-            f"head = adaptive needs a vocabulary of at least {SMALLEST:,}, got {V:,}: take head = linear or tied, or a "
-            "text or tokenizer with more tokens"
-        )
-    return V // 16, V // 4
-
-
-def shapes(V: int, H: int) -> dict[str, tuple[int, ...]]:
-    """The matrices by their names in ``LanguageModel.state_dict()``."""
-    starts = cutoffs(V)
-    found: dict[str, tuple[int, ...]] = {"head.head.weight": (starts[0] + len(starts), H)}
-    for cluster, (start, end) in enumerate(zip(starts, (*starts[1:], V), strict=True)):
-        size = H // DIVISOR ** (cluster + 1)
-        found[f"head.tail.{cluster}.0.weight"] = size, H
-        found[f"head.tail.{cluster}.1.weight"] = end - start, size
-    return found
+from headgate.settings.weights import cutoffs
 
 
 class Clusters:

@@ -15,6 +15,7 @@ from headgate.runs.run_directory import RunDirectory
 from headgate.runtime import adaptive
 from headgate.runtime.sampling import Sampling, beam_search, log_softmax
 from headgate.settings.run import ModelSettings
+from headgate.settings.weights import check_weights
 from headgate.text.tokenizer import Tokenizer
 
 LOGITS = 2**20  # so many at most exist at a time while a text is scored
@@ -351,34 +352,3 @@ def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, rese
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.tanh(0.5 * x) + 0.5  # never overflows
-
-
-def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
-    """Raise InputError unless the weights are those of such a model."""
-    H, E = settings.hidden, settings.embedding
-    if settings.layers > len(weights):  # before that many names are made
-        raise InputError(
-            f"the weights are not of {settings.layers} layers, as config.json says: restore both from one run"
-        )
-    expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
-    if settings.head == "tied":
-        del expected["head.weight"]
-    elif settings.head == "adaptive":
-        expected = adaptive.shapes(V, H)
-    if E:
-        expected["embedding.weight"] = (V, E)
-    for layer in range(settings.layers):
-        expected[f"gru.weight_ih_l{layer}"] = (3 * H, H if layer else E or V)
-        expected[f"gru.weight_hh_l{layer}"] = (3 * H, H)
-        for bias in ("bias_ih", "bias_hh") if settings.bias == "double" else ("bias_ih",):
-            expected[f"gru.{bias}_l{layer}"] = (3 * H,)
-    if missing := sorted(expected.keys() ^ weights.keys()):
-        raise InputError(f"the weights and config.json disagree about {', '.join(missing)}: restore both from one run")
-    for name, shape in expected.items():
-        if weights[name].shape != shape:
-            raise InputError(
-                f"{name} has the shape {weights[name].shape}, a vocabulary of {V} and config.json need {shape}: "
-                "restore weights, config.json and tokenizer.json from one run"
-            )
-        if weights[name].dtype.kind != "f":
-            raise InputError(f"{name} holds {weights[name].dtype}, not floating-point numbers: restore the weights")

@@ -13,8 +13,8 @@ from torch import Tensor
 from headgate.errors import InputError, one_line
 from headgate.models.language_model import LanguageModel, arrays_of
 from headgate.runs.run_directory import Arrays, Checkpoint, RunDirectory
-from headgate.runtime.runtime import check_weights
 from headgate.settings.run import TrainingSettings
+from headgate.settings.weights import check_weights
 from headgate.text.tokenizer import Tokenizer
 from headgate.training.device import Device
 from headgate.training.distributed import Loss, Processes, on_this_machine

@@ -1,0 +1,71 @@
+"""The weights of a language model: names and shapes, by its settings.
+
+Letters: V vocabulary, H hidden size, E embedding.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from headgate.errors import InputError
+from headgate.settings.run import ModelSettings
+
+
+def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
+    """Raise InputError unless the weights are those of such a model."""
+    H, E = settings.hidden, settings.embedding
+    if settings.layers > len(weights):  # before that many names are made
+        raise InputError(
+            f"the weights are not of {settings.layers} layers, as config.json says: restore both from one run"
+        )
+    expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
+    if settings.head == "tied":
+        del expected["head.weight"]
+    elif settings.head == "adaptive":
+        expected = adaptive_shapes(V, H)
+    if E:
+        expected["embedding.weight"] = (V, E)
+    for layer in range(settings.layers):
+        expected[f"gru.weight_ih_l{layer}"] = (3 * H, H if layer else E or V)
+        expected[f"gru.weight_hh_l{layer}"] = (3 * H, H)
+        for bias in ("bias_ih", "bias_hh") if settings.bias == "double" else ("bias_ih",):
+            expected[f"gru.{bias}_l{layer}"] = (3 * H,)
+    if missing := sorted(expected.keys() ^ weights.keys()):
+        raise InputError(f"the weights and config.json disagree about {', '.join(missing)}: restore both from one run")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise InputError(
+                f"{name} has the shape {weights[name].shape}, a vocabulary of {V} and config.json need {shape}: "
+                "restore weights, config.json and tokenizer.json from one run"
+            )
+        if weights[name].dtype.kind != "f":
+            raise InputError(f"{name} holds {weights[name].dtype}, not floating-point numbers: restore the weights")
+
+
+DIVISOR = 4  # of an adaptive head: each projection has a quarter of the rows of the one before
+SMALLEST = 1000  # vocabulary; below it, a linear head is as fast
+
+
+def cutoffs(V: int) -> tuple[int, ...]:
+    """The first id of each cluster; ids come most frequent first. InputError for a vocabulary that is too small.
+
+    >>> cutoffs(30_000)
+    (1875, 7500)
+    """
+    if V < SMALLEST:
+        raise InputError(
+            f"head = adaptive needs a vocabulary of at least {SMALLEST:,}, got {V:,}: take head = linear or tied, or a "
+            "text or tokenizer with more tokens"
+        )
+    return V // 16, V // 4
+
+
+def adaptive_shapes(V: int, H: int) -> dict[str, tuple[int, ...]]:
+    """The matrices of an adaptive head by their names in ``LanguageModel.state_dict()``."""
+    starts = cutoffs(V)
+    found: dict[str, tuple[int, ...]] = {"head.head.weight": (starts[0] + len(starts), H)}
+    for cluster, (start, end) in enumerate(zip(starts, (*starts[1:], V), strict=True)):
+        size = H // DIVISOR ** (cluster + 1)
+        found[f"head.tail.{cluster}.0.weight"] = size, H
+        found[f"head.tail.{cluster}.1.weight"] = end - start, size
+    return found

@@ -1,0 +1,250 @@
+"""Starting and continuing runs of language models: what ``headgate train`` and :func:`headgate.train` share."""
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headgate import __version__, machine
+from headgate.errors import InputError
+from headgate.pictures.curve import draw_curve
+from headgate.runs.find import default_directory
+from headgate.runs.run_directory import RunDirectory, check_free, is_run
+from headgate.settings import recipe as recipes
+from headgate.settings.recipe import Published, Recipe
+from headgate.settings.run import CHANGEABLE, Settings, without_effect
+from headgate.settings.weights import cutoffs
+from headgate.storage.lock import InUseError, locked
+from headgate.text import corpus as corpora
+from headgate.text import prepared_corpus
+from headgate.text.batches import Batches
+from headgate.text.corpus import Corpus
+from headgate.text.sources import NAMED
+from headgate.training import capacity, distributed, loop, tensorboard_log
+from headgate.training.announcements import introduction, model_in_words, summary
+from headgate.training.device import Device
+from headgate.training.distributed import Processes
+from headgate.training.loop import Result
+from headgate.training.report import Report
+
+MEMORY = "take a smaller --hidden or fewer --layers, or a smaller --batch or --steps, or --accumulate"
+
+
+@dataclass
+class Session:
+    """A run that is open for training: its directory, locked, and its text."""
+
+    directory: RunDirectory
+    corpus: Corpus
+    report: Report
+    processes: Processes
+
+    def train(self, *, stop: Callable[[], bool]) -> Result:
+        """Train to the end, or until ``stop`` says so; report it, and draw the curve."""
+        if self.processes.first:
+            self.processes.wait()  # the others wait for the directory
+        published = [Published(**row) for row in self.directory.facts.get("published", ())]
+        for line in introduction(self.directory, self.corpus, self.processes):
+            self.report.line(line)
+        try:
+            result = loop.train(self.directory, self.corpus, self.report, stop=stop, processes=self.processes)
+        finally:
+            self.report.close()
+        if self.processes.first:
+            title = model_in_words(self.directory.settings)
+            draw_curve(self.directory.log(), self.directory.path / "curve.png", title=title, published=published)
+            if result.ending != "interrupted":
+                for line in summary(self.directory, result, published):
+                    self.report.line(line)
+        return result
+
+
+@contextlib.contextmanager
+def opened(
+    out: Path | None,
+    given: dict[str, Any],
+    *,
+    recipe: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    data_dir: Path | None = None,
+    quiet: bool = False,
+) -> Iterator[Session]:
+    """Context manager: start a run with the ``given`` settings, or with ``resume`` continue one; locked meanwhile.
+
+    Several processes that torchrun started join one run. A new run in which no step was made is removed at the end of
+    the block if that raises. ``out`` None: runs/NAME, numbered if that is taken; the newest of these with ``resume``.
+    """
+    chosen = recipes.load(recipe) if recipe else None
+    if chosen is not None and chosen.noise is not None:
+        raise InputError(f"recipe {chosen.name} fits sequences: headgate fit --recipe {recipe}")
+    settings = (chosen.settings if chosen else Settings()).replaced(**given)
+    name = None if out else _default_name(chosen, settings)
+    out = out or default_directory(str(name), newest=resume)
+    resume = resume or _same_job(out)
+    with capacity.enough(MEMORY), Processes.joined() as together:
+        if not together.first:
+            together.wait()  # until the first has made the directory
+            directory, corpus = _continued(out, {}, data_dir, first=False)
+            yield Session(directory, corpus, Report(directory, quiet=True), together)
+            return
+        if resume:
+            directory, corpus = _continued(out, given, data_dir)
+            with locked(directory.path):
+                directory.write_settings()
+                yield Session(directory, corpus, Report(directory, quiet=quiet), together)
+            return
+        settings = _as_prepared(settings, given)
+        if idle := without_effect(given, settings):
+            raise InputError("; ".join(idle))
+        settings, corpus, facts = _checked(settings, chosen, data_dir, count=together.count)
+        if together.count > 1:  # the others know which directory it is
+            name = None
+        with _claimed(out, settings, corpus, facts, name=name, overwrite=overwrite) as directory:
+            report = Report(directory, quiet=quiet)
+            try:
+                yield Session(directory, corpus, report, together)
+            except BaseException:  # Ctrl-C too
+                if not report.steps:
+                    directory.remove()
+                raise
+
+
+def _same_job(out: Path) -> bool:
+    """Whether torchrun has started again what it had begun: the run in ``out`` is of the same job."""
+    return bool(distributed.job()) and is_run(out) and RunDirectory.open(out).facts.get("job") == distributed.job()
+
+
+def _as_prepared(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The settings, as far as a prepared corpus settles them; InputError where ``given`` contradicts those."""
+    text = settings.text
+    if not corpora.is_stored(text):
+        return settings
+    settled = {**prepared_corpus.settings_of(Path(text.corpus)), "limit": 0}
+    if wrong := [name for name in settled if name in given and given[name] != settled[name]]:
+        raise InputError(
+            f"{text.corpus} was prepared with {', '.join(f'{name} = {settled[name]}' for name in wrong)}: leave "
+            f"{', '.join('--' + name.replace('_', '-') for name in wrong)} away, or prepare the text again"
+        )
+    return settings.replaced(**settled)
+
+
+@contextlib.contextmanager
+def _claimed(
+    out: Path, settings: Settings, corpus: Corpus, facts: dict[str, Any], *, name: str | None, overwrite: bool
+) -> Iterator[RunDirectory]:
+    """Context manager: a new run, locked, in ``out``, or where another training has just taken that, in the next
+    runs/NAME-2, ... that is free, if there is a ``name``. What is left empty in the end is removed."""
+    taken: list[Path] = []
+    while True:
+        if name is not None:
+            out = default_directory(name, taken=taken)
+        check_free(out, overwrite=overwrite)
+        made = [path for path in (out, *out.parents) if not path.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            tidy = stack.enter_context(contextlib.ExitStack())  # when the lock is released
+            try:
+                stack.enter_context(locked(out))
+                tidy.callback(_remove_empty, out, made)
+                if name is None or not is_run(out):
+                    yield RunDirectory.create(out, settings, corpus.tokenizer, facts, overwrite=overwrite, held=True)
+                    return
+            except InUseError:
+                if name is None:
+                    raise
+        taken.append(out)
+
+
+def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a directory that holds nothing but its lock, and of those that were ``made`` what is empty then."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock", "checkpoints"}:
+        (folder / "lock").unlink(missing_ok=True)
+    for path in ((folder / "checkpoints"), *made):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _checked(
+    settings: Settings, recipe: Recipe | None, data_dir: Path | None, *, count: int
+) -> tuple[Settings, Corpus, dict[str, Any]]:
+    """The settings of a run as it begins, its text and what config.json says of both; InputError where it cannot be
+    trained, before anything is written."""
+    if settings.training.tensorboard:
+        tensorboard_log.check()
+    if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
+        settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
+    prepare = f"prepare it (headgate prepare {shlex.quote(settings.text.corpus)} --out DIR) and train on DIR"
+    if settings.text.corpus not in NAMED and not corpora.is_stored(settings.text):
+        capacity.check_text(settings.text, remedy=f"{prepare}, or take a part with --limit")
+    with capacity.enough(prepare):
+        corpus = corpora.load(settings.text, data_dir=data_dir, share=distributed.on_this_machine())
+    settings = settings.replaced(threads=settings.training.threads or machine.capped(torch.get_num_threads()))
+    Batches.of(
+        corpus.training, settings.training, world_size=count
+    )  # raises where the text is too short, before anything is written
+    Device.of(
+        settings.training.device, settings.training.precision, number=distributed.on_this_machine()[0]
+    )  # likewise
+    if settings.model.head == "adaptive":
+        cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
+        if settings.text.tokenizer not in ("word", "bpe"):
+            raise InputError(
+                "head = adaptive needs a vocabulary in which frequent tokens come first, which that of "
+                f"{settings.text.tokenizer} is not: take --tokenizer word or bpe, or --head linear or tied"
+            )
+    capacity.check_model(settings, corpus.tokenizer.vocabulary_size)
+    comparable = recipe is not None and recipe.settings.text == settings.text
+    facts = {
+        "recipe": recipe.name if recipe else None,
+        "published": [dataclasses.asdict(p) for p in recipe.published_for(settings)] if recipe and comparable else [],
+        "corpus_sha256": corpus.sha256,
+        "corpus_characters": corpus.characters,
+        "headgate": __version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "job": distributed.job(),
+        "prefix": loop.prefixes(settings.training, corpus)[0],
+    }
+    return settings, corpus, facts
+
+
+def _continued(
+    out: Path, given: dict[str, Any], data_dir: Path | None, *, first: bool = True
+) -> tuple[RunDirectory, Corpus]:
+    """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
+    process is told of changes; the others read what that has written."""
+    directory = RunDirectory.open(out)
+    before = {name: value for section in directory.settings.to_dict().values() for name, value in section.items()}
+    changed = {name: value for name, value in given.items() if before[name] != value and name != "corpus"}
+    if fixed := [name for name in changed if name not in CHANGEABLE]:
+        raise InputError(
+            f"{out} was started with {', '.join(f'{name} = {before[name]}' for name in fixed)}, which cannot change "
+            "when it goes on: leave the flag away, or start another run with --out"
+        )
+    if "corpus" in given:
+        known = given["corpus"] == "-" or given["corpus"] in NAMED
+        changed["corpus"] = given["corpus"] if known else os.path.abspath(given["corpus"])
+    if first:
+        changed = {"max_steps": 0, **changed}
+    directory.settings = directory.settings.replaced(**changed)
+    if first and directory.settings.training.tensorboard:
+        tensorboard_log.check()
+    corpus = corpora.load(directory.settings.text, data_dir=data_dir, share=distributed.on_this_machine())
+    same_text = corpus.sha256 == directory.facts.get("corpus_sha256")
+    if not same_text or corpus.tokenizer.to_json() != directory.tokenizer.to_json():
+        version = directory.facts.get("headgate", "")
+        raise InputError(corpora.another_text(directory.settings.text, out, version))
+    return directory, corpus
+
+
+def _default_name(recipe: Recipe | None, settings: Settings) -> str:
+    source = settings.text.corpus
+    return Path(recipe.name).stem if recipe else "text" if source == "-" else Path(source).name.split(".")[0] or "text"
