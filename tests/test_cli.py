@@ -430,7 +430,7 @@ def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
     options = flags(held_out=0, epochs=1)
     assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options]) == 0
     assert "held nothing out: say which text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
-    assert "leave --best away" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
+    assert "omit --best" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")

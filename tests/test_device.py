@@ -33,7 +33,7 @@ def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
 def test_an_apple_gpu_that_is_not_there() -> None:
-    with pytest.raises(InputError, match=r"^device mps: this torch finds no Apple GPU: leave --device away$"):
+    with pytest.raises(InputError, match=r"^device mps: this torch finds no Apple GPU: omit --device$"):
         Device.of("mps", "32")
 
 

@@ -189,7 +189,7 @@ def test_noise_cannot_be_learned_and_leaves_the_generator_alone() -> None:
     [
         ((), "give a table and the column to predict: headgate fit DATA --target COLUMN"),
         (("--target", "price", "--group", "ride", "--window", "3"),
-         "--window is of forecasts: give --horizon, or leave it away"),
+         "--window is of forecasts: give --horizon, or omit it"),
         (("--target", "price", "--time", "minute", "--horizon", "3", "--pool", "max"),
          "--pool does not go with a forecast"),
         (("--target", "price", "--group", "ride", "--features", "speed", "--hidden-size", "0", "--epochs", "-1"),
@@ -235,7 +235,7 @@ def test_what_predict_refuses(
     assert fails("predict", out) == "give a table to predict price from: headgate predict RUN DATA"
     assert fails("predict", out, tables / "shops.parquet") == ("the table has no column ride: known: day, shop, sold")
     assert fails("predict", out, rides, "--probabilities") == (
-        "--probabilities are of classes, and price is a number: leave the flag away"
+        "--probabilities are of classes, and price is a number: omit the flag"
     )
     assert fails("predict", out, rides, "--out", "x.txt") == "--out must be a .csv or .parquet file, got x.txt"
     assert "holds no fitted estimator (there is no config.json)" in fails("predict", tmp_path / "none")

@@ -97,7 +97,7 @@ def edited(file: Path, **changes: Any) -> Path:
         ((*ROWS, "--class-weight", "balanced"), "--class-weight is of classes, and price is a number: leave it "
                                                 "out, or give "
          "--task classification"),
-        ((*ROWS, "--backtest", "2"), "--backtest is of forecasts: give --horizon, or leave it away"),
+        ((*ROWS, "--backtest", "2"), "--backtest is of forecasts: give --horizon, or omit it"),
         ((*ROWS, "--frequency", "D"), "--frequency is of forecasts: give --horizon, or leave it out"),
         ((*ROWS, "--time", "a"), "column a is used twice: --target, --time, --group and --features must name different "
          "columns"),

@@ -1877,7 +1877,7 @@ def test_too_many_folds():
 def test_a_series_that_cannot_be_drawn():
     with refused("there is no series 'z' to draw, only 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=["a", "z"])
-    with refused("series names none to draw: leave it away, or name some of 'a', 'b', 'c'"):
+    with refused("series names none to draw: omit it, or name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=[])
 
 

@@ -298,7 +298,7 @@ def test_what_was_settled_is_settled(text, tmp_path, capsys):
     assert main(["prepare", str(text), "--out", out, "--processes", "1", "--quiet"]) == 0
     assert main(["train", out, "--out", str(tmp_path / "run"), "--tokenizer", "bytes", *SMALL]) == 2
     assert capsys.readouterr().err == (
-        f"headgate: {out} was prepared with tokenizer = characters: leave --tokenizer away, or prepare the text again\n"
+        f"headgate: {out} was prepared with tokenizer = characters: omit --tokenizer, or prepare the text again\n"
     )
     assert main(["train", out, "--out", str(tmp_path / "run"), "--tokenizer", "characters", *SMALL]) == 0
     settings = RunDirectory.open(tmp_path / "run").settings.text

@@ -210,7 +210,7 @@ def test_weights_before_the_first_checkpoint(tmp_path):
     ):
         run.weights()
     with pytest.raises(
-        InputError, match=rf"^{tmp_path} has no best\.safetensors: the run held no text out; leave --best away$"
+        InputError, match=rf"^{tmp_path} has no best\.safetensors: the run held no text out; omit --best$"
     ):
         run.weights(best=True)
 

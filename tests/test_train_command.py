@@ -369,7 +369,7 @@ def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
         (["--no-unknown", "--tokenizer", "bytes"], "--unknown does nothing unless --tokenizer is characters"),
         (["--no-random-offset", "--partition", "random"], "--random-offset does nothing unless --partition is"),
         (["--sample-every", "0", "--sample-length", "9"], "--sample-length does nothing unless --sample-every is"),
-        (["--overwrite"], "--overwrite replaces the run in --out: name that, and leave --resume away"),
+        (["--overwrite"], "--overwrite replaces the run in --out: name that, and omit --resume"),
         (["--overwrite", "--resume", "--out", "run"], "--overwrite replaces the run in --out"),
     ],
 )

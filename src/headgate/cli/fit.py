@@ -200,12 +200,12 @@ def _given(options: argparse.Namespace, forecast: bool) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in {**samples, **forecasts} if hasattr(options, name)}
     known = forecasts if forecast else samples
     if other := next((name for name in given if name not in known), None):
-        what = "does not go with a forecast" if forecast else "is of forecasts: give --horizon, or leave it away"
+        what = "does not go with a forecast" if forecast else "is of forecasts: give --horizon, or omit it"
         raise InputError(f"--{other.replace('_', '-')} {what}")
     if forecast and options.test is not None:
         raise InputError("--test does not go with a forecast: --backtest tests one, --calibration holds out its end")
     if not forecast and options.backtest is not None:
-        raise InputError("--backtest is of forecasts: give --horizon, or leave it away")
+        raise InputError("--backtest is of forecasts: give --horizon, or omit it")
     if options.overwrite and options.out is None:
         raise InputError("--overwrite replaces the run in --out, which was not given: without it a new run is made")
     if not forecast and not given.get("early_stopping", samples["early_stopping"].default):

@@ -126,7 +126,7 @@ def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
     if options.beam and (
         options.temperature or filters or options.stream or options.greedy or options.seed is not None
     ):
-        raise InputError("--beam looks for the most probable text: leave --stream and the sampling options away")
+        raise InputError("--beam looks for the most probable text: omit --stream and the sampling options")
     if options.stream and options.json:
         raise InputError("--stream writes text as it comes, --json an object at the end: choose one of them")
     if not (options.greedy or options.temperature == 0):

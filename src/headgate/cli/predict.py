@@ -119,7 +119,7 @@ def _answer(estimator: Any, roles: "Roles", options: argparse.Namespace) -> "pd.
     if options.data is None:
         raise InputError(f"give a table to predict {roles.target} from: headgate predict RUN DATA")
     if options.probabilities and roles.task != "classification":
-        raise InputError(f"--probabilities are of classes, and {roles.target} is a number: leave the flag away")
+        raise InputError(f"--probabilities are of classes, and {roles.target} is a number: omit the flag")
     X, y, names = table.samples(table_file.read_table(options.data, say=_note), roles)
     found = estimator.predict(X)
     columns = {name if name != roles.target else f"{name} number": names[name] for name in names}

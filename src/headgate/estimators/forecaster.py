@@ -221,7 +221,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         names = [s.name for s in panel.series]
         drawn = names[:4] if series is None else list(series)
         if not drawn:
-            raise InputError(f"series names none to draw: leave it away, or name some of {_few(names)}")
+            raise InputError(f"series names none to draw: omit it, or name some of {_few(names)}")
         if unknown := [name for name in drawn if name not in names]:
             raise InputError(f"there is no series {unknown[0]!r} to draw, only {_few(names)}")
         if len(names) == 1 and len(came) == 1:

@@ -448,7 +448,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         if fitting:
             self.classes_ = found if given is None else given
         elif given is not None and not np.array_equal(given, self.classes_):
-            raise InputError(f"classes were {self.classes_.tolist()} at first, now {given.tolist()}: leave them away")
+            raise InputError(f"classes were {self.classes_.tolist()} at first, now {given.tolist()}: omit them")
         if len(self.classes_) < 2:
             raise InputError(
                 f"y has one class only, {self.classes_.tolist()[0]!r}: at least two are needed to tell them apart"

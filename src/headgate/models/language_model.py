@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from headgate.errors import InputError
-from headgate.layers.functional import adaptive_cross_entropy, linear_cross_entropy
 from headgate.layers.gru import GRU
+from headgate.layers.heads import AdaptiveHead, Head, LinearHead, TiedHead
 from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import ModelSettings
-from headgate.settings.weights import DIVISOR, check_weights, cutoffs
+from headgate.settings.weights import check_weights
 
 
 class LanguageModel(nn.Module):
@@ -27,12 +27,9 @@ class LanguageModel(nn.Module):
     textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each id ``separator``, with which a document
     begins, the state starts over from zeros. ``settings.head``:
 
-    linear    W h + b
-    tied      the same, W being the embedding's weight (Press & Wolf 2017, arXiv:1608.05859; Inan et al. 2017,
-              arXiv:1611.01462), which is then drawn as that of torch.nn.Linear: from N(0, 1), as torch.nn.Embedding
-              draws it, the first logits would be far too large. In the state_dict it is embedding.weight, and only that
-    adaptive  torch.nn.AdaptiveLogSoftmaxWithLoss (Grave et al. 2017, arXiv:1609.04309), whose clusters begin at V // 16
-              and V // 4. Ids must come most frequent first
+    linear    :class:`headgate.layers.heads.LinearHead`
+    tied      :class:`headgate.layers.heads.TiedHead`: its weight is that of the embedding
+    adaptive  :class:`headgate.layers.heads.AdaptiveHead`, for large vocabularies
 
     Raises InputError where the head does not fit the sizes or the vocabulary.
 
@@ -68,13 +65,13 @@ class LanguageModel(nn.Module):
             backend=backend,
         )
         self.dropout = nn.Dropout(settings.dropout)
-        self.head: nn.Linear | TiedHead | nn.AdaptiveLogSoftmaxWithLoss
+        self.head: Head
         if settings.head == "adaptive":
-            self.head = nn.AdaptiveLogSoftmaxWithLoss(H, V, cutoffs(V), DIVISOR)
+            self.head = AdaptiveHead(H, V)
         elif self.embedding is not None and settings.head == "tied":
             self.head = TiedHead(self.embedding)
         else:
-            self.head = nn.Linear(H, V)
+            self.head = LinearHead(H, V)
         if settings.initialization == "normal":
             for parameter in self.parameters():
                 if parameter.dim() > 1:
@@ -102,9 +99,7 @@ class LanguageModel(nn.Module):
         """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step. The
         logits of an adaptive head are log-probabilities."""
         states, state = self._read(tokens, state)
-        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
-            return self.head.log_prob(states.flatten(0, 1)).unflatten(0, tokens.shape), state
-        return nn.functional.linear(states, *self._linear()), state
+        return self.head.logits(states.flatten(0, 1)).unflatten(0, tokens.shape), state
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: Tensor | None = None, *, reduction: str = "mean"
@@ -112,22 +107,11 @@ class LanguageModel(nn.Module):
         """The cross-entropy of the tokens that follow, targets (T, B), in nats: their mean, or with reduction="none"
         that of each, (T * B,); and the state after the last step. The same as from the logits, without making them."""
         states, state = self._read(tokens, state)
-        states, targets = states.flatten(0, 1), targets.flatten()
-        if isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss):
-            return adaptive_cross_entropy(self.head, states, targets, reduction=reduction), state
-        loss = linear_cross_entropy(
-            states, *self._linear(), targets, reduction=reduction, batch_invariant=not self.training,
+        loss = self.head.loss(
+            states.flatten(0, 1), targets.flatten(), reduction=reduction, batch_invariant=not self.training,
             backend=self.gru.backend,
         )  # fmt: skip
         return loss, state
-
-    def _linear(self) -> tuple[Tensor, Tensor]:
-        """Weight (V, H) and bias (V,) of a head that is linear or tied."""
-        assert not isinstance(self.head, nn.AdaptiveLogSoftmaxWithLoss)
-        if self.embedding is not None and isinstance(self.head, TiedHead):
-            return self.embedding.weight, self.head.bias
-        assert isinstance(self.head, nn.Linear)
-        return self.head.weight, self.head.bias
 
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the head reads, (T, B, H), and the state after the last step."""
@@ -135,16 +119,6 @@ class LanguageModel(nn.Module):
         resets = None if self.separator is None else tokens == self.separator
         states, state = self.gru(x, state, resets=resets)
         return self.dropout(states), state
-
-
-class TiedHead(nn.Module):
-    """What a head tied to an embedding has for itself: its bias (V,). Draws the embedding's weight (V, H) anew."""
-
-    def __init__(self, embedding: nn.Embedding) -> None:
-        super().__init__()
-        bound = embedding.embedding_dim**-0.5
-        self.bias = nn.Parameter(torch.empty(embedding.num_embeddings).uniform_(-bound, bound))
-        nn.init.uniform_(embedding.weight, -bound, bound)
 
 
 def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:

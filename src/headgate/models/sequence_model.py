@@ -65,7 +65,7 @@ class SequenceModel(nn.Module):
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
-                raise ValueError("a PackedSequence has lengths of its own: leave lengths away")
+                raise ValueError("a PackedSequence has lengths of its own: omit lengths")
             x, lengths = pad_packed_sequence(x, self.gru.batch_first)
         if x.dim() == (2 if x.is_floating_point() else 1):
             axis = 0 if self.gru.batch_first else 1

@@ -121,7 +121,7 @@ class RunDirectory:
         if not file.exists():
             raise InputError(
                 f"{self.path} has no {file.name}: "
-                + ("the run held no text out; leave --best away" if best else "it has not reached a checkpoint yet")
+                + ("the run held no text out; omit --best" if best else "it has not reached a checkpoint yet")
             )
         arrays = files.parse_arrays(file.read_bytes(), file)
         if wrong := [

@@ -29,7 +29,7 @@ class Device:
         if name == "cuda":
             if not torch.cuda.is_available():
                 raise InputError(
-                    "device cuda: this torch finds no CUDA GPU: install a build of torch for it, or leave --device away"
+                    "device cuda: this torch finds no CUDA GPU: install a build of torch for it, or omit --device"
                 )
             if number >= torch.cuda.device_count():
                 raise InputError(
@@ -39,7 +39,7 @@ class Device:
             torch.cuda.set_device(number)
             return cls(torch.device("cuda", number), precision)
         if name == "mps" and not torch.backends.mps.is_available():
-            raise InputError("device mps: this torch finds no Apple GPU: leave --device away")
+            raise InputError("device mps: this torch finds no Apple GPU: omit --device")
         return cls(torch.device(name), precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:

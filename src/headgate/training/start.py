@@ -130,8 +130,8 @@ def _as_prepared(settings: Settings, given: dict[str, Any]) -> Settings:
     settled = {**prepared_corpus.settings_of(Path(text.corpus)), "limit": 0}
     if wrong := [name for name in settled if name in given and given[name] != settled[name]]:
         raise InputError(
-            f"{text.corpus} was prepared with {', '.join(f'{name} = {settled[name]}' for name in wrong)}: leave "
-            f"{', '.join('--' + name.replace('_', '-') for name in wrong)} away, or prepare the text again"
+            f"{text.corpus} was prepared with {', '.join(f'{name} = {settled[name]}' for name in wrong)}: omit "
+            f"{', '.join('--' + name.replace('_', '-') for name in wrong)}, or prepare the text again"
         )
     return settings.replaced(**settled)
 
@@ -227,7 +227,7 @@ def _continued(
     if fixed := [name for name in changed if name not in CHANGEABLE]:
         raise InputError(
             f"{out} was started with {', '.join(f'{name} = {before[name]}' for name in fixed)}, which cannot change "
-            "when it goes on: leave the flag away, or start another run with --out"
+            "when it goes on: omit the flag, or start another run with --out"
         )
     if "corpus" in given:
         known = given["corpus"] == "-" or given["corpus"] in NAMED
