@@ -129,7 +129,7 @@ def _losses(directory: "RunDirectory", options: argparse.Namespace) -> "Losses":
     from headgate import machine
     from headgate.runtime import Runtime
 
-    weights, threads = directory.weights(best=options.best), options.threads or machine.threads()
+    weights, threads = directory.weights(best=options.best), machine.capped(options.threads) or machine.threads()
     runtime = Runtime(weights, directory.settings.model, directory.tokenizer, threads=threads)  # checks that all fits
     if options.runtime:
         return runtime.losses
