@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-quick check format bench sanitize clean
+.PHONY: train test test-slow check format bench sanitize clean
 
 train: .venv/ready
 	@echo "== training on the bundled tale: about three minutes on two cores; Ctrl-C saves"
@@ -13,10 +13,11 @@ train: .venv/ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: .venv/test-ready
-	$(PYTEST)
-
-test-quick: .venv/test-ready
 	$(PYTEST) -m "not slow"
+
+# What takes more than some ten seconds: examples, the documents' blocks, recipes, kills, several processes.
+test-slow: .venv/test-ready
+	$(PYTEST) -m slow
 
 check: .venv/test-ready
 	$(BIN)/ruff format --check .

@@ -51,7 +51,7 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     characters = "".join(chr(0x4E00 + i) for i in range(64))
     tokenizer, settings = CharacterTokenizer(characters, characters[0]), ModelSettings(hidden=256, embedding=64)
     model = LanguageModel(settings, tokenizer.vocabulary_size)
-    runtime = Runtime(arrays_of(model), settings, tokenizer, threads=threads)
+    runtime = Runtime(arrays_of(model), settings, tokenizer, threads=threads)  # fewer under a quota
 
     return {
         "torch.nn.GRU, B = 1": layer(nn.GRU, 35, 1, 32, 256),

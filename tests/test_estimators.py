@@ -264,6 +264,7 @@ def first_step(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return numbers, marks, which
 
 
+@pytest.mark.slow
 def test_remembers_the_first_of_thirty_steps() -> None:
     (numbers, marks, which), (other_numbers, other_marks, expected) = first_step(600, 5), first_step(200, 6)
     estimator = regressor(hidden_size=32, epochs=60, learning_rate=0.01).fit(numbers, numbers[:, 0, 0])
@@ -284,6 +285,7 @@ def test_order_matters() -> None:
     assert estimator.score(data[200:, ::-1], 1 - y[200:]) > 0.95
 
 
+@pytest.mark.slow
 def test_digits() -> None:
     """Eight steps of eight pixels; a third is held out."""
     data, y = load_digits(return_X_y=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headgate import machine
+from headgate import Runtime, machine, native
+from headgate.runs.find import PRETRAINED
 
 
 def groups(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -55,6 +56,19 @@ def test_omp_num_threads_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch, give
     monkeypatch.setattr(machine, "processors", lambda: 5)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert machine.threads() == expected
+
+
+@pytest.mark.parametrize(("limit", "given", "used"), [(1.0, 3, 1), (2.4, 3, 2), (float("inf"), 3, 3)])
+def test_a_quota_bounds_the_threads_of_a_runtime(
+    monkeypatch: pytest.MonkeyPatch, limit: float, given: int, used: int
+) -> None:
+    if native.load() is None:
+        pytest.skip("the native library was not built")
+    found = []
+    monkeypatch.setattr(machine, "quota", lambda: limit)
+    monkeypatch.setattr(native, "Model", lambda *_, threads, **__: found.append(threads))
+    Runtime.load(PRETRAINED / "voyage", threads=given)
+    assert found == [used]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")

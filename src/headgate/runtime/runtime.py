@@ -27,12 +27,12 @@ class Runtime:
     """A GRU language model on NumPy arrays.
 
     ``weights`` has the names and shapes of ``LanguageModel.state_dict()``; the native library keeps a copy of them.
-    Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: of the native library at most, 0 for
-    one for each processor that affinity and quotas leave to this process and at most OMP_NUM_THREADS; the results are
-    the same. ``precision``: "float32", or "bfloat16" or "int8" for a
-    copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate --weights``
-    says what that costs); computed with is float32, and the clusters of an adaptive head stay float32. Thread-safe: it
-    holds no state of a text; the state (L, B, H) is passed in and handed back.
+    Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: the most that the native library
+    computes with, and not more than a quota keeps running; 0: one for each processor that affinity and quotas leave to
+    this process, and at most OMP_NUM_THREADS. The results are the same. ``precision``: "float32", or "bfloat16" or
+    "int8" for a copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate
+    --weights`` says what that costs); computed with is float32, and the clusters of an adaptive head stay float32.
+    Thread-safe: it holds no state of a text; the state (L, B, H) is passed in and handed back.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Runtime:
         if native.load() is not None:
             self._native = native.Model(
                 self._embedding, self._layers, self._head, reset=settings.reset,
-                threads=threads or machine.threads(), precision=precision,
+                threads=machine.capped(threads) or machine.threads(), precision=precision,
             )  # fmt: skip
         elif precision != "float32":
             raise InputError(f"weights in {precision} need the native library: {native.MISSING}")
