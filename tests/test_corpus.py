@@ -84,9 +84,9 @@ def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path
     old.write_text("the old tale\n" * 40)
     new.write_text("the new tale\n" * 60)
     small = ["--hidden", "5", "--embedding", "3", "--batch", "2", "--steps", "7", "--quiet", "--threads", "1"]
-    monkeypatch.setattr("headgate.text.sources.locate", lambda corpus, **_: old)
+    monkeypatch.setattr("headgate.text.catalogue.locate", lambda corpus, **_: old)
     assert main(["train", "voyage", "--out", str(run), "--max-steps", "2", *small]) == 0
-    monkeypatch.setattr("headgate.text.sources.locate", lambda corpus, **_: new)
+    monkeypatch.setattr("headgate.text.catalogue.locate", lambda corpus, **_: new)
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(run), "--max-steps", "4"]) == 2
     assert capsys.readouterr().err.startswith(

@@ -2,18 +2,13 @@
 
 import bz2
 import errno
-import functools
 import gzip
-import hashlib
-import http.server
 import io
 import lzma
 import os
 import re
-import shutil
 import sys
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +19,9 @@ from hypothesis import strategies as st
 
 from headgate.errors import InputError
 from headgate.settings.run import TextSettings
-from headgate.text import download as downloads
 from headgate.text import sources
-from headgate.text.sources import NAMED, SUFFIXES, NamedCorpus, locate, normalize, passages
+from headgate.text.catalogue import NAMED, locate
+from headgate.text.sources import SUFFIXES, normalize, passages
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -34,12 +29,6 @@ quick = settings(deadline=None, max_examples=60)
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """No test sees the cache or the settings of whoever runs it, or the network; paths are relative to ``tmp_path``."""
-
-    def download(addresses, *arguments):
-        assert all(address.startswith("http://127.0.0.1") for address in addresses)
-        return downloads.download(addresses, *arguments)
-
-    monkeypatch.setattr(sources, "download", download)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -624,152 +613,3 @@ def test_the_tale_is_english_and_the_verses_are_chinese():
     verses = text_of("verses")
     assert sum("\u4e00" <= c <= "\u9fff" for c in verses) > 0.8 * len(verses)
     assert "\ufffd" not in verses
-
-
-# Named texts
-
-
-@pytest.fixture
-def named(monkeypatch):
-    """Gives NAMED a corpus 'rhyme', whose file is rhyme.txt with the content ``rhyme``."""
-
-    def add(*addresses: str) -> NamedCorpus:
-        corpus = NamedCorpus(
-            "rhyme", "a rhyme", "rhyme.txt", hashlib.sha256(b"rhyme").hexdigest(), addresses or ("http://127.0.0.1:9",)
-        )
-        monkeypatch.setitem(NAMED, "rhyme", corpus)
-        return corpus
-
-    return add
-
-
-def put(folder, content=b"rhyme"):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rhyme.txt").write_bytes(content)
-    return folder / "rhyme.txt"
-
-
-def test_named_texts_are_looked_for_in_the_data_directory_then_in_the_cache(tmp_path, monkeypatch, named):
-    rhyme = named()
-    assert locate(rhyme) is None
-    cached = put(tmp_path / "cache" / "headgate")
-    assert locate(rhyme) == cached
-    there = put(tmp_path / "there")
-    monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "there"))
-    assert locate(rhyme) == there
-    given = put(tmp_path / "given")
-    assert locate(rhyme, data_dir=tmp_path / "given") == given
-    assert locate(rhyme, data_dir=tmp_path / "elsewhere") == cached
-    assert read(TextSettings("rhyme"), data_dir=tmp_path / "given") == "rhyme"
-
-
-def test_the_cache_is_in_the_home_directory_by_default(tmp_path, monkeypatch, named):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    assert locate(named()) is None
-    cached = put(tmp_path / "home" / ".cache" / "headgate")
-    assert locate(named()) == cached
-
-
-def test_another_text_under_the_name_is_refused(tmp_path, named):
-    named()
-    path = put(tmp_path / "given", b"prose")
-    with pytest.raises(
-        InputError,
-        match=rf"^{path} is not the rhyme corpus \(its SHA-256 is {hashlib.sha256(b'prose').hexdigest()}, that of the "
-        rf"corpus {hashlib.sha256(b'rhyme').hexdigest()}\): replace or remove the file$",
-    ):
-        read(TextSettings("rhyme"), data_dir=tmp_path / "given")
-
-
-@pytest.mark.parametrize("by", ["--data-dir", "HEADGATE_DATA"])
-def test_a_data_directory_that_is_not_there_is_named(tmp_path, monkeypatch, named, by):
-    """Also where the text is in the cache: something else was meant."""
-    named()
-    put(tmp_path / "cache" / "headgate")
-    monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "env"))
-    given = tmp_path / ("given" if by == "--data-dir" else "env")
-    (tmp_path / "env" if by == "--data-dir" else tmp_path / "given").mkdir()
-    with pytest.raises(
-        InputError,
-        match=rf"^{given} is not a directory, but {by} says that rhyme\.txt is in it: correct {by}, or omit it",
-    ):
-        read(TextSettings("rhyme"), data_dir=given if by == "--data-dir" else None)
-    assert read(TextSettings("voyage"), data_dir=tmp_path / "given")  # that one comes with the package
-
-
-def test_a_data_directory_without_the_text_is_named(tmp_path, named):
-    named("http://127.0.0.1:9/rhyme.txt")
-    (tmp_path / "given").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "download", lambda *_: downloads.download(*_, attempts=1))
-        with pytest.raises(
-            InputError, match=rf"^{tmp_path}/given has no rhyme\.txt, could not download rhyme\.txt \(http"
-        ):
-            read(TextSettings("rhyme"), data_dir=tmp_path / "given")
-
-
-def test_a_named_text_that_may_not_be_read(tmp_path, monkeypatch, named):
-    named()
-    path = put(tmp_path / "given")
-
-    def refuse(path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(sources, "file_sha256", refuse)
-    with pytest.raises(InputError, match=rf"^{path} cannot be read \(Permission denied\): check the path and its perm"):
-        read(TextSettings("rhyme"), data_dir=tmp_path / "given")
-
-
-class Files(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def served(tmp_path):
-    """A directory and the address it is served at."""
-    (tmp_path / "served").mkdir()
-    handler = functools.partial(Files, directory=str(tmp_path / "served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_named_text_is_downloaded_once_into_the_cache(tmp_path, named, served):
-    folder, address = served
-    rhyme = named(f"{address}/missing.txt", f"{address}/rhyme.txt")
-    put(folder)
-    assert text_of("rhyme") == "rhyme"
-    assert locate(rhyme) == tmp_path / "cache" / "headgate" / "rhyme.txt"
-    shutil.rmtree(folder)
-    assert text_of("rhyme") == "rhyme"
-
-
-def test_a_named_text_that_cannot_be_downloaded(named, served):
-    _, address = served
-    named(f"{address}/rhyme.txt")
-    with pytest.raises(
-        InputError,
-        match=rf"^could not download rhyme\.txt \({address}/rhyme\.txt: .*\): "
-        "put the file into a directory and name that with --data-dir or HEADGATE_DATA$",
-    ):
-        text_of("rhyme")
-
-
-def test_downloaded_texts_have_a_checksum_and_two_addresses():
-    for corpus in NAMED.values():
-        assert bool(corpus.sha256) == bool(corpus.addresses)
-        if corpus.addresses:
-            assert len(corpus.sha256) == 64
-            assert len(set(corpus.addresses)) >= 2
-            assert all(address.endswith("/" + corpus.file) for address in corpus.addresses)
-
-
-def test_the_textbooks_files_are_found_by_environment_too(data_dir, monkeypatch):
-    monkeypatch.setenv("HEADGATE_DATA", str(data_dir))
-    assert {locate(NAMED[name]).parent for name in ("time-machine", "jay-lyrics")} == {data_dir}

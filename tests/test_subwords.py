@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from headgate.errors import InputError
 from headgate.text import subwords
-from headgate.text.sources import NAMED, locate
+from headgate.text.catalogue import NAMED, locate
 from headgate.text.subwords import SubwordTokenizer
 from headgate.text.tokenizer import from_json
 
@@ -28,7 +28,7 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=40)
 spaces = st.text(st.sampled_from("ab'st1 é分\u0300!.\n\n\t   \r\x1c\x85\xa0\u200b\u2028\u3000\u180e"), max_size=30)
 TRAIN = """
 import hashlib, json, sys
-from headgate.text.sources import NAMED, locate
+from headgate.text.catalogue import NAMED, locate
 from headgate.text.subwords import SubwordTokenizer
 texts = [locate(NAMED[name]).read_text("utf-8") for name in ("voyage", "verses")]
 described = json.dumps(SubwordTokenizer.train(texts, 900).to_json(), sort_keys=True)

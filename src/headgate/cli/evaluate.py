@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> int:
     from headgate.runs.run_directory import RunDirectory
     from headgate.runtime.evaluation import evaluate
     from headgate.runtime.runtime import Runtime
+    from headgate.text import catalogue, sources
     from headgate.text import corpus as corpora
-    from headgate.text import sources
     from headgate.training import capacity
 
     if min(options.limit, options.rows, options.threads) < 0:
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         ids, ratio, name = corpus.held_out, corpus.characters_per_token, f"held-out part of {settings.corpus}"
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
-        if options.text not in sources.NAMED:
+        if options.text not in catalogue.NAMED:
             capacity.check_text(settings, remedy="evaluate a part of it with --limit")
         with capacity.enough("evaluate a part of the text with --limit"):
             passages = list(sources.passages(settings, data_dir=data_dir))

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -87,10 +86,8 @@ def _load(path: Path) -> "tuple[str, Any, Roles]":
             break
     if described is None:
         raise InputError(f"{path} was saved from Python (there is no data.json): load it there, {kind}.load")
-    try:
-        return kind, estimator, table.Roles.from_json(json.loads(described))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}/data.json is damaged ({error!r}): restore it, or fit again") from None
+    file, remedy = path / "data.json", "restore it, or fit again"
+    return kind, estimator, files.parse_json(described, file, table.Roles.from_json, remedy=remedy)
 
 
 def _write(answer: "pd.DataFrame", out: str | None) -> None:

@@ -37,10 +37,10 @@ def recipes(options: argparse.Namespace) -> int:
 
 
 def corpora(options: argparse.Namespace) -> int:
-    from headgate.text import sources
+    from headgate.text import catalogue
 
     data_dir = Path(options.data_dir) if options.data_dir else None
-    places = {named: sources.locate(named, data_dir=data_dir) for named in sources.NAMED.values()}
+    places = {named: catalogue.locate(named, data_dir=data_dir) for named in catalogue.NAMED.values()}
     if options.json:
         print_json(
             [{**dataclasses.asdict(n), "path": str(path) if path else None} for n, path in places.items()], indent=2

@@ -28,6 +28,7 @@ from headgate.storage import files
 from headgate.storage.lock import alone
 
 FORMAT = 1  # of config.json; raised when an older headgate could not read it
+_REMEDY = "restore it, or fit again"
 _PATIENCE = 60.0  # seconds that a save waits for another one to the same directory
 _COMPANIONS = (
     "data.json",
@@ -267,10 +268,7 @@ def companion(path: str | os.PathLike[str], name: str) -> bytes | None:
     path, before = Path(path), None
     while True:
         described = (path / "config.json").read_bytes()
-        try:
-            listed = _listed(json.loads(described))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path}/config.json is damaged ({error!r}): restore it, or fit again") from None
+        listed = files.parse_json(described, path / "config.json", _listed, remedy=_REMEDY)
         if listed is None:
             return (path / name).read_bytes() if (path / name).is_file() else None
         if name not in listed:
@@ -310,11 +308,8 @@ def read(path: str | os.PathLike[str], kind: str) -> Saved:
 
 def _read(path: Path, described: bytes, kind: str) -> Saved:
     where = f"{path}/config.json"
-    try:
-        config = json.loads(described)
-        found, version, listed = config.get("estimator"), config.get("format"), _listed(config) or {}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where} is damaged ({error!r}): restore it, or fit again") from None
+    config, listed = files.parse_json(described, where, lambda c: (dict(c), _listed(c) or {}), remedy=_REMEDY)
+    found, version = config.get("estimator"), config.get("format")
     if found is None:
         raise InputError(f"{path} holds no fitted estimator, but a language model: headgate generate reads it")
     if found != kind:

@@ -29,9 +29,9 @@ import numpy as np
 from headgate.errors import InputError, nearest
 from headgate.settings.run import SECTIONS, Settings, from_tables
 from headgate.storage import files
+from headgate.storage.files import file_sha256
 from headgate.storage.lock import locked
 from headgate.text import tokenizer as tokenizers
-from headgate.text.download import file_sha256
 from headgate.text.tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
@@ -94,11 +94,10 @@ class RunDirectory:
             raise InputError(f"{path} holds no run (there is no config.json): give the directory that train made")
         where = f"{path}/config.json"
         _check_kind(path)
-        try:
-            config = json.loads((path / "config.json").read_text("utf-8"))
-            tables, facts, version = config["settings"], config["facts"], config["format"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{where} is damaged ({error!r}): restore it, or train again") from None
+        tables, facts, version = files.parse_json(
+            (path / "config.json").read_bytes(), where, lambda c: (c["settings"], c["facts"], c["format"]),
+            remedy="restore it, or train again",
+        )  # fmt: skip
         if version != FORMAT:
             raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
         if not isinstance(tables, dict) or not isinstance(facts, dict):
@@ -317,17 +316,16 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
 
 def _read_state(path: Path) -> dict[str, Any]:
     """The state of a complete checkpoint, and under "lengths" how long log.jsonl and samples.txt were."""
-    try:
-        state = json.loads((path / "state.json").read_bytes())
+
+    def checked(state: dict[str, Any]) -> dict[str, Any]:
         lengths = state["lengths"]
         if lengths.keys() != {"log.jsonl", "samples.txt"} or any(type(n) is not int or n < 0 for n in lengths.values()):
             raise ValueError(f"lengths cannot be {lengths}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}/state.json is damaged ({error!r}): restore the checkpoint, or start again with --overwrite"
-        ) from None
-    found: dict[str, Any] = state
-    return found
+        return state
+
+    file = path / "state.json"
+    remedy = "restore the checkpoint, or start again with --overwrite"
+    return files.parse_json(file.read_bytes(), file, checked, remedy=remedy)
 
 
 def _complete(checkpoint: Path) -> bool:

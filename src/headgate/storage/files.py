@@ -1,18 +1,21 @@
 """Files that are written as a whole or not at all, and arrays in them. NumPy only; no torch, no pickle."""
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
 from headgate.errors import InputError
+
+T = TypeVar("T")
 
 
 def write_durably(file: Path, content: bytes) -> None:
@@ -54,8 +57,29 @@ def format_json(value: Any, *, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def parse_json(content: bytes | str, where: str | Path, check: Callable[[Any], T], *, remedy: str) -> T:
+    """Read JSON that may be damaged, and return what ``check`` makes of it.
+
+    ``check`` may raise any error that an unexpected value leads to. Raises InputError that names ``where``, the reason
+    and the remedy.
+    """
+    try:
+        return check(json.loads(content))
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else repr(error)
+        raise InputError(f"{where} is damaged ({reason}): {remedy}") from None
+
+
+def file_sha256(file: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def flush_directory(path: Path) -> None:
-    """Make the names in a directory last."""
+    """fsync a directory so that renames in it survive a power failure."""
     if os.name == "posix":  # elsewhere a directory cannot be opened, and renames are durable without
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -13,7 +13,8 @@ from headgate import __version__
 from headgate.errors import InputError
 from headgate.settings.run import TextSettings
 from headgate.text import prepared_corpus
-from headgate.text.sources import NAMED, PASSAGE, Passage, fits_memory, whole
+from headgate.text.catalogue import NAMED
+from headgate.text.sources import PASSAGE, Passage, fits_memory, whole
 from headgate.text.stored_ids import Ids
 from headgate.text.subwords import SubwordTokenizer
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer, Tokenizer

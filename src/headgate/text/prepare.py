@@ -23,10 +23,9 @@ import numpy as np
 
 from headgate.errors import InputError
 from headgate.settings.run import TextSettings
-from headgate.storage.files import format_json, write_whole
+from headgate.storage.files import file_sha256, format_json, write_whole
 from headgate.storage.lock import locked
 from headgate.text.corpus import beginning_of, checksum, encode, tokenizer_for
-from headgate.text.download import file_sha256
 from headgate.text.prepared_corpus import (
     FORMAT,
     SETTINGS,

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from headgate.errors import InputError, one_line
+from headgate.errors import InputError
+from headgate.storage.files import file_sha256, parse_json
 from headgate.text import tokenizer as tokenizers
-from headgate.text.download import file_sha256
 from headgate.text.stored_ids import StoredIds
 from headgate.text.tokenizer import Tokenizer
 
@@ -76,8 +76,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def _parse(raw: bytes, where: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(raw)
+    def checked(manifest: dict[str, Any]) -> dict[str, Any]:
         if manifest.pop("checksum") != checksum_of(manifest):
             raise ValueError("its checksum differs")
         if manifest["format"] != FORMAT:
@@ -85,22 +84,20 @@ def _parse(raw: bytes, where: Path) -> dict[str, Any]:
                 f"{where} has format {manifest['format']!r}, this headgate reads {FORMAT}: prepare the corpus again"
             )
         _check(manifest)
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where} is damaged ({one_line(error)}): restore it, or prepare the corpus again") from None
-    return manifest
+        return manifest
+
+    return parse_json(raw, where, checked, remedy="restore it, or prepare the corpus again")
 
 
 def _check(manifest: dict[str, Any]) -> None:
-    """ValueError, KeyError or TypeError where a manifest is not what ``prepare`` writes."""
+    """Raise ValueError, KeyError or TypeError for a manifest that ``prepare`` does not write."""
     shards = manifest["shards"]
     for number, shard in enumerate(shards):
         if shard["file"] != f"shard-{number:06d}.bin" or not isinstance(shard["sha256"], str):
             raise ValueError(f"shard {number} is not described")
     numbers = [shard["tokens"] for shard in shards] + [manifest[key] for key in ("characters", "documents")]
     if not all(type(n) is int and 0 <= n < 1 << 50 for n in numbers) or not isinstance(manifest["beginning"], str):
-        raise ValueError("what it counts are no counts")
+        raise ValueError("token and character counts must be non-negative integers")
     if manifest["settings"].keys() != set(SETTINGS) or not isinstance(manifest["tokenizer_sha256"], str):
         raise ValueError("its settings are not all there")
     if not manifest.keys() >= set(JOB):

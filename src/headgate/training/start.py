@@ -25,8 +25,8 @@ from headgate.storage.lock import InUseError, locked
 from headgate.text import corpus as corpora
 from headgate.text import prepared_corpus
 from headgate.text.batches import Batches
+from headgate.text.catalogue import NAMED
 from headgate.text.corpus import Corpus
-from headgate.text.sources import NAMED
 from headgate.training import capacity, distributed, loop, tensorboard_log
 from headgate.training.announcements import introduction, model_in_words, summary
 from headgate.training.device import Device
