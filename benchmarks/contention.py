@@ -21,8 +21,8 @@ from pathlib import Path
 
 SECONDS = 2.0  # for which each call is repeated in a round, at least three times
 TRAIN = [
-    "train", "voyage", "--limit", "47000", "--epochs", "2", "--hidden", "256", "--embedding", "64", "--steps", "35",
-    "--batch", "32", "--sample-every", "0", "--quiet",
+    "train", "voyage", "--limit", "47000", "--epochs", "2", "--hidden-size", "256", "--embedding", "64", "--sequence-length", "35",
+    "--batch-size", "32", "--sample-every", "0", "--quiet",
 ]  # fmt: skip
 QUOTA = 100_000  # microseconds of processor time in each period of as many
 
@@ -33,7 +33,7 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     from torch import nn
 
     from headgate import GRU, LanguageModel, ModelSettings, Runtime
-    from headgate.models.language_model import arrays_of
+    from headgate.models.language_model import numpy_weights
     from headgate.text.tokenizer import CharacterTokenizer
 
     torch.manual_seed(0)
@@ -49,15 +49,15 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
         return call
 
     characters = "".join(chr(0x4E00 + i) for i in range(64))
-    tokenizer, settings = CharacterTokenizer(characters, characters[0]), ModelSettings(hidden=256, embedding=64)
+    tokenizer, settings = CharacterTokenizer(characters, characters[0]), ModelSettings(hidden_size=256, embedding=64)
     model = LanguageModel(settings, tokenizer.vocabulary_size)
-    runtime = Runtime(arrays_of(model), settings, tokenizer, threads=threads)  # fewer under a quota
+    runtime = Runtime(numpy_weights(model), settings, tokenizer, threads=threads)  # fewer under a quota
 
     return {
         "torch.nn.GRU, B = 1": layer(nn.GRU, 35, 1, 32, 256),
         "GRU, B = 1": layer(GRU, 35, 1, 32, 256),
         "GRU, B = 32": layer(GRU, 35, 32, 32, 256),
-        "writing 5,000 characters": lambda: runtime.write(characters[1], 5000),
+        "writing 5,000 characters": lambda: runtime.generate(characters[1], 5000),
     }
 
 

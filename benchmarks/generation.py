@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headgate import LanguageModel, ModelSettings, Runtime, native
-from headgate.models.language_model import arrays_of
+from headgate.models.language_model import numpy_weights
 from headgate.text.tokenizer import CharacterTokenizer
 from rounds import conclude, in_turn, machine, ratio, start
 
@@ -64,13 +64,13 @@ def model_of(V: int) -> tuple[LanguageModel, Runtime, str]:
     """A model with weights large enough for lively text, and its runtime."""
     characters = "".join(chr(0x4E00 + i) for i in range(V))
     tokenizer = CharacterTokenizer(characters, characters[0])
-    settings = ModelSettings(hidden=H, embedding=0, dropout=0.0)
+    settings = ModelSettings(hidden_size=H, embedding=0, dropout=0.0)
     model = LanguageModel(settings, tokenizer.vocabulary_size).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
         model.gru.bias_hh_l0.zero_()
-    return model, Runtime(arrays_of(model), settings, tokenizer, threads=torch.get_num_threads()), characters
+    return model, Runtime(numpy_weights(model), settings, tokenizer, threads=torch.get_num_threads()), characters
 
 
 def writing(V: int, rounds: int) -> float:
@@ -78,10 +78,11 @@ def writing(V: int, rounds: int) -> float:
     loops = [Concise(model), Scratch(model)]
     with torch.no_grad():
         texts = {"".join(characters[i] for i in loop.predict(1, 200)) for loop in loops}
-        if texts != {runtime.write(characters[1], 200)}:
+        if texts != {runtime.generate(characters[1], 200)}:
             raise SystemExit("the book's loops and the runtime write different texts: nothing was timed")
         times = in_turn(
-            [*(lambda m=m: m.predict(1, LENGTH) for m in loops), lambda: runtime.write(characters[1], LENGTH)], rounds
+            [*(lambda m=m: m.predict(1, LENGTH) for m in loops), lambda: runtime.generate(characters[1], LENGTH)],
+            rounds,
         )
     theirs = min(times[:2], key=lambda t: sorted(t)[rounds // 2])
     for name, seconds in zip(("book, torch.nn.GRU", "book, from scratch", "headgate"), times, strict=True):

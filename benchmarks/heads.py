@@ -4,7 +4,7 @@ Each head is trained in a process of its own, one step of each in turn; reported
 most memory that each process had resident. Ids are drawn from Zipf's law, the most frequent first. The last line is a
 linear head computed by torch's operations, with the logits of all tokens.
 
-    python benchmarks/heads.py [--vocabulary 30000] [--hidden 256] [--rounds 15] [--threads 2]
+    python benchmarks/heads.py [--vocabulary 30000] [--hidden-size 256] [--rounds 15] [--threads 2]
 """
 
 import argparse
@@ -29,7 +29,7 @@ def work(head: str, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     V, H = options.vocabulary, options.hidden
     name, _, backend = head.partition(", ")
-    settings = ModelSettings(hidden=H, embedding=H, head=name, dropout=0.0)
+    settings = ModelSettings(hidden_size=H, embedding=H, head=name, dropout=0.0)
     model = LanguageModel(settings, V, backend="auto")
     if backend:
         torch_loss(model)
@@ -61,7 +61,7 @@ def torch_loss(model: LanguageModel) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=30_000)
-    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", choices=HEADS, help=argparse.SUPPRESS)

@@ -33,7 +33,7 @@ from headgate.runs.run_directory import RunDirectory, is_run
 from headgate.text import corpus  # noqa: F401
 
 FLAGS = [
-    "verses", "--limit", "3000", "--hidden", "16", "--embedding", "64", "--batch", "8", "--steps", "7",
+    "verses", "--limit", "3000", "--hidden-size", "16", "--embedding", "64", "--batch-size", "8", "--sequence-length", "7",
     "--dropout", "0.3", "--epochs", "4", "--checkpoint-every", "3", "--report-every", "1", "--sample-every", "1",
     "--sample-length", "9", "--threads", "1", "--quiet",
 ]  # fmt: skip

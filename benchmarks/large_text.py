@@ -4,7 +4,7 @@ A text of ``--size`` MiB is made, of 3,000 characters scattered over all of Unic
 and the most memory that all processes of a command have resident together, beyond that of ``import torch``. Goals, for
 1 GiB on two cores: 20 MB/s, 600 MiB. Linux only.
 
-    python benchmarks/large_text.py [--size 1024] [--steps 200] [--tokenizer characters]
+    python benchmarks/large_text.py [--size 1024] [--sequence-length 200] [--tokenizer characters]
 """
 
 import argparse
@@ -66,7 +66,7 @@ def resident(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1024, help="MiB (1024)")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--sequence-length", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tokenizer", default="characters")
     parser.add_argument("--partition", default="sequential")

@@ -38,7 +38,7 @@ def ways() -> dict[str, bool]:
 def layers(T: int, B: int, I: int, H: int) -> tuple[list[nn.Module], Tensor, Tensor, Tensor]:  # noqa: E741
     """Theirs and ours with the same weights, an input, a first state, and the gradient of the outputs."""
     theirs = nn.GRU(I, H)
-    ours = [GRU(I, H, batch_invariant=invariant, backend="cpu") for invariant in ways().values()]
+    ours = [GRU(I, H, batch_invariant=invariant, backend="native") for invariant in ways().values()]
     for layer in ours:
         layer.load_state_dict(theirs.state_dict())
     x, h0 = torch.randn(T, B, I, requires_grad=True), torch.zeros(1, B, H, requires_grad=True)
@@ -104,7 +104,7 @@ def recurrent_share(threads: int, invariant: bool, seconds: float = 3.0) -> dict
     Peak and kernel in turn, because processors change their clock with the work: the median of the ratios.
     """
     T, B, V, H = 35, 32, 28, 256
-    layer = GRU(V, H, backend="cpu")
+    layer = GRU(V, H, backend="native")
     weights = [w.detach() for w in layer.all_weights[0]]
     x, h0, nothing = torch.randint(V, (T, B)), torch.zeros(B, H), [None] * 3
     arguments = native_gru._Arguments(x, h0, *weights, *nothing, before=False, reverse=False, invariant=invariant)

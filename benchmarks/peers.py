@@ -99,7 +99,7 @@ def main() -> None:
     options = start(__doc__)
     goals, processes = {}, multiprocessing.get_context("spawn")
     for T, B, I, H in SHAPES:  # noqa: E741 - the letters of the equations
-        layer, x = GRU(I, H, backend="cpu").eval(), torch.randn(T, B, I).numpy()
+        layer, x = GRU(I, H, backend="native").eval(), torch.randn(T, B, I).numpy()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "gru.onnx"
             to_onnx(layer, path)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs.run_directory import Checkpoint, RunDirectory
 from headgate.settings.run import ModelSettings, Settings
 from headgate.text.tokenizer import CharacterTokenizer
@@ -27,10 +27,10 @@ V, H = 1027, 256
 def make_run(folder: Path) -> None:
     """A run directory of the size of the lyrics recipes: H = 256, V = 1,027."""
     tokenizer = CharacterTokenizer("".join(chr(0x4E00 + i) for i in range(V)), chr(0x4E00))
-    settings = Settings(model=ModelSettings(hidden=H, embedding=0, dropout=0.0))
+    settings = Settings(model=ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     model = LanguageModel(settings.model, V)
     run = RunDirectory.create(folder, settings, tokenizer, {})
-    run.save(Checkpoint(1, {"weights": arrays_of(model)}, {}))
+    run.save(Checkpoint(1, {"weights": numpy_weights(model)}, {}))
 
 
 def main() -> None:

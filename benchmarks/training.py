@@ -46,7 +46,7 @@ class Scratch:
     """The chapter "from scratch": every gate its own matrices, one step after another on one-hot rows."""
 
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
-        H = settings.model.hidden
+        H = settings.model.hidden_size
         split = [w.split(H) for w in (model.gru.weight_ih_l0, model.gru.weight_hh_l0, model.gru.bias_ih_l0)]
         self.reset = settings.model.reset
         self.parameters = [
@@ -98,7 +98,7 @@ class Concise:
 
 def book_epoch(book: Scratch | Concise, batches: Batches, epoch: int, settings: Settings) -> list[float]:
     """One epoch of the textbook's training; the loss of every step."""
-    losses, h = [], torch.zeros(settings.training.batch, settings.model.hidden)
+    losses, h = [], torch.zeros(settings.training.batch_size, settings.model.hidden_size)
     for step in range(batches.per_epoch):
         batch = batches.at(epoch, step)
         x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)

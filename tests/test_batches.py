@@ -213,7 +213,7 @@ def test_a_text_too_short_says_what_it_needs(partition, random_offset, B, T):
             make(length, B, T, partition, random_offset=random_offset)
         assert str(caught.value) == (
             f"the text to train on has {length} tokens, one batch of {B} sequences of {T} steps needs {needed}: "
-            "give more text, or lower --batch or --steps"
+            "give more text, or lower --batch-size or --sequence-length"
         )
     enough = make(needed, B, T, partition, random_offset=random_offset)
     assert enough.per_epoch == 1
@@ -228,7 +228,7 @@ def test_a_step_that_is_not_in_the_epoch(step):
 
 
 def test_the_settings_of_a_run():
-    chosen = TrainingSettings(batch=6, steps=4, partition="random", random_offset=False, seed=5)
+    chosen = TrainingSettings(batch_size=6, sequence_length=4, partition="random", random_offset=False, seed=5)
     found = Batches.of(np.arange(80), chosen, rank=1, world_size=2)
     expected = make(80, B=6, T=4, partition="random", seed=5, rank=1, world_size=2)
     np.testing.assert_array_equal(found.at(3, 1).x, expected.at(3, 1).x)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headgate import InputError, LanguageModel, ModelSettings, Runtime, equations, gru, native
 from headgate.kernels import cross_entropy, native_gru
-from headgate.models.language_model import arrays_of
+from headgate.models.language_model import numpy_weights
 from headgate.runtime import runtime as runtime_module
 from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
 from tests.helpers.definition import unbundled
@@ -31,14 +31,14 @@ Array = np.ndarray[Any, Any]
 
 def weights_of(settings: ModelSettings, size: int = V) -> dict[str, Array]:
     torch.manual_seed(3)
-    found = arrays_of(LanguageModel(settings, size))
+    found = numpy_weights(LanguageModel(settings, size))
     return {name: 3 * value for name, value in found.items()}  # far from uniform, so that mistakes show
 
 
 def build(engine: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Any = TOKENIZER, embedding: int = 4) -> Runtime:
     if engine == "numpy":
         monkeypatch.setattr(runtime_module, "native", WITHOUT)
-    settings = ModelSettings(hidden=H, layers=L, embedding=embedding, dropout=0.0)
+    settings = ModelSettings(hidden_size=H, num_layers=L, embedding=embedding, dropout=0.0)
     return Runtime(weights_of(settings, tokenizer.vocabulary_size), settings, tokenizer, threads=1)
 
 
@@ -287,19 +287,19 @@ def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
 
 def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
     for wrong in (-1, 2.5, "4", None):
-        for call in (runtime.write, lambda *a: list(runtime.stream(*a)), lambda *a: runtime.beam(*a, 2)):
+        for call in (runtime.generate, lambda *a: list(runtime.stream(*a)), lambda *a: runtime.beam_search(*a, 2)):
             with pytest.raises(InputError, match="length must be a whole number of at least 0, got "):
                 call("a", wrong)
     for length in (2**31, 10**12, 10**30):
         with pytest.raises(
             InputError, match=rf"a text of at most [\d,]+ tokens can be written at once, got {length:,}"
         ):
-            runtime.write("a", length)
+            runtime.generate("a", length)
     for width, length in ((10**9, 20), (10**30, 10**30), (2, 10**12)):
         with pytest.raises(InputError, match=r"a beam of [\d,]+ for [\d,]+ tokens is too large to be held: at most"):
-            runtime.beam("a", length, width)
-    assert runtime.beam("a", 1, 10**30)[0] == runtime.beam("a", 1, V)[0]  # no more than there are
-    assert next(runtime.stream("a", 10**30)) == runtime.write("a", 1)[1:]
+            runtime.beam_search("a", length, width)
+    assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # no more than there are
+    assert next(runtime.stream("a", 10**30)) == runtime.generate("a", 1)[1:]
 
 
 def test_a_lone_surrogate_is_read_as_an_unknown_character(monkeypatch) -> None:
@@ -307,8 +307,8 @@ def test_a_lone_surrogate_is_read_as_an_unknown_character(monkeypatch) -> None:
     for engine in ("native", "numpy"):
         model = build(engine, monkeypatch, tokenizer)
         with pytest.warns(UserWarning, match="not in the vocabulary"):
-            assert model.write("a\ud800", 5)[2:] == model.write("a\N{REPLACEMENT CHARACTER}", 5)[2:]
-        assert model.score("a\ud800b").shape == (2,)
+            assert model.generate("a\ud800", 5)[2:] == model.generate("a\N{REPLACEMENT CHARACTER}", 5)[2:]
+        assert model.log_probabilities("a\ud800b").shape == (2,)
 
 
 # --- the library's model ----------------------------------------------------------------------------------------------
@@ -532,7 +532,7 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
             for way in ("backend",) if wrong.is_meta else ("backend", "operator", "gradient"):
                 try:
                     if way == "backend":
-                        found = gru(**given, backend="cpu")
+                        found = gru(**given, backend="native")
                     elif way == "operator":
                         found = torch.ops.headgate.gru(*fields(given), True)[:2]
                     else:

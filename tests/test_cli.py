@@ -205,7 +205,7 @@ def test_recipes_corpora_info(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main(["info"]) == 0
     assert f"headgate     {headgate.__version__}" in capsys.readouterr().out
     assert main(["info", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "cpu", "runtime"}
+    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "native", "runtime"}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,11 +265,11 @@ def test_unknown_recipe(fails) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[model]\nhiden = 3\n", "unknown key 'hiden' in [model]: did you mean hidden?"),
+        ("[model]\nhiden = 3\n", "unknown key 'hiden' in [model]: did you mean hidden_size?"),
         ("[trainig]\n", "unknown key 'trainig': did you mean training?"),
-        ("[model]\nhidden = 0\nreset = 'no'\n", "hidden must be at least 1"),
-        ("[model]\nhidden = 0\nreset = 'no'\n", "reset must be one of after, before, got 'no'"),
-        ("[model]\nhidden = '3'\n", "hidden must be a whole number, got '3'"),
+        ("[model]\nhidden_size = 0\nreset = 'no'\n", "hidden_size must be at least 1"),
+        ("[model]\nhidden_size = 0\nreset = 'no'\n", "reset must be one of after, before, got 'no'"),
+        ("[model]\nhidden_size = '3'\n", "hidden_size must be a whole number, got '3'"),
         ("[training]\nepochs = true\n", "epochs must be a whole number, got True"),
         ("model = 3\n", "model must be a table"),
         ("[model\n", "is no TOML"),
@@ -282,8 +282,8 @@ def test_bad_recipe(fails, tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unknown_flag(fails) -> None:
-    assert "unknown argument --hiden: did you mean --hidden" in fails("train", "--hiden", "3")
-    assert "unknown argument --hidde: did you mean --hidden" in fails("train", "--hidde", "3"), "no abbreviations"
+    assert "unknown argument --hiden: did you mean --hidden-size" in fails("train", "--hiden", "3")
+    assert "unknown argument --hidde: did you mean --hidden-size" in fails("train", "--hidde", "3"), "no abbreviations"
 
 
 @pytest.mark.parametrize(
@@ -308,8 +308,8 @@ def test_misspelt(fails, arguments: list[str], message: str) -> None:
     ("arguments", "message"),
     [
         (
-            ["train", "--hidden", "x"],
-            "argument --hidden: invalid int value: 'x': 'headgate train --help' says what can be given",
+            ["train", "--hidden-size", "x"],
+            "argument --hidden-size: invalid int value: 'x': 'headgate train --help' says what can be given",
         ),
     ],
 )
@@ -328,8 +328,8 @@ def test_what_argparse_finds(capsys: pytest.CaptureFixture[str], arguments: list
         (["--processes", str(2**31)], "--processes must be from 0 to 1024, got 2147483648"),
         (["--processes", "-1"], "--processes must be from 0 to 1024, got -1"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["--seed", "3"], "--seed does nothing unless --tokenizer is bpe: omit it, or set that"),
-        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is bpe: omit it, or set that"),
+        (["--seed", "3"], "--seed does nothing unless --tokenizer is subwords: omit it, or set that"),
+        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is subwords: omit it, or set that"),
     ],
 )
 def test_what_prepare_refuses(fails, tmp_path: Path, options: list[str], message: str) -> None:
@@ -338,8 +338,8 @@ def test_what_prepare_refuses(fails, tmp_path: Path, options: list[str], message
 
 
 def test_impossible_flag(fails, tmp_path: Path) -> None:
-    message = fails("train", "--hidden", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
-    assert "hidden must be at least 1" in message
+    message = fails("train", "--hidden-size", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
+    assert "hidden_size must be at least 1" in message
     assert "dropout must be below 1, got 1.0" in message
 
 
@@ -362,8 +362,8 @@ def test_overwrite_only_what_can_be_trained(fails, trained: Path, tmp_path: Path
 
 def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> None:
     assert "holds no run" in fails("train", "--out", str(tmp_path / "nothing"), "--resume")
-    message = fails("train", "--out", str(trained), "--resume", "--hidden", "13")
-    assert "was started with hidden = 12, which cannot change when it goes on" in message
+    message = fails("train", "--out", str(trained), "--resume", "--hidden-size", "13")
+    assert "was started with hidden_size = 12, which cannot change when it goes on" in message
     (tmp_path / "other.txt").write_text(TEXT.upper())
     message = fails("train", str(tmp_path / "other.txt"), "--out", str(trained), "--resume")
     assert "is not the text, or gives not the vocabulary, that" in message
@@ -427,7 +427,7 @@ def test_nothing_to_generate_from(fails, tmp_path: Path) -> None:
 
 def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    options = flags(held_out=0, epochs=1)
+    options = flags(validation_fraction=0, epochs=1)
     assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options]) == 0
     assert "held nothing out: say which text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
     assert "omit --best" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
@@ -448,10 +448,24 @@ def test_unknown_words_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     """Evaluated line by line, as it was trained; words that the vocabulary lacks are counted as words."""
     (tmp_path / "text.txt").write_text("the gate is shut\nthe water is low\n" * 40)
     (tmp_path / "other.txt").write_text("the gate\n\nthe flood is low flood\n")
-    how = ("--tokenizer", "word", "--documents", "lines", "--hidden", "4", "--embedding", "3", "--epochs", "1")
+    how = ("--tokenizer", "words", "--documents", "lines", "--hidden-size", "4", "--embedding", "3", "--epochs", "1")
     run = str(tmp_path / "run")
     assert (
-        main(["train", str(tmp_path / "text.txt"), *how, "--batch", "4", "--steps", "5", "--quiet", "--out", run]) == 0
+        main(
+            [
+                "train",
+                str(tmp_path / "text.txt"),
+                *how,
+                "--batch-size",
+                "4",
+                "--sequence-length",
+                "5",
+                "--quiet",
+                "--out",
+                run,
+            ]
+        )
+        == 0
     )
     assert main(["evaluate", run, str(tmp_path / "other.txt"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -483,7 +497,7 @@ def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     """Trained on, continued, prepared and printed: byte for byte what it is."""
     name = b"caf\xe9.txt"
     (tmp_path / os.fsdecode(name)).write_text(TEXT * 3)
-    small = ("--hidden", "4", "--embedding", "3", "--batch", "4", "--steps", "5")
+    small = ("--hidden-size", "4", "--embedding", "3", "--batch-size", "4", "--sequence-length", "5")
 
     def run(*arguments: str | bytes) -> bytes:
         command = [sys.executable, "-m", "headgate", *arguments]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
 from headgate.settings.run import (
     CHANGEABLE,
     SECTIONS,
@@ -97,15 +97,15 @@ def test_all_wrong_types_are_named_in_one_message():
 
 
 def test_a_wrong_section_does_not_hide_the_others():
-    assert message_of({"text": 5, "model": {"hiden": 1, "layers": 0}, "training": {"batch": "x"}}) == (
-        "some file: text must be a table, got 5; unknown key 'hiden' in [model]: did you mean hidden?; "
-        "layers must be at least 1 and finite, got 0; batch must be a whole number, got 'x'"
+    assert message_of({"text": 5, "model": {"hiden": 1, "num_layers": 0}, "training": {"batch_size": "x"}}) == (
+        "some file: text must be a table, got 5; unknown key 'hiden' in [model]: did you mean hidden_size?; "
+        "layers must be at least 1 and finite, got 0; batch_size must be a whole number, got 'x'"
     )
 
 
 @of_kind(float)
 def test_a_whole_number_in_a_table_is_a_number(section, name):
-    value = 0 if name in ("held_out", "dropout") else 1  # these must be less than 1
+    value = 0 if name in ("validation_fraction", "dropout") else 1  # these must be less than 1
     found = getattr(getattr(from_tables({section: {name: value}}, "x"), section), name)
     assert type(found) is float
     assert found == value
@@ -150,7 +150,9 @@ def test_a_number_that_no_float_holds_does_no_harm(kind, value):
 def test_only_the_choices_are_taken(section, name):
     choices = FIELDS[section, name].metadata["choices"]
     for choice in choices or ("anything", "分开"):
-        with_it = {"tied": {"embedding": 256}, "bf16": {"device": "cuda"}, "16": {"device": "cuda"}}.get(choice, {})
+        with_it = {"tied": {"embedding": 256}, "bfloat16": {"device": "cuda"}, "float16": {"device": "cuda"}}.get(
+            choice, {}
+        )
         tables = {section: {name: choice, **with_it}}
         assert getattr(getattr(from_tables(tables, "x"), section), name) == choice
     if choices:
@@ -162,21 +164,21 @@ def test_only_the_choices_are_taken(section, name):
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"text": {"held_out": 0.51}}, "held_out must be at most 0.5, got 0.51"),
+        ({"text": {"validation_fraction": 0.51}}, "validation_fraction must be at most 0.5, got 0.51"),
         ({"model": {"dropout": 1.0}}, "dropout must be below 1, got 1.0"),
         ({"training": {"threads": 1025}}, "threads must be below 1025, got 1025"),
         (
-            {"training": {"precision": "bf16"}},
-            "precision bf16 is for device cuda or mps: a CPU computes in float32, which is 32",
+            {"training": {"precision": "bfloat16"}},
+            "precision bfloat16 is for device cuda or mps: a CPU computes in float32",
         ),
         ({"training": {"learning_rate": 0}}, "learning_rate must be above 0, got 0"),
         (
-            {"text": {"held_out": 0}, "training": {"patience": 2}},
-            "patience and schedule = plateau need a held-out part: held_out must be above 0",
+            {"text": {"validation_fraction": 0}, "training": {"patience": 2}},
+            "patience and schedule = plateau need a held-out part: validation_fraction must be above 0",
         ),
         (
-            {"text": {"held_out": 0}, "training": {"schedule": "plateau"}},
-            "patience and schedule = plateau need a held-out part: held_out must be above 0",
+            {"text": {"validation_fraction": 0}, "training": {"schedule": "plateau"}},
+            "patience and schedule = plateau need a held-out part: validation_fraction must be above 0",
         ),
     ],
 )
@@ -185,9 +187,9 @@ def test_what_cannot_go_together_is_refused(tables, message):
 
 
 def test_the_largest_values_that_go():
-    found = from_tables({"text": {"held_out": 0.5}, "model": {"dropout": 0.999}}, "x")
+    found = from_tables({"text": {"validation_fraction": 0.5}, "model": {"dropout": 0.999}}, "x")
     assert (found.text.held_out, found.model.dropout) == (0.5, 0.999)
-    assert from_tables({"text": {"held_out": 0.1}, "training": {"patience": 2}}, "x").training.patience == 2
+    assert from_tables({"text": {"validation_fraction": 0.1}, "training": {"patience": 2}}, "x").training.patience == 2
 
 
 # Names
@@ -203,38 +205,40 @@ def test_an_unknown_key_suggests_the_nearest():
 
 
 def test_nearest_names_at_most_three_or_all():
-    assert nearest("steps", ["steps", "step", "stepss", "stepsss"]) == "did you mean steps or stepss or step?"
-    assert nearest("q", ["b", "a"]) == "known: a, b"
+    assert suggest("steps", ["steps", "step", "stepss", "stepsss"]) == "did you mean steps or stepss or step?"
+    assert suggest("q", ["b", "a"]) == "known: a, b"
 
 
 # Copies and round trips
 
 
 def test_replaced_changes_what_it_names_and_nothing_else():
-    before = Settings(TextSettings(limit=70), ModelSettings(hidden=8), TrainingSettings(seed=3))
-    after = before.replaced(hidden=9, steps=4, normalize="spaces", sample_prefixes=("a",))
+    before = Settings(TextSettings(limit=70), ModelSettings(hidden_size=8), TrainingSettings(seed=3))
+    after = before.replaced(hidden_size=9, sequence_length=4, normalize="spaces", sample_prefixes=("a",))
     assert after == Settings(
         TextSettings(limit=70, normalize="spaces"),
-        ModelSettings(hidden=9),
-        TrainingSettings(seed=3, steps=4, sample_prefixes=("a",)),
+        ModelSettings(hidden_size=9),
+        TrainingSettings(seed=3, sequence_length=4, sample_prefixes=("a",)),
     )
-    assert before.model.hidden == 8
+    assert before.model.hidden_size == 8
     assert before.replaced() == before
 
 
 def test_replaced_refuses_what_cannot_be():
     with pytest.raises(
         InputError,
-        match=r"^unknown setting 'hiddn': did you mean hidden\?; unknown setting 'qqq': known: accumulate, backend, ",
+        match=r"^unknown setting 'hiddn': did you mean hidden_size\?; unknown setting 'qqq': known: accumulate, backend, ",
     ):
         Settings().replaced(hiddn=3, qqq=4)
-    with pytest.raises(InputError, match=r"^hidden must be at least 1 and finite, got 0; batch must be a whole number"):
-        Settings().replaced(hidden=0, batch=2.5)
+    with pytest.raises(
+        InputError, match=r"^hidden_size must be at least 1 and finite, got 0; batch_size must be a whole number"
+    ):
+        Settings().replaced(hidden_size=0, batch_size=2.5)
 
 
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().model.hidden = 3
+        Settings().model.hidden_size = 3
 
 
 def values_of(section: str, name: str):
@@ -245,8 +249,8 @@ def values_of(section: str, name: str):
     if kind is int:
         return st.integers(int(f.metadata["low"]), 1024 if name == "threads" else 10**6)
     if kind is float:
-        high = {"held_out": 0.5, "dropout": 0.99}.get(name, 1e6)
-        return st.floats(f.metadata["low"] or (1e-9 if name in ("held_out", "learning_rate") else 0), high)
+        high = {"validation_fraction": 0.5, "dropout": 0.99}.get(name, 1e6)
+        return st.floats(f.metadata["low"] or (1e-9 if name in ("validation_fraction", "learning_rate") else 0), high)
     return {bool: st.booleans(), str: st.text(max_size=5), tuple[str, ...]: st.lists(st.text(max_size=5)).map(tuple)}[
         kind
     ]
@@ -255,11 +259,11 @@ def values_of(section: str, name: str):
 def fitting(values: dict) -> dict:
     """Values that can go together."""
     if values["device"] == "cpu":
-        values["precision"] = "32"
+        values["precision"] = "float32"
     if values["head"] == "tied":
-        values["embedding"] = values["hidden"]
+        values["embedding"] = values["hidden_size"]
     if values["head"] == "adaptive":
-        values["hidden"] = max(values["hidden"], 16)
+        values["hidden_size"] = max(values["hidden_size"], 16)
     return values
 
 

@@ -41,7 +41,7 @@ def test_an_empty_corpus(tmp_path):
 )
 def test_texts_of_next_to_nothing(tmp_path, text, tokenizer, tokens):
     (tmp_path / "a.txt").write_text(text)
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer=tokenizer, held_out=0.0))
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer=tokenizer, validation_fraction=0.0))
     assert (len(corpus.training), corpus.characters) == (tokens, len(text))
 
 
@@ -49,7 +49,7 @@ def test_texts_of_next_to_nothing(tmp_path, text, tokenizer, tokens):
 def test_a_text_without_words(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(InputError, match=r"the text has no words: |a\.txt is empty: "):
-        load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word"))
+        load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="words"))
 
 
 def test_memory_that_runs_out_while_ids_are_made(tmp_path, monkeypatch):
@@ -83,7 +83,19 @@ def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path
     run, old, new = tmp_path / "run", tmp_path / "old.txt", tmp_path / "new.txt"
     old.write_text("the old tale\n" * 40)
     new.write_text("the new tale\n" * 60)
-    small = ["--hidden", "5", "--embedding", "3", "--batch", "2", "--steps", "7", "--quiet", "--threads", "1"]
+    small = [
+        "--hidden-size",
+        "5",
+        "--embedding",
+        "3",
+        "--batch-size",
+        "2",
+        "--sequence-length",
+        "7",
+        "--quiet",
+        "--threads",
+        "1",
+    ]
     monkeypatch.setattr("headgate.text.catalogue.locate", lambda corpus, **_: old)
     assert main(["train", "voyage", "--out", str(run), "--max-steps", "2", *small]) == 0
     monkeypatch.setattr("headgate.text.catalogue.locate", lambda corpus, **_: new)
@@ -103,7 +115,7 @@ def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path
 def test_the_held_out_part_is_the_end(tmp_path):
     text = "abcdefghijklmnopqrstuvwxyz"
     (tmp_path / "a.txt").write_text(text)
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", held_out=0.23))  # 5.98 of 26
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.23))  # 5.98 of 26
     assert corpus.training.dtype == corpus.held_out.dtype == np.int32
     assert corpus.tokenizer.decode(corpus.training) == text[:20]
     assert corpus.tokenizer.decode(corpus.held_out) == text[20:]
@@ -113,7 +125,7 @@ def test_the_held_out_part_is_the_end(tmp_path):
 
 def test_nothing_is_held_out(tmp_path):
     (tmp_path / "a.txt").write_text("abc" * 100)
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", held_out=0.0))
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.0))
     assert (len(corpus.training), len(corpus.held_out)) == (300, 0)
     assert corpus.beginning == ("abc" * 100)[:200]
 
@@ -123,15 +135,15 @@ def test_a_held_out_part_too_short(tmp_path):
     with pytest.raises(
         InputError,
         match=r"^the held-out part would have 1 of 15 tokens, at least 2 are needed: "
-        r"give more text, a larger --held-out, or --held-out 0$",
+        r"give more text, a larger --validation-fraction, or --validation-fraction 0$",
     ):
-        load(TextSettings(corpus=f"{tmp_path}/a.txt", held_out=0.09))
-    assert len(load(TextSettings(corpus=f"{tmp_path}/a.txt", held_out=0.11)).held_out) == 2
+        load(TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.09))
+    assert len(load(TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.11)).held_out) == 2
 
 
 def test_the_vocabulary_is_as_the_settings_say(tmp_path):
     (tmp_path / "a.txt").write_text("aaaa bbbb c")
-    chosen = TextSettings(corpus=f"{tmp_path}/a.txt", held_out=0.2)
+    chosen = TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.2)
     assert load(chosen).tokenizer.to_json() == CharacterTokenizer(" abc").to_json()  # the held-out c is in it
     rare = dataclasses.replace(chosen, min_frequency=2, unknown=False)
     assert load(rare).tokenizer.to_json() == CharacterTokenizer(" ab", " ").to_json()
@@ -142,13 +154,13 @@ def test_the_vocabulary_is_as_the_settings_say(tmp_path):
 
 def test_the_vocabulary_is_that_of_the_prepared_text(tmp_path):
     (tmp_path / "a.txt").write_text("Ab, ba\nCd")
-    chosen = TextSettings(corpus=f"{tmp_path}/a.txt", normalize="letters", limit=5, held_out=0)
+    chosen = TextSettings(corpus=f"{tmp_path}/a.txt", normalize="letters", limit=5, validation_fraction=0)
     assert load(chosen).tokenizer.to_json() == CharacterTokenizer(" ab").to_json()
 
 
 def test_bytes_of_a_text(tmp_path):
     (tmp_path / "a.txt").write_text("é分" * 10, "utf-8")
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="bytes", held_out=0.1))
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="bytes", validation_fraction=0.1))
     assert (len(corpus.training), len(corpus.held_out), corpus.characters) == (45, 5, 20)
     assert corpus.characters_per_token == 0.4
 
@@ -158,7 +170,7 @@ def test_bytes_of_a_text(tmp_path):
 )
 def test_bytes_that_are_no_text_survive_exactly(tmp_path, raw):
     (tmp_path / "a.bin").write_bytes(raw)
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.bin", tokenizer="bytes", held_out=0.0))
+    corpus = load(TextSettings(corpus=f"{tmp_path}/a.bin", tokenizer="bytes", validation_fraction=0.0))
     assert bytes(corpus.training.tolist()) == raw
 
 
@@ -167,13 +179,15 @@ def test_bytes_that_are_no_text_survive_exactly(tmp_path, raw):
 def test_any_bytes_survive_exactly(raw, tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "a.bin"
     path.write_bytes(raw)
-    corpus = load(TextSettings(corpus=str(path), tokenizer="bytes", held_out=0.0))
+    corpus = load(TextSettings(corpus=str(path), tokenizer="bytes", validation_fraction=0.0))
     assert bytes(corpus.training.tolist()) == raw
 
 
 def test_bytes_of_another_encoding_are_those_of_the_text(tmp_path):
     (tmp_path / "a.txt").write_bytes("分\r\n".encode("gb18030"))
-    corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="bytes", encoding="gb18030", held_out=0.0))
+    corpus = load(
+        TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="bytes", encoding="gb18030", validation_fraction=0.0)
+    )
     assert bytes(corpus.training.tolist()) == "分\n".encode()
 
 
@@ -185,8 +199,8 @@ def test_documents_have_separators_before_them(tmp_path):
         (tmp_path / name).write_text(text)
     found = {}
     for folder in "ab":
-        corpus = load(TextSettings(corpus=str(tmp_path / folder), documents="files", held_out=0.0))
-        assert corpus.tokenizer.separator == 5
+        corpus = load(TextSettings(corpus=str(tmp_path / folder), documents="files", validation_fraction=0.0))
+        assert corpus.tokenizer.document_id == 5
         found[folder] = (corpus.training.tolist(), corpus.sha256)
     assert found["a"][0] == [5, 1, 2, 5, 3, 4]
     assert found["b"][0] == [5, 1, 2, 3, 5, 4]
@@ -195,10 +209,12 @@ def test_documents_have_separators_before_them(tmp_path):
 
 def test_words_of_lines_stay_apart(tmp_path):
     (tmp_path / "a.txt").write_text("to be\nor not\nto be\n")
-    lines = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word", documents="lines", held_out=0.0))
+    lines = load(
+        TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="words", documents="lines", validation_fraction=0.0)
+    )
     assert lines.tokenizer.inner.words == ("be", "to", "not", "or")
     assert lines.training.tolist() == [5, 2, 1, 5, 4, 3, 5, 2, 1]
-    one = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="word", held_out=0.0))
+    one = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="words", validation_fraction=0.0))
     assert one.tokenizer.words == ("\n", "be", "to", "not", "or")
 
 
@@ -213,7 +229,7 @@ def test_bundled_texts_train_as_they_are():
 
 
 def test_the_time_machine_is_prepared_as_in_the_book(data_dir):
-    chosen = TextSettings("time-machine", normalize="letters", held_out=0.0)
+    chosen = TextSettings("time-machine", normalize="letters", validation_fraction=0.0)
     text = read(chosen, data_dir=data_dir)
     assert len(text) == 170_580
     assert text.startswith(
@@ -227,7 +243,7 @@ def test_the_time_machine_is_prepared_as_in_the_book(data_dir):
 
 
 def test_the_lyrics_are_prepared_as_in_the_book(data_dir):
-    chosen = TextSettings("jay-lyrics", normalize="spaces", limit=10_000, unknown=False, held_out=0.0)
+    chosen = TextSettings("jay-lyrics", normalize="spaces", limit=10_000, unknown=False, validation_fraction=0.0)
     corpus = load(chosen, data_dir=data_dir)
     assert corpus.characters == len(corpus.training) == 10_000
     assert corpus.tokenizer.vocabulary_size == 1_027

@@ -21,27 +21,27 @@ def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(
         InputError, match=r"^device cuda: this torch finds no CUDA GPU: install a build of torch for it"
     ):
-        Device.of("cuda", "32")
+        Device.of("cuda", "float32")
 
 
 def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=r"^process 2 of this machine needs a GPU of its own, there are 2: "):
-        Device.of("cuda", "32", number=2)
+        Device.of("cuda", "float32", number=2)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
 def test_an_apple_gpu_that_is_not_there() -> None:
     with pytest.raises(InputError, match=r"^device mps: this torch finds no Apple GPU: omit --device$"):
-        Device.of("mps", "32")
+        Device.of("mps", "float32")
 
 
 def test_a_cpu_computes_in_float32() -> None:
-    with pytest.raises(InputError, match="precision bf16 is for device cuda or mps: a CPU computes in float32"):
-        small(precision="bf16")
-    assert small(precision="bf16", device="cuda").training.precision == "bf16"
-    assert Device.of("cpu", "32").scaling == {}
+    with pytest.raises(InputError, match="precision bfloat16 is for device cuda or mps: a CPU computes in float32"):
+        small(precision="bfloat16")
+    assert small(precision="bfloat16", device="cuda").training.precision == "bfloat16"
+    assert Device.of("cpu", "float32").scaling == {}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     made: list[Device] = []
 
     def of(name: str, precision: str, *, number: int = 0) -> Device:
-        made.append(Device(torch.device("cpu"), "16"))
+        made.append(Device(torch.device("cpu"), "float16"))
         return made[-1]
 
     monkeypatch.setattr(state.Device, "of", of)

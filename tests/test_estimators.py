@@ -745,10 +745,10 @@ def test_the_loss_of_the_trivial_prediction(make: Callable[..., Any], y: np.ndar
 @both
 def test_what_was_saved_without_the_trivial_loss_is_read(make: Callable[..., Any], y: np.ndarray) -> None:
     fitted = make(epochs=4).fit(X, y)
-    facts, arrays = fitted.describe()
-    assert type(fitted).restore(fitted.get_params(), facts, arrays).baseline_loss_ == fitted.baseline_loss_
+    facts, arrays = fitted.to_state()
+    assert type(fitted).from_state(fitted.get_params(), facts, arrays).baseline_loss_ == fitted.baseline_loss_
     del facts["baseline_loss_"]
-    again = type(fitted).restore(fitted.get_params(), facts, arrays)
+    again = type(fitted).from_state(fitted.get_params(), facts, arrays)
     assert np.array_equal(answers(again, X), answers(fitted, X))
 
 
@@ -1011,7 +1011,7 @@ def kind(name: str, what: type, value: Any) -> tuple[dict[str, Any], str]:
         ({"validation_fraction": 1.0}, "validation_fraction must be below 1, got 1.0"),
         ({"pool": "first"}, "pool must be one of last, mean, max, got 'first'"),
         ({"schedule": "step"}, "schedule must be one of cosine, constant, got 'step'"),
-        ({"backend": "fast"}, "backend must be one of auto, equations, torch, cpu, got 'fast'"),
+        ({"backend": "fast"}, "backend must be one of auto, equations, torch, native, got 'fast'"),
         kind("reset", str, None),
         kind("bidirectional", bool, "no"),
         kind("device", str, 0),

@@ -256,7 +256,7 @@ def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: C
     assert fails("generate", out, "--prefix", "a") == held
     assert fails("evaluate", out) == held
     text.write_text("water and stone. " * 40)
-    assert fails("train", text, "--out", out, "--overwrite", "--batch", "2", "--steps", "5") == held
+    assert fails("train", text, "--out", out, "--overwrite", "--batch-size", "2", "--sequence-length", "5") == held
     before = (out / "model.safetensors").read_bytes()
     taken = f"{out} already holds a fitted estimator: replace it with overwrite=True (--overwrite)"
     assert fails(*arguments, "--out", out) == taken
@@ -264,7 +264,21 @@ def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: C
     run(*arguments, "--out", out, "--overwrite", "--quiet", "--seed", "5")
     assert (out / "model.safetensors").read_bytes() != before
     language = tmp_path / "language"
-    run("train", text, "--out", language, "--quiet", "--epochs", "1", "--batch", "2", "--steps", "5", "--hidden", "4")
+    run(
+        "train",
+        text,
+        "--out",
+        language,
+        "--quiet",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "2",
+        "--sequence-length",
+        "5",
+        "--hidden-size",
+        "4",
+    )
     assert "holds no fitted estimator, but a language model: headgate generate reads it" in fails("predict", language)
     assert "is not empty and holds no fitted estimator" in fails(*arguments, "--out", language, "--overwrite")
 

@@ -1674,7 +1674,7 @@ DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
         ({"learning_rate": 0}, "learning_rate must be above 0 and finite, got 0.0"),
         ({"reset": "never"}, "reset must be one of after, before, got 'never'"),
         ({"device": 3}, "device must be a string, got 3"),
-        ({"backend": "gpu"}, "backend must be one of auto, equations, torch, cpu, got 'gpu'"),
+        ({"backend": "gpu"}, "backend must be one of auto, equations, torch, native, got 'gpu'"),
         (
             {"epochs": 0, "batch_size": 1.5},
             "epochs must be at least 1 and finite, got 0; batch_size must be a whole number, got 1.5",

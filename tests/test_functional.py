@@ -15,7 +15,7 @@ from tests.helpers.levels import levels
 
 
 @pytest.fixture(
-    params=["equations", "torch", *(f"cpu {native.LEVELS[level]}" for level in levels())],
+    params=["equations", "torch", *(f"native {native.LEVELS[level]}" for level in levels())],
 )
 def backend(request) -> str:
     """Every backend; the native one at every level."""
@@ -173,7 +173,7 @@ def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
     values, found = arguments(case), []
     for threads in (1, 2, 3, 1):
         torch.set_num_threads(threads)
-        found.append(run(gru, values, torch.float32, reset=reset, backend="cpu"))
+        found.append(run(gru, values, torch.float32, reset=reset, backend="native"))
     for other in found[1:]:
         for name, value in found[0].items():
             assert torch.equal(value, other[name]), name
@@ -183,10 +183,10 @@ def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
 @pytest.mark.parametrize("H", [5, 64, 130])
 def test_same_bits_for_a_row_alone(H: int, reset: str) -> None:
     values = {k: v.float() for k, v in arguments(Case(7, 70, 40, H)).items()}
-    states, last = gru(**values, reset=reset, backend="cpu")
+    states, last = gru(**values, reset=reset, backend="native")
     for rows in (slice(0, 1), slice(3, 5), slice(10, 13), slice(60, 70)):
         part = {**values, "x": values["x"][:, rows], "h0": values["h0"][rows]}
-        alone = gru(**part, reset=reset, backend="cpu")
+        alone = gru(**part, reset=reset, backend="native")
         assert torch.equal(alone[0], states[:, rows])
         assert torch.equal(alone[1], last[rows])
 
@@ -284,14 +284,14 @@ def test_unknown_choices() -> None:
     values = arguments(Case(5, 3, 4, 6))
     with pytest.raises(ValueError, match=r'reset must be "after" or "before", got \'middle\''):
         gru(**values, reset="middle")
-    with pytest.raises(ValueError, match="backend must be one of auto, equations, torch, cpu, got 'cuda'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, equations, torch, native, got 'cuda'"):
         gru(**values, backend="cuda")
 
 
 def test_cpu_says_why_it_cannot(monkeypatch) -> None:
     values = {k: v.to("meta") for k, v in arguments(Case(5, 3, 4, 6)).items()}
-    with pytest.raises(RuntimeError, match='backend "cpu" cannot run: the tensors are on meta'):
-        gru(**values, backend="cpu")
+    with pytest.raises(RuntimeError, match='backend "native" cannot run: the tensors are on meta'):
+        gru(**values, backend="native")
 
 
 def test_without_the_library(monkeypatch) -> None:
@@ -303,5 +303,5 @@ def test_without_the_library(monkeypatch) -> None:
     with pytest.warns(UserWarning, match="several times slower: .* not be built .*: install GCC or Clang, then"):
         assert (gru(**values)[0] - expected).abs().max() < 1e-12
     gru(**values)  # warnings are errors: it does not say so again
-    with pytest.raises(RuntimeError, match='backend "cpu" cannot run: the compiled library is not there'):
-        gru(**values, backend="cpu")
+    with pytest.raises(RuntimeError, match='backend "native" cannot run: the compiled library is not there'):
+        gru(**values, backend="native")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headgate.cli.main import main
-from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs import find
 from headgate.runs.run_directory import Checkpoint, RunDirectory
 from headgate.runtime import sampling
@@ -22,7 +22,7 @@ from headgate.storage import files
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
 from headgate.training import capacity
 
-SMALL = Settings().replaced(hidden=7, layers=2, embedding=5, sample_prefixes=("gate",))
+SMALL = Settings().replaced(hidden_size=7, num_layers=2, embedding=5, sample_prefixes=("gate",))
 TEXT = "the gate is shut, \u00e9\u8def\U0001f600\n"
 
 
@@ -33,7 +33,7 @@ def make(path: Path, *, seed: int = 1, best: bool = False, settings: Settings = 
     groups = {}
     for group, number in (("weights", seed), *((("best", seed + 100),) if best else ())):
         torch.manual_seed(number)
-        groups[group] = arrays_of(LanguageModel(settings.model, tokenizer.vocabulary_size))
+        groups[group] = numpy_weights(LanguageModel(settings.model, tokenizer.vocabulary_size))
     run.save(Checkpoint(1, groups, {}))
     return path
 

@@ -46,11 +46,11 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-6)):
         given = [v.to(dtype) for v in values]
         for invariant in (True, False):
-            found = mean_and_gradients(given, targets, backend="cpu", batch_invariant=invariant)
+            found = mean_and_gradients(given, targets, backend="native", batch_invariant=invariant)
             for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), found, expected, strict=False):
                 assert value.dtype == dtype
                 assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
-        each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="cpu")
+        each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="native")
         assert_close(f"losses ({dtype})", each, losses, tolerance * max(float(losses.max()), 1.0))
 
 
@@ -61,7 +61,7 @@ def test_same_bits_for_any_number_of_threads() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             given = [v.float() for v in values]
-            found.append(mean_and_gradients(given, targets, backend="cpu", batch_invariant=False))
+            found.append(mean_and_gradients(given, targets, backend="native", batch_invariant=False))
         for other in found[1:]:
             assert all(map(torch.equal, found[0], other))
 
@@ -73,7 +73,7 @@ def test_same_bits_with_vectors_of_any_width() -> None:
     found = []
     for name in ("AVX2", "AVX-512"):
         assert library.headgate_use_level(native.LEVELS.index(name)) == 0
-        found.append(mean_and_gradients([v.float() for v in values], targets, backend="cpu"))
+        found.append(mean_and_gradients([v.float() for v in values], targets, backend="native"))
     library.headgate_use_level(best)
     assert all(map(torch.equal, *found))
 
@@ -81,10 +81,10 @@ def test_same_bits_with_vectors_of_any_width() -> None:
 def test_same_losses_without_gradients() -> None:
     """Then no thread waits for another; the last chunk of tokens is shorter, a call long enough for threads to part."""
     values, targets = arguments(2950, 4, 4000)
-    expected = linear_cross_entropy(*values, targets, reduction="none", backend="cpu")
+    expected = linear_cross_entropy(*values, targets, reduction="none", backend="native")
     for threads in (2, 3, 4, 5) * 8:
         torch.set_num_threads(threads)
-        assert torch.equal(linear_cross_entropy(*values, targets, reduction="none", backend="cpu"), expected)
+        assert torch.equal(linear_cross_entropy(*values, targets, reduction="none", backend="native"), expected)
 
 
 def test_only_the_gradients_that_are_needed() -> None:
@@ -109,7 +109,7 @@ def test_extreme_logits() -> None:
         bias = torch.tensor(logits)
         for target in range(3):
             given = torch.zeros(1, 2), torch.zeros(3, 2), bias, torch.tensor([target])
-            ours, theirs = (linear_cross_entropy(*given, backend=backend) for backend in ("cpu", "equations"))
+            ours, theirs = (linear_cross_entropy(*given, backend=backend) for backend in ("native", "equations"))
             assert torch.allclose(ours, theirs, rtol=1e-6, equal_nan=True), (logits, target)
 
 
@@ -235,7 +235,7 @@ def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
 
 def test_wrong_arguments() -> None:
     (states, weight, bias), targets = arguments(6, 3, 4)
-    for backend in ("cpu", "torch"):
+    for backend in ("native", "torch"):
         with pytest.raises(RuntimeError, match="targets must be from 0 to 3, got 0 to 4"):
             linear_cross_entropy(states, weight, bias, torch.tensor([0, 1, 2, 3, 4, 0]), backend=backend)
     for wrong in (

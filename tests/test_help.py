@@ -64,7 +64,7 @@ def test_help_begins_with_examples_and_fits_the_terminal(
 
 def test_common_flags_come_before_rarer_ones(capsys: pytest.CaptureFixture[str]) -> None:
     for command, common, rarer in (
-        ("train", ("--epochs N", "--hidden N", "--seed N", "--out DIR"), ("--normalize", "--bias", "--clip")),
+        ("train", ("--epochs N", "--hidden-size N", "--seed N", "--out DIR"), ("--normalize", "--bias", "--clip")),
         ("generate", ("--prefix TEXT", "--length N", "--temperature X", "--seed N"), ("--top-k", "--weights")),
         ("fit", ("--target COLUMN", "--horizon N", "--epochs N", "--out DIR"), ("--frequency", "--clip", "--window")),
     ):

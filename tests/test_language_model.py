@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from headgate import InputError, LanguageModel, ModelSettings
-from headgate.models.language_model import losses_of
+from headgate.models.language_model import evaluation_losses
 from headgate.runtime.evaluation import evaluate
 from headgate.settings.run import Settings
 
@@ -17,7 +17,7 @@ T, B, V, H, L = 4, 3, 7, 6, 2
 
 @pytest.mark.parametrize("embedding", [0, 5])
 def test_values(assert_close, embedding: int) -> None:
-    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=embedding, dropout=0.0), V)
+    model = LanguageModel(ModelSettings(hidden_size=H, num_layers=L, embedding=embedding, dropout=0.0), V)
     reference = nn.GRU(embedding or V, H, L)
     reference.load_state_dict(model.gru.state_dict())
     tokens, state = torch.randint(V, (T, B)), torch.randn(L, B, H)
@@ -31,7 +31,7 @@ def test_values(assert_close, embedding: int) -> None:
 
 
 def test_state_carries_a_text_through() -> None:
-    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=0, dropout=0.0), V).double()
+    model = LanguageModel(ModelSettings(hidden_size=H, num_layers=L, embedding=0, dropout=0.0), V).double()
     tokens = torch.randint(V, (2 * T, B))
     whole, _ = model(tokens)
     first, state = model(tokens[:T])
@@ -42,7 +42,9 @@ def test_state_carries_a_text_through() -> None:
 @pytest.mark.parametrize("embedding", [0, 5])
 def test_each_document_starts_over(embedding: int) -> None:
     """At a separator the state is zeros again, in its row alone: as if every document were read by itself."""
-    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=embedding, dropout=0.0), V, separator=V - 1)
+    model = LanguageModel(
+        ModelSettings(hidden_size=H, num_layers=L, embedding=embedding, dropout=0.0), V, document_id=V - 1
+    )
     tokens, state = torch.randint(V - 1, (2 * T, B)), torch.randn(L, B, H)
     begins = {0: [3, 5], 2: [0]}  # row: steps
     for row, steps in begins.items():
@@ -63,7 +65,7 @@ def test_each_document_starts_over(embedding: int) -> None:
 def test_the_one_hot_is_never_made() -> None:
     """A vocabulary whose one-hot tensor would take 80 GB."""
     V = 1_000_000
-    model = LanguageModel(ModelSettings(hidden=1, embedding=0, dropout=0.0), V)
+    model = LanguageModel(ModelSettings(hidden_size=1, embedding=0, dropout=0.0), V)
     tokens = torch.randint(V, (200, 100))
     states, _ = model.gru(tokens)
     states.sum().backward()
@@ -74,7 +76,7 @@ def test_the_one_hot_is_never_made() -> None:
 
 def test_scratch_start() -> None:
     model = LanguageModel(
-        ModelSettings(hidden=64, bias="single", initialization="normal", embedding=0, dropout=0.0), 50
+        ModelSettings(hidden_size=64, bias="single", initialization="normal", embedding=0, dropout=0.0), 50
     )
     names = {n for n, _ in model.named_parameters()}
     assert names == {"gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "head.weight", "head.bias"}
@@ -87,7 +89,7 @@ def test_scratch_start() -> None:
 
 def test_tied(assert_close) -> None:
     """One matrix reads and writes: the gradient is the sum of both uses."""
-    model = LanguageModel(ModelSettings(hidden=H, layers=L, embedding=H, head="tied", dropout=0.0), V).double()
+    model = LanguageModel(ModelSettings(hidden_size=H, num_layers=L, embedding=H, head="tied", dropout=0.0), V).double()
     names = {name for name in model.state_dict() if not name.startswith("gru.")}
     assert names == {"embedding.weight", "head.bias"}
     reference = nn.GRU(H, H, L).double()
@@ -107,7 +109,7 @@ def test_tied(assert_close) -> None:
 def test_tied_starts_as_a_linear_head_does() -> None:
     """The first logits are small, and the start does not depend on the embedding's own."""
     V = 500
-    model = LanguageModel(ModelSettings(hidden=64, embedding=64, head="tied", dropout=0.0), V)
+    model = LanguageModel(ModelSettings(hidden_size=64, embedding=64, head="tied", dropout=0.0), V)
     for parameter in (model.embedding.weight, model.head.bias):
         assert 0.99 / 8 < parameter.abs().max() <= 1 / 8
     assert model(torch.randint(V, (T, B)))[0].abs().max() < 1
@@ -118,7 +120,7 @@ WIDE = 1003  # tokens, for an adaptive head
 
 def test_adaptive() -> None:
     """The logits are log-probabilities, the loss is theirs, and the state_dict has the names of torch's module."""
-    model = LanguageModel(ModelSettings(hidden=17, embedding=5, head="adaptive", dropout=0.0), WIDE).double()
+    model = LanguageModel(ModelSettings(hidden_size=17, embedding=5, head="adaptive", dropout=0.0), WIDE).double()
     assert {k: tuple(v.shape) for k, v in model.state_dict().items() if k.startswith("head.")} == {
         "head.head.weight": (62 + 2, 17),
         "head.tail.0.0.weight": (4, 17),
@@ -138,7 +140,7 @@ def test_adaptive() -> None:
     found = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
     assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(found, gradients, strict=True))
     ids = np.random.default_rng(0).integers(WIDE, size=100)
-    whole = evaluate(losses_of(model), ids, rows=1, steps=7)
+    whole = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     log_p, _ = model(torch.from_numpy(ids[:-1, None]))
     assert whole.loss == pytest.approx(-log_p[:, 0].gather(1, torch.from_numpy(ids[1:, None])).mean().item(), rel=1e-12)
 
@@ -149,20 +151,20 @@ def test_heads_that_do_not_fit() -> None:
         "set embedding to 9, or take another head"
     )
     for make in (
-        lambda: LanguageModel(ModelSettings(hidden=9, head="tied"), V),
+        lambda: LanguageModel(ModelSettings(hidden_size=9, head="tied"), V),
         lambda: Settings().replaced(hidden=9, head="tied"),
     ):
         with pytest.raises(InputError) as caught:
             make()
         assert str(caught.value) == message
     with pytest.raises(InputError, match="head = adaptive needs hidden to be at least 16, got 15: take more units"):
-        Settings().replaced(hidden=15, head="adaptive")
+        Settings().replaced(hidden_size=15, head="adaptive")
     with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: take head = linear or tied"):
         LanguageModel(ModelSettings(head="adaptive"), 999)
 
 
 def test_dropout_before_the_head() -> None:
-    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5, embedding=0), V)
+    model = LanguageModel(ModelSettings(hidden_size=H, dropout=0.5, embedding=0), V)
     tokens = torch.randint(V, (T, B))
     assert not torch.equal(model(tokens)[0], model(tokens)[0])
     model.eval()
@@ -172,9 +174,9 @@ def test_dropout_before_the_head() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_losses(training: bool) -> None:
     """Mean over a text equals one pass over it; dropout is off, and the mode is what it was."""
-    model = LanguageModel(ModelSettings(hidden=H, dropout=0.5, embedding=0), V).train(training)
+    model = LanguageModel(ModelSettings(hidden_size=H, dropout=0.5, embedding=0), V).train(training)
     ids = np.random.default_rng(0).integers(V, size=300)
-    found = evaluate(losses_of(model), ids, rows=1, steps=7)
+    found = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     assert model.training == training
     model.eval()
     with torch.no_grad():

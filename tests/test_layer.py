@@ -133,7 +133,7 @@ def test_repr(options: dict) -> None:
 def test_repr_of_what_torch_lacks() -> None:
     assert repr(GRU(I, H, bias="single", reset="before")) == "GRU(4, 6, bias='single', reset='before')"
     assert repr(GRU(I, H, batch_invariant=False)) == "GRU(4, 6, batch_invariant=False)"
-    assert repr(GRU(I, H, learned_state=True, backend="cpu")) == "GRU(4, 6, learned_state=True, backend='cpu')"
+    assert repr(GRU(I, H, learned_state=True, backend="native")) == "GRU(4, 6, learned_state=True, backend='native')"
     assert (
         repr(GRU(I, H, L, dropout=0.5, learned_state=True))
         == "GRU(4, 6, num_layers=2, dropout=0.5, learned_state=True)"

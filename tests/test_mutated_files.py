@@ -46,7 +46,7 @@ from headgate.training.loop import train
 from headgate.training.report import Report
 
 SMALL = {
-    "hidden": 3, "layers": 2, "embedding": 2, "epochs": 3, "batch": 4, "steps": 5, "max_steps": 7, "held_out": 0.3,
+    "hidden_size": 3, "num_layers": 2, "embedding": 2, "epochs": 3, "batch_size": 4, "sequence_length": 5, "max_steps": 7, "validation_fraction": 0.3,
     "sample_every": 0, "threads": 1, "report_every": 2, "seed": 5,
 }  # fmt: skip
 CHECKPOINT = "checkpoints/step-000000007"
@@ -122,7 +122,7 @@ def json_of(draw: Any, content: bytes) -> bytes:
         return json.dumps(tree).encode()
     if how in ("twice", "more") and isinstance(inner, dict):
         inner[MARK] = 1
-        name = last if how == "twice" else draw(st.sampled_from(["hidden", "x", "../x", "\u2028", "a" * 300]))
+        name = last if how == "twice" else draw(st.sampled_from(["hidden_size", "x", "../x", "\u2028", "a" * 300]))
         return json.dumps(tree).replace(json.dumps(MARK) + ": 1", f"{json.dumps(name)}: {draw(odd)}").encode()
     inner[last] = MARK
     return json.dumps(tree).replace(json.dumps(MARK), draw(odd)).encode()
@@ -141,7 +141,7 @@ def other_arrays(array: np.ndarray) -> list[np.ndarray]:
 
 
 @st.composite
-def arrays_of(draw: Any, content: bytes) -> bytes:
+def numpy_weights(draw: Any, content: bytes) -> bytes:
     """A safetensors file with an array of another shape or type, or none, or one more, or odd numbers in the header."""
     arrays = load(content)
     name = draw(st.sampled_from(sorted(arrays)))
@@ -229,8 +229,8 @@ def use(path: Path, corpus: Corpus) -> None:
     for best in (False, True):
         with refused(path):
             runtime = Runtime.load(path, best=best)
-            assert isinstance(runtime.write("ab", 3), str)
-            assert runtime.score("abc").shape == (2,)
+            assert isinstance(runtime.generate("ab", 3), str)
+            assert runtime.log_probabilities("abc").shape == (2,)
     with refused(path):
         run = RunDirectory.open(path)
         assert json.dumps(run.settings.to_dict())
@@ -239,7 +239,7 @@ def use(path: Path, corpus: Corpus) -> None:
                 read()
         with refused(path):
             run.write_settings()
-        if run.settings.training.threads < 5 and run.settings.model.hidden < 99 and run.settings.model.layers < 99:
+        if run.settings.training.threads < 5 and run.settings.model.hidden_size < 99 and run.settings.model.layers < 99:
             with refused(path), contextlib.suppress(OtherTextError):
                 train_on(run, corpus)
 
@@ -279,7 +279,7 @@ def test_vocabulary(kept: Kept, data: Any) -> None:
 @repeatably(25)
 @given(data=st.data(), name=st.sampled_from(["model.safetensors", "best.safetensors"]))
 def test_weights(kept: Kept, data: Any, name: str) -> None:
-    use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
+    use(kept.with_changed({name: data.draw(numpy_weights(kept.contents[name]))}), kept.corpus)
 
 
 @repeatably(25)
@@ -308,7 +308,7 @@ def test_state(kept: Kept, data: Any) -> None:
 @repeatably(70)
 @given(data=st.data(), name=st.sampled_from(GROUPS))
 def test_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
-    use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
+    use(kept.with_changed({name: data.draw(numpy_weights(kept.contents[name]))}), kept.corpus)
 
 
 # Prepared corpora
@@ -352,7 +352,7 @@ def test_prepared_corpora(prepared: dict[str, Path], data: Any, kind: str, name:
     for file, content in {**contents, **changed}.items():
         (path / file).write_bytes(content)
     with refused(path):
-        corpus = corpora.load(TextSettings(corpus=str(path), held_out=0.0))
+        corpus = corpora.load(TextSettings(corpus=str(path), validation_fraction=0.0))
         assert len(corpus.training[np.arange(len(corpus.training))]) == len(corpus.training)
         assert isinstance(corpus.tokenizer.decode(corpus.tokenizer.encode("to be")), str)
         assert corpus.characters >= 0
@@ -469,7 +469,7 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, by
 def test_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name: str) -> None:
     path, described, content = estimator
     described = data.draw(json_of(described)) if name == "config.json" else described
-    content = data.draw(arrays_of(content)) if name != "config.json" else content
+    content = data.draw(numpy_weights(content)) if name != "config.json" else content
     with contextlib.suppress(ValueError, RecursionError, AttributeError):
         config = json.loads(described)
         learned = {part: config.get(part) for part in ("estimator", "parameters", "facts")}
@@ -546,7 +546,7 @@ from headgate.runtime.runtime import Runtime
 from headgate.training.loop import train
 
 run, cases, corpus = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), corpora.load(
-    TextSettings(corpus=sys.argv[3], held_out=0.3)
+    TextSettings(corpus=sys.argv[3], validation_fraction=0.3)
 )
 kept = {name: (run / name).read_bytes() for name, _ in cases}
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -579,7 +579,7 @@ def test_what_claims_to_be_huge_takes_no_memory(kept: Kept, tmp_path: Path) -> N
     config = kept.contents["config.json"].decode()
     cases = [
         ("config.json", config.replace(f'"{name}": {SMALL[name]}', f'"{name}": {2**31 - 1}'))
-        for name in ("hidden", "layers", "embedding", "batch", "steps", "threads")
+        for name in ("hidden_size", "layers", "embedding", "batch", "steps", "threads")
     ]
     for length in (2**63, 2**40, 10**8 - 1):
         cases.append(("model.safetensors", length.to_bytes(8, "little").decode("latin-1") + "{}"))

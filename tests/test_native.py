@@ -557,7 +557,7 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
 
     from headgate.layers.functional import gru
 
-    ours_of = functools.partial(gru, backend="cpu", batch_invariant=not ids)  # ids: in batches that tiles are for
+    ours_of = functools.partial(gru, backend="native", batch_invariant=not ids)  # ids: in batches that tiles are for
     largest: dict[str, list[float]] = {}
     for seed in range(3):
         values, expected, of_torch = errors_of_torch(T, H, seed, ids)
@@ -603,7 +603,7 @@ def test_infinite_rows_on_tiles(level: int) -> None:
     x, h0 = torch.randn(T, B, I), torch.randn(B, H)
     x[0, 3, 4], x[1, 17, 29], x[1, 20, 0], x[0, 39, 1], h0[8, 5] = torch.inf, -torch.inf, torch.nan, 3.4e38, torch.inf
     weights = torch.randn(3 * H, I), torch.randn(3 * H, H) / H**0.5
-    found, expected = (gru(x, h0, *weights, backend="cpu", batch_invariant=b)[0] for b in (False, True))
+    found, expected = (gru(x, h0, *weights, backend="native", batch_invariant=b)[0] for b in (False, True))
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
     assert found.isnan().any()
     assert found[:, [3, 17, 39]].isfinite().all()

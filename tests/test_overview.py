@@ -20,7 +20,7 @@ from headgate.settings.run import Settings
 from headgate.storage.lock import locked
 from headgate.text.tokenizer import CharacterTokenizer
 
-SMALL = Settings().replaced(hidden=3, epochs=4, patience=2)
+SMALL = Settings().replaced(hidden_size=3, epochs=4, patience=2)
 
 
 def make(path: Path, *, step: int = 0, progress: dict | None = None, **changes) -> RunDirectory:
@@ -78,8 +78,10 @@ def test_size_and_age(tmp_path: Path) -> None:
 
 
 def test_differences(tmp_path: Path) -> None:
-    runs = [make(tmp_path / name, **changes) for name, changes in (("a", {}), ("b", {"hidden": 5}), ("c", {"seed": 1}))]
-    assert differences(runs) == {"hidden": [3, 5, 3], "seed": [0, 0, 1]}
+    runs = [
+        make(tmp_path / name, **changes) for name, changes in (("a", {}), ("b", {"hidden_size": 5}), ("c", {"seed": 1}))
+    ]
+    assert differences(runs) == {"hidden_size": [3, 5, 3], "seed": [0, 0, 1]}
     assert differences(runs[:1] * 2) == {}
 
 
@@ -98,7 +100,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["learning_rate", "0.004", "0.5"] in lines
     assert ["perplexity", "2.000", "4.000"] in lines
-    assert not any(line[0] == "hidden" for line in lines)
+    assert not any(line[0] == "hidden_size" for line in lines)
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert main(["compare", "runs/one", "runs/two", "--json", "--out", "other.png"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == {"learning_rate": [0.004, 0.5]}

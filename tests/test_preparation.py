@@ -58,8 +58,8 @@ def all_of(ids):
         {"normalize": "spaces"},
         {"normalize": "letters"},
         {"tokenizer": "bytes"},
-        {"tokenizer": "word", "min_frequency": 5},
-        {"tokenizer": "bpe", "vocab_size": 270},
+        {"tokenizer": "words", "min_frequency": 5},
+        {"tokenizer": "subwords", "vocab_size": 270},
     ],
     ids=lambda how: "-".join(map(str, how.values())) or "default",
 )
@@ -77,7 +77,7 @@ def test_the_same_as_read_into_memory(text, tmp_path, monkeypatch, how, document
     assert (found.characters, found.beginning) == (expected.characters, expected.beginning)
     assert made.ids._dtype == (np.uint8 if expected.tokenizer.vocabulary_size <= 256 else np.uint16)
     if documents != "one":
-        separators = int(np.sum(all_of(made.ids) == made.tokenizer.separator))
+        separators = int(np.sum(all_of(made.ids) == made.tokenizer.document_id))
         lines = 48 if how.get("normalize") == "letters" else 72  # a third of them has no letters
         assert separators == made.documents == (2 if documents == "files" else lines)
 
@@ -272,12 +272,24 @@ def test_a_manifest_of_another_format(text, tmp_path):
 
 # From the command line
 
-SMALL = ("--hidden", "8", "--embedding", "4", "--batch", "4", "--steps", "5", "--epochs", "2", "--quiet")
+SMALL = (
+    "--hidden-size",
+    "8",
+    "--embedding",
+    "4",
+    "--batch-size",
+    "4",
+    "--sequence-length",
+    "5",
+    "--epochs",
+    "2",
+    "--quiet",
+)
 
 
 def test_trained_on_it_is_trained_on_the_text(text, tmp_path, capsys):
     """The same weights, to the bit, from the prepared text and from the text itself; and it goes on."""
-    flags = ("--documents", "lines", "--tokenizer", "word")
+    flags = ("--documents", "lines", "--tokenizer", "words")
     assert main(["prepare", str(text), "--out", str(tmp_path / "made"), "--processes", "1", *flags]) == 0
     said = capsys.readouterr().out
     assert f"{tmp_path}/made: " in said

@@ -24,7 +24,7 @@ from headgate.training.loop import train
 from headgate.training.report import Report
 
 SMALL = Settings().replaced(
-    corpus="verses", limit=3000, hidden=24, batch=8, steps=7, epochs=2, report_every=1, sample_every=0, threads=1,
+    corpus="verses", limit=3000, hidden_size=24, batch_size=8, sequence_length=7, epochs=2, report_every=1, sample_every=0, threads=1,
     dropout=0.0,
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def one(path: Path, rank: int, count: int, store: str, changes: dict) -> None:
     run.settings = run.settings.replaced(**changes)
     processes = Processes(rank, count)
     train(run, corpora.load(run.settings.text), Report(run, quiet=True), processes=processes)
-    processes.wait()
+    processes.barrier()
     if count > 1:
         distributed.destroy_process_group()
 
@@ -96,7 +96,7 @@ def test_other_heads(tmp_path: Path, head: str) -> None:
     ids[-1100:] = np.arange(1, 1101)  # held out: all characters are in the vocabulary
     (tmp_path / "text.txt").write_text("".join(chr(0x4E00 + i) for i in ids), "utf-8")
     settings = {
-        "corpus": str(tmp_path / "text.txt"), "limit": 0, "held_out": 0.3, "head": head, "embedding": 24,
+        "corpus": str(tmp_path / "text.txt"), "limit": 0, "validation_fraction": 0.3, "head": head, "embedding": 24,
         "weight_decay": 0.1, "max_steps": 15,
     }  # fmt: skip
     for name in ("one", "two", "cut"):
@@ -167,7 +167,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
 def test_torchrun(tmp_path: Path) -> None:
     """The command: what two processes leave, and that a mistake is one sentence."""
     flags = [
-        "verses", "--limit", "3000", "--hidden", "24", "--batch", "8", "--steps", "7", "--epochs", "1",
+        "verses", "--limit", "3000", "--hidden-size", "24", "--batch-size", "8", "--sequence-length", "7", "--epochs", "1",
         "--sample-every", "0", "--out",
     ]  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "headgate", "train"]
@@ -178,7 +178,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert "2 processes of 1 thread" in done.stdout
     assert done.stdout.count("finished: ") == 1  # one of them talks
     assert RunDirectory.open(tmp_path / "run").newest().step == 48
-    done = subprocess.run([*command, *flags, "seven", "--batch", "7"], **options)
+    done = subprocess.run([*command, *flags, "seven", "--batch-size", "7"], **options)
     assert done.returncode == 1  # torchrun's own
     assert "headgate: a batch of 7 rows cannot be shared evenly by 2 processes in 1 parts each" in done.stderr
     assert not (tmp_path / "seven").exists()
@@ -225,10 +225,10 @@ def test_seeds_of_processes_differ() -> None:
 
 @pytest.mark.parametrize(("batch", "count", "parts", "needed"), [(7, 2, 1, 2), (8, 3, 1, 3), (12, 2, 4, 8)])
 def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, needed: int) -> None:
-    settings = SMALL.replaced(batch=batch, accumulate=parts).training
+    settings = SMALL.replaced(batch_size=batch, accumulate=parts).training
     message = (
         f"^a batch of {batch} rows cannot be shared evenly by {count} processes in {parts} parts each: "
-        f"--batch must be a multiple of {needed}$"
+        f"--batch-size must be a multiple of {needed}$"
     )
     with pytest.raises(InputError, match=message):
         Batches.of(np.arange(1000), settings, world_size=count)

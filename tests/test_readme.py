@@ -72,7 +72,7 @@ def test_estimators(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "some", "of_others"),
     [
-        ("sweeps.md", {"--hidden", "--learning-rate", "--resume", "--json", "--tensorboard"}, {"--logdir"}),
+        ("sweeps.md", {"--hidden-size", "--learning-rate", "--resume", "--json", "--tensorboard"}, {"--logdir"}),
         (
             "scaling.md",
             {"--out", "--documents", "--vocab-size", "--min-frequency", "--head", "--device", "--accumulate"},

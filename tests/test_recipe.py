@@ -29,15 +29,15 @@ TIME_MACHINE = {
     "random_offset": True,
 }
 SHARED = {  # all four of the book's experiments
-    "held_out": 0.0,
+    "validation_fraction": 0.0,
     "tokenizer": "characters",
     "min_frequency": 1,
-    "hidden": 256,
-    "layers": 1,
+    "hidden_size": 256,
+    "num_layers": 1,
     "embedding": 0,
     "dropout": 0.0,
-    "batch": 32,
-    "steps": 35,
+    "batch_size": 32,
+    "sequence_length": 35,
     "partition": "sequential",
     "momentum": 0.0,
     "weight_decay": 0.0,
@@ -115,10 +115,14 @@ def test_bounds_of_a_published_number():
 
 def test_a_recipe_by_path(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(f"description = '分开'\n[model]\nhidden = 7\nreset = 'before'\n{ROW}", "utf-8")
+    path.write_text(f"description = '分开'\n[model]\nhidden_size = 7\nreset = 'before'\n{ROW}", "utf-8")
     recipe = recipes.load(str(path))
     assert recipe == recipes.Recipe(
-        str(path), "分开", "", Settings(model=ModelSettings(hidden=7, reset="before")), (Published(3, "2.5", "before"),)
+        str(path),
+        "分开",
+        "",
+        Settings(model=ModelSettings(hidden_size=7, reset="before")),
+        (Published(3, "2.5", "before"),),
     )
 
 
@@ -148,7 +152,9 @@ def test_an_unknown_recipe_names_the_nearest(name, hint):
         recipes.load(name)
 
 
-@pytest.mark.parametrize("content", [b"x = 1", b"[model]\nhidden = 'many'\n", b"\xff\xfe", b"description = '\xff'"])
+@pytest.mark.parametrize(
+    "content", [b"x = 1", b"[model]\nhidden_size = 'many'\n", b"\xff\xfe", b"description = '\xff'"]
+)
 def test_a_file_that_is_no_recipe_is_named(content, tmp_path):
     (tmp_path / "bad.toml").write_bytes(content)
     with pytest.raises(InputError, match=r"^recipe .*bad\.toml"):
@@ -165,7 +171,7 @@ def test_a_file_that_is_no_recipe_is_named(content, tmp_path):
             "modle = {}\nsorce = ''",
             r"^recipe mine: unknown key 'modle': did you mean model\?; unknown key 'sorce': did you mean source",
         ),
-        ("[model]\nhiden = 3", r"^recipe mine: unknown key 'hiden' in \[model\]: did you mean hidden\?$"),
+        ("[model]\nhiden = 3", r"^recipe mine: unknown key 'hiden' in \[model\]: did you mean hidden_size\?$"),
         ("[training]\nbatch = 0", "^recipe mine: batch must be at least 1 and finite, got 0$"),
         ("model = 3", "^recipe mine: model must be a table, got 3$"),
     ],

@@ -25,9 +25,9 @@ from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
 
 quick = settings(deadline=None, max_examples=80)
 SETTINGS = Settings(
-    TextSettings(corpus="verses", held_out=0.25),
-    ModelSettings(hidden=3, layers=2),
-    TrainingSettings(batch=5, sample_prefixes=("分开", "b")),
+    TextSettings(corpus="verses", validation_fraction=0.25),
+    ModelSettings(hidden_size=3, num_layers=2),
+    TrainingSettings(batch_size=5, sample_prefixes=("分开", "b")),
 )
 TOKENIZER = CharacterTokenizer.from_text("分开 ab")
 FACTS = {"corpus_sha256": "00ff", "published": [{"epoch": 7}], "recipe": None}
@@ -103,7 +103,7 @@ def test_config_json_is_for_people_too(tmp_path):
     make(tmp_path / "a")
     text = (tmp_path / "a" / "config.json").read_text("utf-8")
     assert json.loads(text)["format"] == FORMAT == 1
-    assert '\n    "model": {\n      "hidden": 3,\n' in text
+    assert '\n    "model": {\n      "hidden_size": 3,\n' in text
     assert "分开" in text
     assert text.endswith("}\n")
 
@@ -164,11 +164,11 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "config.json").write_text("mine too")
-    RunDirectory.create(tmp_path, SETTINGS.replaced(hidden=4), ByteTokenizer(), {"new": 1}, overwrite=True)
+    RunDirectory.create(tmp_path, SETTINGS.replaced(hidden_size=4), ByteTokenizer(), {"new": 1}, overwrite=True)
     assert sorted(tree(tmp_path)) == ["config.json", "lock", "more/config.json", "notes.txt", "tokenizer.json"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     opened = RunDirectory.open(tmp_path)
-    assert (opened.settings.model.hidden, opened.facts, opened.recover()) == (4, {"new": 1}, None)
+    assert (opened.settings.model.hidden_size, opened.facts, opened.recover()) == (4, {"new": 1}, None)
 
 
 def test_what_is_no_run_is_not_opened(tmp_path):
@@ -749,11 +749,11 @@ def test_a_damaged_file_is_read_or_named(data, name, two_checkpoints, tmp_path_f
         (
             "config.json",
             b'{"format": 1, "settings": {"model": {"hiden": 3}}, "facts": {}}',
-            r"/config\.json: unknown key 'hiden' in \[model\]: did you mean hidden\?$",
+            r"/config\.json: unknown key 'hiden' in \[model\]: did you mean hidden_size\?$",
         ),
         (
             "config.json",
-            b'{"format": 1, "settings": {"modle": {"hidden": 3}}, "facts": {}}',
+            b'{"format": 1, "settings": {"modle": {"hidden_size": 3}}, "facts": {}}',
             r"/config\.json.*modle",  # else the model would silently be the default one
         ),
         ("tokenizer.json", None, r"/tokenizer\.json is missing or damaged: restore it, or train again$"),

@@ -555,9 +555,9 @@ def test_features_ahead_must_have_the_index_of_the_steps_to_come(frame):
 
 
 def again(panel: Panel, folder: Path) -> Panel:
-    facts, arrays = panel.describe()
+    facts, arrays = panel.to_state()
     content = files.format_arrays(arrays)
-    return Panel.restore(json.loads(json.dumps(facts)), files.parse_arrays(content, folder / "x"))
+    return Panel.from_state(json.loads(json.dumps(facts)), files.parse_arrays(content, folder / "x"))
 
 
 def assert_same(found: Panel, expected: Panel) -> None:
@@ -621,7 +621,7 @@ def test_names_of_features_come_back(tmp_path):
 
 def test_a_name_that_is_no_json():
     with refused("the name ('a', 3) of a series cannot be saved: use strings or numbers as names"):
-        Panel.read(pd.Series(values(5), name=("a", 3))).describe()
+        Panel.read(pd.Series(values(5), name=("a", 3))).to_state()
 
 
 # What cannot be read
@@ -845,7 +845,7 @@ def test_one_or_two_dates_have_the_frequency_of_the_other_series():
     assert [series.future(1)[0] for series in panel.series] == [
         pd.Timestamp("2020-06-30"), pd.Timestamp("2020-03-31"), pd.Timestamp("2020-03-31")
     ]  # fmt: skip
-    again = Panel.restore(*panel.describe())
+    again = Panel.from_state(*panel.to_state())
     assert again.series[1].future(2).tolist() == panel.series[1].future(2).tolist()
 
 

@@ -478,7 +478,7 @@ def test_memory_that_runs_out_while_a_text_is_read(tmp_path, monkeypatch):
         sources.whole(TextSettings(corpus=f"{tmp_path}/a.gz"))
     assert 375 <= len(read) < 375 + 64
     assert (
-        sum(len(p.text) for p in sources.whole(TextSettings(corpus=f"{tmp_path}/a.gz", tokenizer="word"))) == 1_000_000
+        sum(len(p.text) for p in sources.whole(TextSettings(corpus=f"{tmp_path}/a.gz", tokenizer="words"))) == 1_000_000
     )
     assert len(sources.whole(TextSettings(corpus=f"{tmp_path}/a.gz", limit=300_000))) <= 301
 

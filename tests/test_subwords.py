@@ -43,7 +43,7 @@ def small() -> SubwordTokenizer:
 
 def test_the_bytes_come_first_then_the_pairs():
     tokenizer = small()
-    assert (tokenizer.vocabulary_size, tokenizer.unwritable, tokenizer.separator) == (290, [], None)
+    assert (tokenizer.vocabulary_size, tokenizer.special_ids, tokenizer.document_id) == (290, [], None)
     assert sorted(tokenizer.decode([i]) for i in range(256) if tokenizer.decode([i]).isascii()) == sorted(
         map(chr, range(128))
     )
@@ -51,7 +51,7 @@ def test_the_bytes_come_first_then_the_pairs():
     assert ids.dtype == np.int32
     assert len(ids) < 6
     assert max(ids) >= 256
-    assert tokenizer.unknown("never seen") == []
+    assert tokenizer.out_of_vocabulary("never seen") == []
 
 
 @thorough
@@ -60,14 +60,14 @@ def test_any_text_comes_back_whole_and_id_by_id(text):
     tokenizer = small()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    write = tokenizer.writer("before")
+    write = tokenizer.stream_decoder("before")
     assert "".join(write(int(i)) for i in ids) + write(None) == text
 
 
 @thorough
 @given(ids=st.lists(st.integers(0, 289), max_size=20))
 def test_a_writer_says_what_decode_says(ids):
-    write = small().writer()
+    write = small().stream_decoder()
     assert "".join(map(write, [*ids, None])) == small().decode(ids)
 
 
@@ -91,7 +91,7 @@ def test_lines_one_after_the_other_are_the_whole(lines):
 def test_half_a_character_is_held_back():
     alone = {small()._bytes[i]: i for i in range(256)}
     first, second = (alone[bytes([byte])] for byte in "é".encode())
-    write = small().writer()
+    write = small().stream_decoder()
     assert (write(first), write(second), write(first), write(None)) == ("", "é", "", "\ufffd")
 
 

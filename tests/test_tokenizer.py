@@ -25,7 +25,7 @@ json_values = st.recursive(
 
 def write_one_by_one(tokenizer, ids) -> list[str]:
     """The pieces that a writer returns, the flushed rest last."""
-    write = tokenizer.writer()
+    write = tokenizer.stream_decoder()
     return [*(write(int(i)) for i in ids), write(None)]
 
 
@@ -43,7 +43,7 @@ def test_ids_follow_the_code_points_after_unk():
     tokenizer = CharacterTokenizer.from_text("开é分\nbé\n\U0001f600b")
     assert tokenizer.characters == "\nbé分开\U0001f600"
     assert tokenizer.vocabulary_size == 7
-    assert tokenizer.unwritable == [0]
+    assert tokenizer.special_ids == [0]
     ids = tokenizer.encode("分b\U0001f600\n")
     assert ids.dtype == np.int32
     assert ids.tolist() == [4, 2, 6, 1]
@@ -52,7 +52,7 @@ def test_ids_follow_the_code_points_after_unk():
 def test_without_unk_ids_start_at_the_first_character():
     tokenizer = CharacterTokenizer.from_text("ab ab", unknown=False)
     assert (tokenizer.characters, tokenizer.replacement, tokenizer.vocabulary_size) == (" ab", " ", 3)
-    assert tokenizer.unwritable == []
+    assert tokenizer.special_ids == []
     assert tokenizer.encode("ba b").tolist() == [2, 1, 0, 2]
     assert tokenizer.decode([0, 1, 2]) == " ab"
 
@@ -83,8 +83,8 @@ def test_rare_characters_become_the_stand_in_that_is_frequent_enough():
 def test_characters_below_between_and_above_the_vocabulary_are_unknown():
     tokenizer = CharacterTokenizer("bdf")
     assert tokenizer.encode("abcdefg").tolist() == [0, 1, 0, 2, 0, 3, 0]
-    assert tokenizer.unknown("gabca?g") == ["g", "a", "c", "?"]
-    assert tokenizer.unknown("fdb") == []
+    assert tokenizer.out_of_vocabulary("gabca?g") == ["g", "a", "c", "?"]
+    assert tokenizer.out_of_vocabulary("fdb") == []
 
 
 def test_empty_text_has_no_ids():
@@ -95,8 +95,8 @@ def test_empty_text_has_no_ids():
 
 
 def test_unknown_characters_of_a_byte_vocabulary_there_are_none():
-    assert ByteTokenizer().unknown("é分\0") == []
-    assert (ByteTokenizer().vocabulary_size, ByteTokenizer().unwritable) == (256, [])
+    assert ByteTokenizer().out_of_vocabulary("é分\0") == []
+    assert (ByteTokenizer().vocabulary_size, ByteTokenizer().special_ids) == (256, [])
 
 
 @thorough
@@ -107,7 +107,7 @@ def test_characters_round_trip(text, unknown):
     assert len(ids) == len(text)
     assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
     assert tokenizer.decode(ids) == text
-    assert tokenizer.unknown(text) == []
+    assert tokenizer.out_of_vocabulary(text) == []
     assert "".join(write_one_by_one(tokenizer, ids)) == text
 
 
@@ -221,7 +221,7 @@ def test_half_a_character_at_the_end_is_flushed_as_unknown():
 
 def test_writers_do_not_share_what_they_hold_back():
     tokenizer = ByteTokenizer()
-    one, other = tokenizer.writer(), tokenizer.writer()
+    one, other = tokenizer.stream_decoder(), tokenizer.stream_decoder()
     assert (one(0xC3), other(0x61), one(0xA9), other(None)) == ("", "a", "é", "")
 
 
@@ -232,18 +232,18 @@ def test_writers_do_not_share_what_they_hold_back():
 def test_documents_have_one_more_id_that_is_never_written(inner):
     tokenizer = DocumentTokenizer(inner)
     last = inner.vocabulary_size
-    assert (tokenizer.vocabulary_size, tokenizer.separator) == (last + 1, last)
-    assert tokenizer.unwritable == [*inner.unwritable, last]
+    assert (tokenizer.vocabulary_size, tokenizer.document_id) == (last + 1, last)
+    assert tokenizer.special_ids == [*inner.special_ids, last]
     ids = inner.encode("a b?")
     assert tokenizer.encode("a b?").tolist() == ids.tolist()
-    assert tokenizer.unknown("a b?") == inner.unknown("a b?")
+    assert tokenizer.out_of_vocabulary("a b?") == inner.out_of_vocabulary("a b?")
     separated = [last, *ids[:1], last, last, *ids[1:], last]
     assert tokenizer.decode(separated) == inner.decode(ids)
     assert "".join(write_one_by_one(tokenizer, separated)) == inner.decode(ids)
 
 
 def test_documents_pass_on_what_was_written_before():
-    assert DocumentTokenizer(WordTokenizer(["a"])).writer("x")(1) == " a"
+    assert DocumentTokenizer(WordTokenizer(["a"])).stream_decoder("x")(1) == " a"
 
 
 def test_documents_are_not_made_of_documents():

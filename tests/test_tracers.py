@@ -29,13 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from headgate import GRU
 from headgate.kernels import native_gru
 from headgate.layers.cell import GRUCell
-from headgate.layers.functional import gru, linear_cross_entropy, reason_against_cpu
+from headgate.layers.functional import gru, linear_cross_entropy, reason_against_native
 from tests.helpers.definition import unbundled
 
 T, B, I, H, V = 5, 3, 4, 6, 7  # noqa: E741
 
 pytestmark = [
-    pytest.mark.skipif(bool(reason_against_cpu()), reason="the compiled library is not there"),
+    pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is not there"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
 ]
@@ -175,17 +175,21 @@ def test_jit_trace_of_the_head(assert_close) -> None:
 
 
 def test_backend_cpu_refuses_to_be_recorded() -> None:
-    layer = make("after", backend="cpu")
-    with pytest.raises(RuntimeError, match=r'"cpu" cannot run: torch.jit.trace .* records the call, .*backend="auto"'):
+    layer = make("after", backend="native")
+    with pytest.raises(
+        RuntimeError, match=r'"native" cannot run: torch.jit.trace .* records the call, .*backend="auto"'
+    ):
         torch.jit.trace(layer, draw(T, B, I))
     arguments = draw(T, H), draw(V, H), draw(V), torch.randint(V, (T,))
-    with pytest.raises(RuntimeError, match=r'"cpu" cannot run: torch.jit.trace .* records the call, .*backend="auto"'):
-        torch.jit.trace(lambda *v: linear_cross_entropy(*v, backend="cpu"), arguments)
+    with pytest.raises(
+        RuntimeError, match=r'"native" cannot run: torch.jit.trace .* records the call, .*backend="auto"'
+    ):
+        torch.jit.trace(lambda *v: linear_cross_entropy(*v, backend="native"), arguments)
     with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r'followed by a mode.* backend="auto"'):
-        linear_cross_entropy(*arguments, backend="cpu")
+        linear_cross_entropy(*arguments, backend="native")
     with pytest.raises(RuntimeError, match=r'class that computes torch\'s operators itself.*take backend="auto"'):
         layer(TwoTensor(draw(T, B, I), draw(T, B, I)))
-    assert linear_cross_entropy(*arguments, backend="cpu").isfinite()
+    assert linear_cross_entropy(*arguments, backend="native").isfinite()
 
 
 # ONNX

@@ -21,7 +21,20 @@ from headgate.training.report import Report
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = [
-    *("--hidden", "12", "--embedding", "5", "--epochs", "2", "--batch", "4", "--steps", "9", "--held-out", "0.2"),
+    *(
+        "--hidden-size",
+        "12",
+        "--embedding",
+        "5",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--sequence-length",
+        "9",
+        "--validation-fraction",
+        "0.2",
+    ),
     *("--sample-every", "2", "--sample-length", "8", "--threads", "1"),
 ]
 
@@ -154,17 +167,22 @@ def test_a_full_disk_behind_standard_output_does_not_stop_training(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "size",
-    [("--hidden", "2000000"), ("--embedding", "2000000000"), ("--layers", "2000000000"), ("--hidden", "2147483647")],
+    [
+        ("--hidden-size", "2000000"),
+        ("--embedding", "2000000000"),
+        ("--num-layers", "2000000000"),
+        ("--hidden-size", "2147483647"),
+    ],
 )
 def test_a_model_larger_than_memory_is_refused(fails, size: tuple[str, str]) -> None:
     message = fails("train", "canal.txt", *SMALL, *size)
     assert "training this model takes at least " in message
-    assert "take a smaller --hidden" in message
+    assert "take a smaller --hidden-size" in message
     assert not Path("runs").exists()
 
 
 def test_a_large_model_that_would_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings().replaced(hidden=512, layers=2, embedding=64, steps=35)
+    settings = Settings().replaced(hidden_size=512, num_layers=2, embedding=64, sequence_length=35)
     model = language_model.LanguageModel(settings.model, 100)
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert 0.9 * 4 * weights < capacity.needed(settings, 100) < 4 * weights + 4 * 32 * 35 * 512 * 2 * 4
@@ -186,7 +204,7 @@ def test_running_out_of_memory_leaves_nothing(fails, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loop, "_step", build)
     message = fails("train", "canal.txt", "--quiet", *SMALL)
-    assert "there is not enough memory: take a smaller --hidden" in message
+    assert "there is not enough memory: take a smaller --hidden-size" in message
     assert not Path("runs").exists()
 
 
@@ -364,7 +382,7 @@ def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
     [
         (["--momentum", "0.9"], "--momentum does nothing unless --optimizer is sgd: omit it, or set that"),
         (["--plateau", "2"], "--plateau does nothing unless --schedule is plateau"),
-        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is bpe"),
+        (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is subwords"),
         (["--min-frequency", "2", "--tokenizer", "bytes"], "--min-frequency does nothing unless --tokenizer is"),
         (["--no-unknown", "--tokenizer", "bytes"], "--unknown does nothing unless --tokenizer is characters"),
         (["--no-random-offset", "--partition", "random"], "--random-offset does nothing unless --partition is"),

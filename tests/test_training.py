@@ -33,7 +33,7 @@ from headgate.training.report import Report
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = {
-    "hidden": 12, "layers": 2, "embedding": 5, "dropout": 0.3, "epochs": 6, "batch": 4, "steps": 9, "held_out": 0.2,
+    "hidden_size": 12, "num_layers": 2, "embedding": 5, "dropout": 0.3, "epochs": 6, "batch_size": 4, "sequence_length": 9, "validation_fraction": 0.2,
     "sample_every": 2, "sample_length": 8, "threads": 1,
 }  # fmt: skip
 
@@ -76,7 +76,7 @@ VARIANTS = {
     "sgd with momentum, plateau": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5, "schedule": "plateau",
                                    "plateau": 1},
     "random partition, before": {"partition": "random", "reset": "before", "embedding": 0},
-    "textbook start": {"bias": "single", "initialization": "normal", "held_out": 0.0, "optimizer": "adam"},
+    "textbook start": {"bias": "single", "initialization": "normal", "validation_fraction": 0.0, "optimizer": "adam"},
 }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_killed_from_outside(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    settings = small(dropout=0.0, epochs=40, hidden=32, learning_rate=0.02, held_out=0.2)
+    settings = small(dropout=0.0, epochs=40, hidden_size=32, learning_rate=0.02, validation_fraction=0.2)
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
     log = run.log()
@@ -195,8 +195,8 @@ def model_of(run: RunDirectory) -> LanguageModel:
 
 def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     """The loop as a book would write it, on torch.nn.GRU with one-hot vectors: the same losses."""
-    settings = small(embedding=0, layers=1, dropout=0.0, optimizer="sgd", learning_rate=1.0, clip=0.1, report_every=1,
-                     schedule="constant", held_out=0.0, max_steps=30, random_offset=False)  # fmt: skip
+    settings = small(embedding=0, num_layers=1, dropout=0.0, optimizer="sgd", learning_rate=1.0, clip=0.1, report_every=1,
+                     schedule="constant", validation_fraction=0.0, max_steps=30, random_offset=False)  # fmt: skip
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
     found, before = [], {"loss": 0.0, "tokens": 0}
@@ -243,7 +243,7 @@ def test_report_is_weighted_by_tokens(tmp_path: Path) -> None:
 
 def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     """A text whose end is unlike its beginning: the held-out loss rises soon."""
-    settings = small(epochs=200, patience=3, learning_rate=0.05, dropout=0.0, hidden=24)
+    settings = small(epochs=200, patience=3, learning_rate=0.05, dropout=0.0, hidden_size=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
     run = RunDirectory.create(tmp_path / "run", settings, corpus.tokenizer, {})
     result = go(run, corpus)
@@ -254,7 +254,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert result.progress.best_loss == min(losses)
     used, kept = run.weights(), run.weights(best=True)
     assert all(np.array_equal(used[k], kept[k]) for k in used)
-    found = loop.evaluate(loop.losses_of(model_of(run)), corpus.held_out).loss
+    found = loop.evaluate(loop.evaluation_losses(model_of(run)), corpus.held_out).loss
     assert found == pytest.approx(min(losses), rel=1e-6)
     steps = result.progress.step
     assert go(run, corpus).progress.step == steps, "a run that stopped early is finished"
@@ -262,7 +262,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
 
 def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
     """Stopped behind the best epoch: what is kept as the best is not what comes after it."""
-    settings = small(epochs=12, learning_rate=0.05, dropout=0.0, hidden=24)
+    settings = small(epochs=12, learning_rate=0.05, dropout=0.0, hidden_size=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
     whole = RunDirectory.create(tmp_path / "whole", settings, corpus.tokenizer, {})
     best = go(whole, corpus).progress.best_epoch
@@ -290,7 +290,7 @@ def test_any_lower_loss_is_the_best(loss: float, better: bool) -> None:
 
 
 def test_plateau_halves_the_rate(tmp_path: Path) -> None:
-    settings = small(epochs=30, schedule="plateau", plateau=2, learning_rate=0.05, dropout=0.0, hidden=24)
+    settings = small(epochs=30, schedule="plateau", plateau=2, learning_rate=0.05, dropout=0.0, hidden_size=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
     run = RunDirectory.create(tmp_path / "run", settings, corpus.tokenizer, {})
     go(run, corpus)
@@ -390,7 +390,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_checkpoint_of_another_model(tmp_path: Path) -> None:
     run, corpus = start(tmp_path, small(max_steps=3))
     go(run, corpus)
-    run.settings = small(hidden=13)
+    run.settings = small(hidden_size=13)
     with pytest.raises(InputError, match=r"checkpoint of step 3 in .* does not fit its config.json"):
         go(run, corpus)
 

@@ -20,12 +20,12 @@ from torch.autograd import forward_ad
 from headgate import GRU, equations
 from headgate.kernels import native_gru
 from headgate.layers.cell import GRUCell
-from headgate.layers.functional import reason_against_cpu
+from headgate.layers.functional import reason_against_native
 from tests.helpers.definition import unbundled
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
-needs_library = pytest.mark.skipif(bool(reason_against_cpu()), reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is not there")
 
 
 def draw(*shape: int) -> Tensor:

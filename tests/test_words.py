@@ -25,12 +25,12 @@ def tidy(text: str) -> str:
 def test_ids_follow_frequency_then_the_alphabet():
     tokenizer = WordTokenizer.from_counts(Counter({"c": 2, "b": 2, "\n": 5, "a": 1, "d": 3}))
     assert tokenizer.words == ("\n", "d", "b", "c", "a")
-    assert (tokenizer.vocabulary_size, tokenizer.unwritable, tokenizer.separator) == (6, [0], None)
+    assert (tokenizer.vocabulary_size, tokenizer.special_ids, tokenizer.document_id) == (6, [0], None)
     ids = tokenizer.encode("a x\nd\tc  \n")
     assert ids.dtype == np.int32
     assert ids.tolist() == [5, 0, 1, 2, 4, 1]
     assert tokenizer.decode(ids) == f"a {UNKNOWN}\nd c\n"
-    assert tokenizer.unknown("y x\na y é") == ["y", "x", "é"]
+    assert tokenizer.out_of_vocabulary("y x\na y é") == ["y", "x", "é"]
 
 
 def test_rare_words_become_unk():
@@ -50,7 +50,7 @@ def test_text_without_words_has_no_ids(text):
 def test_words_round_trip_up_to_spaces(text):
     tokenizer = WordTokenizer.from_counts(WordTokenizer.count(text))
     ids = tokenizer.encode(text)
-    assert tokenizer.unknown(text) == []
+    assert tokenizer.out_of_vocabulary(text) == []
     assert tokenizer.decode(ids) == tidy(text)
     assert tokenizer.encode(tokenizer.decode(ids)).tolist() == ids.tolist()
 
@@ -59,10 +59,10 @@ def test_words_round_trip_up_to_spaces(text):
 @given(text=some_text, vocabulary=some_text, size=st.integers(1, 5))
 def test_blocks_change_nothing(text, vocabulary, size):
     tokenizer = WordTokenizer.from_counts(WordTokenizer.count(vocabulary + "x"))
-    expected = tokenizer.encode(text).tolist(), tokenizer.unknown(text), tokenizer.count(text)
+    expected = tokenizer.encode(text).tolist(), tokenizer.out_of_vocabulary(text), tokenizer.count(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "_BLOCK", size)
-        assert (tokenizer.encode(text).tolist(), tokenizer.unknown(text), tokenizer.count(text)) == expected
+        assert (tokenizer.encode(text).tolist(), tokenizer.out_of_vocabulary(text), tokenizer.count(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_blocks_change_nothing(text, vocabulary, size):
 )
 def test_a_space_comes_before_the_first_word_where_a_word_was_before(after, text):
     tokenizer = WordTokenizer(["a", "b", "\n"])
-    write = tokenizer.writer(after)
+    write = tokenizer.stream_decoder(after)
     assert "".join(map(write, [1, 2, 3, 2, None])) == text
 
 
 def test_no_space_before_a_line_break():
-    assert WordTokenizer(["a", "\n"]).writer("x")(2) == "\n"
+    assert WordTokenizer(["a", "\n"]).stream_decoder("x")(2) == "\n"
 
 
 def test_vocabularies_that_cannot_be():

@@ -31,12 +31,12 @@ def similar(word: str, known: Iterable[str]) -> list[str]:
     return beginning[:3] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """Name the known words most like ``word``, as the end of an error message.
 
-    >>> nearest("voyge", ["verses", "voyage"])
+    >>> suggest("voyge", ["verses", "voyage"])
     'did you mean voyage?'
-    >>> nearest("xyz", ["verses", "voyage"])
+    >>> suggest("xyz", ["verses", "voyage"])
     'known: verses, voyage'
     """
     known = list(known)

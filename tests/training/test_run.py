@@ -12,7 +12,7 @@ from headgate.training import run as module
 from headgate.training.signals import Signals
 
 SMALL: dict[str, Any] = {
-    "limit": 3000, "hidden": 12, "embedding": 7, "batch": 4, "steps": 10, "sample_every": 1, "quiet": True,
+    "limit": 3000, "hidden_size": 12, "embedding": 7, "batch_size": 4, "sequence_length": 10, "sample_every": 1, "quiet": True,
 }  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def weights(run: module.Run) -> dict[str, np.ndarray]:
 def test_what_was_trained_is_at_hand(tmp_path: Path) -> None:
     run = headgate.train("voyage", out=tmp_path / "run", epochs=2, **SMALL)
     assert (run.path, run.ending) == (tmp_path / "run", "finished")
-    assert (run.settings.training.epochs, run.settings.model.hidden) == (2, 12)
+    assert (run.settings.training.epochs, run.settings.model.hidden_size) == (2, 12)
     assert [entry["epoch"] for entry in run.log] == [1, 2]
     assert run.log[1]["perplexity"] < run.log[0]["perplexity"]
     assert run.curve.read_bytes()[:4] == b"\x89PNG"
@@ -35,17 +35,25 @@ def test_what_was_trained_is_at_hand(tmp_path: Path) -> None:
     found, last = runtime.read("the boat")
     np.testing.assert_allclose(found[0], logits[-1, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(last, state.detach().numpy(), rtol=1e-4, atol=1e-5)
-    assert len(runtime.write("the", 5)) == 8
+    assert len(runtime.generate("the", 5)) == 8
 
 
 def test_best_and_last_weights(tmp_path: Path) -> None:
-    overfit = SMALL | {"limit": 400, "batch": 2, "steps": 5, "learning_rate": 0.05, "schedule": "constant"}
+    overfit = SMALL | {
+        "limit": 400,
+        "batch_size": 2,
+        "sequence_length": 5,
+        "learning_rate": 0.05,
+        "schedule": "constant",
+    }
     run = headgate.train("voyage", out=tmp_path / "run", epochs=12, dropout=0.0, **overfit)
     losses = [entry["held_out_loss"] for entry in run.log]
     assert min(losses) < losses[-1]  # else this test shows nothing
     assert not torch.equal(run.model().gru.weight_hh_l0, run.model(best=False).gru.weight_hh_l0)
     assert torch.equal(run.model(best=False).gru.weight_hh_l0, torch.from_numpy(weights(run)["gru.weight_hh_l0"]))
-    headgate.train("voyage", out=tmp_path / "whole", epochs=1, held_out=0.0, **SMALL).model()  # there are no best ones
+    headgate.train(
+        "voyage", out=tmp_path / "whole", epochs=1, validation_fraction=0.0, **SMALL
+    ).model()  # there are no best ones
 
 
 def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
@@ -89,17 +97,22 @@ def test_recipes_and_default_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
-        '[text]\ncorpus = "verses"\nlimit = 2000\n[model]\nhidden = 9\n[training]\nepochs = 1\nbatch = 3\n'
+        '[text]\ncorpus = "verses"\nlimit = 2000\n[model]\nhidden_size = 9\n[training]\nepochs = 1\nbatch_size = 3\n'
     )
-    paths = [headgate.train(recipe=str(recipe), steps=8, quiet=True).path for _ in range(2)]
+    paths = [headgate.train(recipe=str(recipe), sequence_length=8, quiet=True).path for _ in range(2)]
     assert paths == [Path("runs/mine"), Path("runs/mine-2")]
-    assert headgate.train("voyage", recipe=str(recipe), out="other", steps=8, quiet=True).settings.model.hidden == 9
+    assert (
+        headgate.train(
+            "voyage", recipe=str(recipe), out="other", sequence_length=8, quiet=True
+        ).settings.model.hidden_size
+        == 9
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hiden": 5}, "unknown setting 'hiden': did you mean hidden"),
+        ({"hiden": 5}, "unknown setting 'hiden': did you mean hidden_size"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"corpus": "nowhere.txt"}, "nowhere.txt"),
         ({"limit": 30}, "has 27 tokens, one batch of 4 sequences of 10 steps needs 51"),
@@ -115,7 +128,7 @@ def test_train_refuses(tmp_path: Path, settings: dict[str, Any], message: str) -
 
 def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     first = headgate.train("voyage", out=tmp_path / "run", epochs=1, **SMALL)
-    with pytest.raises(headgate.InputError, match="was started with hidden = 12, which cannot change"):
-        headgate.train("voyage", out=tmp_path / "run", epochs=1, **SMALL | {"hidden": 13})
-    second = headgate.train("voyage", out=tmp_path / "run", epochs=1, overwrite=True, **SMALL | {"hidden": 13})
-    assert (first.path, second.settings.model.hidden) == (second.path, 13)
+    with pytest.raises(headgate.InputError, match="was started with hidden_size = 12, which cannot change"):
+        headgate.train("voyage", out=tmp_path / "run", epochs=1, **SMALL | {"hidden_size": 13})
+    second = headgate.train("voyage", out=tmp_path / "run", epochs=1, overwrite=True, **SMALL | {"hidden_size": 13})
+    assert (first.path, second.settings.model.hidden_size) == (second.path, 13)

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     settings, tokenizer = directory.settings.text, directory.tokenizer
     foreign: list[str] = []
     if options.text is None:
-        if not settings.held_out:
+        if not settings.validation_fraction:
             raise InputError(f"{directory.path} held nothing out: say which text to evaluate on")
         corpus = corpora.load(settings, data_dir=data_dir)
         if corpus.sha256 != directory.facts.get("corpus_sha256"):
@@ -87,8 +87,8 @@ def run(options: argparse.Namespace) -> int:
             ids, name = corpora.encode(tokenizer, passages), options.text
         ratio = sum(len(passage.text) for passage in passages) / max(len(ids), 1)
         for passage in passages:
-            unknown = set(tokenizer.unknown(passage.text))
-            pieces = passage.text.split() if settings.tokenizer == "word" else passage.text
+            unknown = set(tokenizer.out_of_vocabulary(passage.text))
+            pieces = passage.text.split() if settings.tokenizer == "words" else passage.text
             foreign += [piece for piece in pieces if piece in unknown]
 
     lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             )
             result = evaluate(runtime.losses, ids, rows=rows, characters_per_token=ratio)
             lost = result.perplexity / exact.perplexity - 1
-    units = "words" if settings.tokenizer == "word" else "characters"
+    units = "words" if settings.tokenizer == "words" else "characters"
     if options.json:
         answer = {
             "text": name,
@@ -136,7 +136,7 @@ def _losses(directory: "RunDirectory", options: argparse.Namespace) -> "Losses":
         return Runtime.load(directory.path, best=options.best, threads=threads).losses
     import torch
 
-    from headgate.models.language_model import LanguageModel, losses_of
+    from headgate.models.language_model import LanguageModel, evaluation_losses
 
     torch.set_num_threads(threads)
-    return losses_of(LanguageModel.load(directory.path, best=options.best))
+    return evaluation_losses(LanguageModel.load(directory.path, best=options.best))

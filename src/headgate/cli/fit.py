@@ -258,7 +258,7 @@ class _Work:
                     name: content for name, draw in self.pictures.items() if (content := _drawn(name, draw)) is not None
                 },
             }
-            facts, arrays = self.estimator.describe()
+            facts, arrays = self.estimator.to_state()
             parts = (type(self.estimator).__name__, self.estimator.get_params(), facts, arrays)
             try:
                 place.write(*parts, more=more)

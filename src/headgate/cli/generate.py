@@ -99,16 +99,16 @@ def run(options: argparse.Namespace) -> int:
             print()  # between texts that may have several lines
         if options.stream:
             print(prefix, end="", flush=True)
-            for piece in runtime.stream(prefix, options.length, sampling, seed=own):
+            for piece in runtime.stream(prefix, options.length, **vars(sampling), seed=own):
                 print(piece, end="", flush=True)
             print(flush=True)
             continue
         answer: dict[str, Any] = {"prefix": prefix}
         if options.beam:
             with capacity.enough("take a smaller --beam"):
-                answer["text"], answer["log_probability"] = runtime.beam(prefix, options.length, options.beam)[0]
+                answer["text"], answer["log_probability"] = runtime.beam_search(prefix, options.length, options.beam)[0]
         else:
-            answer["text"] = runtime.write(prefix, options.length, sampling, seed=own)
+            answer["text"] = runtime.generate(prefix, options.length, **vars(sampling), seed=own)
             answer |= {"seed": seed} if drawn else {}
         if options.json:
             print_json(answer)
@@ -157,7 +157,7 @@ def _check_beam(width: int, runtime: Any) -> None:
     from headgate.training import capacity
 
     model = runtime.settings
-    least = width * (2 * 8 * runtime.tokenizer.vocabulary_size + 2 * 4 * model.layers * model.hidden)
+    least = width * (2 * 8 * runtime.tokenizer.vocabulary_size + 2 * 4 * model.num_layers * model.hidden_size)
     if least > (most := capacity.available()):
         raise InputError(
             f"a beam of {width:,} takes at least {capacity.in_gigabytes(least)} of memory, there are "

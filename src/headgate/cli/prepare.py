@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)}
     chosen = Settings().replaced(**given)
     settings, idle = chosen.text, without_effect(given, chosen)
-    if options.seed is not None and settings.tokenizer != "bpe":
-        idle.append("--seed does nothing unless --tokenizer is bpe: omit it, or set that")
+    if options.seed is not None and settings.tokenizer != "subwords":
+        idle.append("--seed does nothing unless --tokenizer is subwords: omit it, or set that")
     if idle:
         raise InputError("; ".join(idle))
     progress = _Progress(quiet=options.quiet)
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not options.quiet:
-        documents = f" in {corpus.documents:,} documents" if corpus.tokenizer.separator is not None else ""
+        documents = f" in {corpus.documents:,} documents" if corpus.tokenizer.document_id is not None else ""
         print(
             f"{corpus.path}: {corpus.characters:,} characters{documents}, {len(corpus.ids):,} tokens, vocabulary "
             f"{corpus.tokenizer.vocabulary_size:,}" + (" (prepared before, left as it is)" if before else "")

@@ -70,9 +70,9 @@ def info(options: argparse.Namespace) -> int:
         backends = dict.fromkeys(BACKENDS, "available")
     else:
         missing = "needs torch: pip install '.[train]' in a clone of headgate"
-        backends = dict.fromkeys(("equations", "torch", "cpu"), missing)
+        backends = dict.fromkeys(("equations", "torch", "native"), missing)
     if native.load() is None:
-        facts["native"] = backends["cpu"] = native.MISSING
+        facts["native"] = backends["native"] = native.MISSING
     else:
         facts["native"] = f"{native.level()} ({native.find()})"
     facts["backends"] = {**backends, "runtime": "available: generate, evaluate --runtime"}

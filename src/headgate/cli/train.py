@@ -12,7 +12,17 @@ from headgate.cli.flags import add_setting, command
 from headgate.errors import InputError
 from headgate.settings.run import SECTIONS
 
-COMMON = ("epochs", "hidden", "layers", "dropout", "batch", "steps", "learning_rate", "patience", "seed")  # settings
+COMMON = (
+    "epochs",
+    "hidden_size",
+    "num_layers",
+    "dropout",
+    "batch_size",
+    "sequence_length",
+    "learning_rate",
+    "patience",
+    "seed",
+)  # settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         Path(options.out) if options.out else None, given, recipe=options.recipe, resume=options.resume,
         overwrite=options.overwrite, data_dir=Path(options.data_dir) if options.data_dir else None, quiet=options.quiet,
     ) as session:  # fmt: skip
-        path, report, first = session.directory.path, session.report, session.processes.first
+        path, report, first = session.directory.path, session.report, session.processes.is_main
         resume = f"{command()} train --resume --out {shlex.quote(str(path))}"
         with Signals() as signals:
             try:

@@ -255,14 +255,14 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the forecaster, its history too, into a directory, without pickle; see :meth:`GRURegressor.save`."""
-        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.describe(), overwrite=overwrite)
+        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
 
-    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What was learned, as facts and arrays."""
         check_is_fitted(self, "regressor_")
         names = [s.name for s in self.panel_.series]
-        panel, arrays = self.panel_.describe()
-        regressor, more = self.regressor_.describe()
+        panel, arrays = self.panel_.to_state()
+        regressor, more = self.regressor_.to_state()
         arrays |= {f"regressor.{name}": value for name, value in more.items()}
         arrays["errors_"] = self.errors_
         arrays |= {"features.mean": self.features_scale_.mean, "features.deviation": self.features_scale_.deviation}
@@ -289,14 +289,14 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             self.short_ = tuple(found.facts.get("short_", ()))  # of format 1 without: none was allowed
             score = found.facts["tail_score_"]
             self.tail_score_ = None if score is None else Score(*score)
-            self.panel_ = Panel.restore(found.facts["panel"], found.arrays)
+            self.panel_ = Panel.from_state(found.facts["panel"], found.arrays)
             self.errors_ = found.arrays["errors_"]
             self.features_scale_ = Scale(found.arrays["features.mean"], found.arrays["features.deviation"])
             columns = (found.arrays[name] for name in ("means", "deviations"))
             scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
             self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
             inner = {k.removeprefix("regressor."): v for k, v in found.arrays.items() if k.startswith("regressor.")}
-            self.regressor_ = GRURegressor.restore(self._regressor().get_params(), found.facts["regressor"], inner)
+            self.regressor_ = GRURegressor.from_state(self._regressor().get_params(), found.facts["regressor"], inner)
         return self
 
     _FACTS = ("season_length_", "window_", "lags_")

@@ -24,13 +24,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headgate.errors import InputError
-from headgate.estimators.validation import is_table, one_sentence, unequal, whole
+from headgate.estimators.validation import as_input_error, is_table, rollback_on_error, unequal
 from headgate.models.sequence_model import SequenceModel, spread_memory
 from headgate.runs import estimator_directory
 from headgate.sequences.arrays import Scale, Sequences
 from headgate.settings.estimators import ClassifierParameters, SequenceParameters, check_parameters
 from headgate.settings.run import TrainingSettings
-from headgate.training.fitting import Examples, Fit, cross_entropy, fit, outputs, squared_error, trivial_loss
+from headgate.training.fitting import Examples, FitState, cross_entropy, fit, predict, squared_error, trivial_loss
 
 # epochs="auto": so many, and further ones until the loss is this share of the trivial one, or until there were so many
 # updates for each step of the longest sequence, and so many at most.
@@ -61,7 +61,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         Raises ValueError for what cannot be learned from, and then leaves the estimator as it was. Warns
         (ConvergenceWarning) where twenty epochs or more have come to no more than ``baseline_loss_`` does.
         """
-        with whole(self):
+        with rollback_on_error(self):
             go_on = self.warm_start and hasattr(self, "model_")
             before = self.n_iter_ if go_on else 0
             self._learn(X, y, sample_weight, go_on=go_on)
@@ -75,16 +75,16 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 
         Raises InputError where the directory holds something else, or a fitted estimator and not ``overwrite``.
         """
-        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.describe(), overwrite=overwrite)
+        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
         found = estimator_directory.read(path, cls.__name__)
         with found.damage():
-            return cls.restore(found.parameters, found.facts, found.arrays)
+            return cls.from_state(found.parameters, found.facts, found.arrays)
 
-    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What was learned, as facts and arrays, from which :meth:`restore` makes the estimator again."""
         check_is_fitted(self, "model_")
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model_.state_dict().items()}
@@ -94,8 +94,10 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return {name: getattr(self, name) for name in self._FACTS if hasattr(self, name)}, arrays
 
     @classmethod
-    def restore(cls, parameters: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
-        """The estimator that :meth:`describe` described."""
+    def from_state(
+        cls, parameters: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> Self:
+        """The estimator that :meth:`to_state` described."""
         self = cls(**parameters)
         for name in cls._FACTS:
             if name in facts:
@@ -146,7 +148,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if self.early_stopping and not one_epoch:
             training, held_out = self._split(targets, random)
         if go_on:
-            self._fit: Fit = copy.deepcopy(self._fit)  # an epoch that fails leaves nothing behind
+            self._fit: FitState = copy.deepcopy(self._fit)  # an epoch that fails leaves nothing behind
             self._fit.settings = settings
         else:
             self._standardize(
@@ -191,7 +193,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def _train_longer(self, known: Examples, held_out: Examples | None, before: int) -> None:
         """Train in further cycles of the learning rate, each up to twice as long as the one before, while little has
         been learned and there were few updates for sequences of such a length; early stopping stops this too."""
-        per_epoch = -(-len(known.sequences) // self._fit.settings.batch)
+        per_epoch = -(-len(known.sequences) // self._fit.settings.batch_size)
         enough = min(UPDATES_PER_STEP * int(known.sequences.lengths.max()), MOST_UPDATES)
         planned = epochs = LEAST_EPOCHS
         while len(self._fit.history) - before == planned and planned * per_epoch < enough:
@@ -230,7 +232,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if missing:
             raise InputError(f'device must be one that torch can use here, got {self.device!r}; "cpu" always is')
         return TrainingSettings(
-            epochs=epochs, batch=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
+            epochs=epochs, batch_size=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
             weight_decay=float(self.weight_decay), schedule=self.schedule if epochs > 1 else "constant",
             clip=float(self.clip), patience=int(self.patience),
         )  # fmt: skip
@@ -238,7 +240,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def _read(self, X: Any, *, fitting: bool) -> Sequences:
         """X checked; when ``fitting``, what it looks like is noted, otherwise compared with that."""
         if is_table(X) and (fitting or self._table):
-            with one_sentence():
+            with as_input_error():
                 X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
             self._table: bool = True
             return Sequences.read(X)
@@ -269,7 +271,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             return None
         n = len(targets)
         weights = np.full(n, sample_weight) if isinstance(sample_weight, int | float) else sample_weight
-        with one_sentence():
+        with as_input_error():
             weights = check_array(
                 weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self
             )
@@ -310,14 +312,14 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             if columns:
                 self.y_scale_ = Scale.of(targets, weights)
 
-    def _begin(self, features: int, outputs: int, settings: TrainingSettings, seed: int) -> Fit:
+    def _begin(self, features: int, outputs: int, settings: TrainingSettings, seed: int) -> FitState:
         with self._own_random(seed):
             model = SequenceModel(
                 features, int(self.hidden_size), outputs, int(self.num_layers), bidirectional=bool(self.bidirectional),
                 pool=self.pool, dropout=float(self.dropout), reset=self.reset, backend=self.backend, device=self.device,
             )  # fmt: skip
         loss = cross_entropy if isinstance(self, ClassifierMixin) else squared_error
-        return Fit(model, settings, loss, np.random.default_rng(seed))
+        return FitState(model, settings, loss, np.random.default_rng(seed))
 
     def _scaled(self, sequences: Sequences) -> Sequences:
         with np.errstate(over="ignore"):
@@ -329,7 +331,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def _predicted(self, X: Any) -> np.ndarray:
         """What the model gives, (n, O) float64, still standardized."""
         check_is_fitted(self, "model_")
-        return outputs(self.model_, self._scaled(self._read(X, fitting=False))).astype(np.float64)
+        return predict(self.model_, self._scaled(self._read(X, fitting=False))).astype(np.float64)
 
     @contextlib.contextmanager
     def _own_random(self, seed: int) -> Iterator[None]:
@@ -381,7 +383,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all."""
-        with whole(self):
+        with rollback_on_error(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True)
         return self
 
@@ -392,7 +394,7 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
         return numbers if self._columns else numbers[:, 0]
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
-        with one_sentence():
+        with as_input_error():
             targets = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self)
         columns = targets.shape[1] if targets.ndim == 2 else 0
         if targets.ndim > 2 or (not fitting and columns != self._columns):
@@ -425,7 +427,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and
         takes in ``classes`` every label that will ever come (None: those of its y)."""
-        with whole(self):
+        with rollback_on_error(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True, classes=classes)
         return self
 
@@ -439,7 +441,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         return np.asarray(softmax(self._predicted(X), axis=1))
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
-        with one_sentence():
+        with as_input_error():
             labels = column_or_1d(y, warn=True)
             assert_all_finite(labels, input_name="y")
             check_classification_targets(labels)

@@ -10,8 +10,8 @@ from headgate.errors import InputError
 
 
 @contextlib.contextmanager
-def whole(estimator: Any) -> Iterator[None]:
-    """What happens within happens as a whole, or the estimator is as it was."""
+def rollback_on_error(estimator: Any) -> Iterator[None]:
+    """Restore the estimator's attributes if the block raises."""
     before = dict(vars(estimator))
     try:
         yield
@@ -22,7 +22,7 @@ def whole(estimator: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
+def as_input_error() -> Iterator[None]:
     """What scikit-learn has against an argument, as an InputError."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The backend ``cpu``: the native library as a differentiable function of tensors, float32 and float64.
+"""The backend ``native``: the native library as a differentiable function of tensors, float32 and float64.
 
 Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export``, and where a mode or a
 tensor of another class watches, the same thing is the operator ``headgate::gru``. A gradient that is to be

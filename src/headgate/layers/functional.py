@@ -16,7 +16,7 @@ from headgate.equations import Options, Weights
 from headgate.kernels import cross_entropy, native_gru, torch_gru, watch
 from headgate.kernels.dense import check_range
 
-BACKENDS = {"equations": equations.sequence, "torch": torch_gru.sequence, "cpu": native_gru.sequence}
+BACKENDS = {"equations": equations.sequence, "torch": torch_gru.sequence, "native": native_gru.sequence}
 LOGITS = 2**24  # so many at most, where torch's operations compute a cross-entropy, exist at a time
 
 
@@ -44,15 +44,15 @@ def gru(
     integers from 0 to T, resets (T, B) boolean, reset_state (H,): see there.
     Returns every state (T, B, H), the last one (B, H), and with ``return_gates`` also r, z and n (T, B, 3H).
 
-    ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``cpu``, the native library, for tensors on a CPU, and
+    ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``native``, the native library, for tensors on a CPU, and
     ``torch`` elsewhere, or where the library was not built. Function transforms (torch.func, forward-mode
     differentiation) go through ``equations``. Where anything else follows the call, "auto" takes what that can see:
     ``torch`` while torch.jit.trace or an ONNX exporter records it, ``equations`` for tensors of classes that compute
-    torch's operators themselves, and otherwise the operator ``headgate::gru``, which is ``cpu`` as torch knows it.
+    torch's operators themselves, and otherwise the operator ``headgate::gru``, which is ``native`` as torch knows it.
 
-    ``batch_invariant``: with True the backend ``cpu`` gives a row the same bits alone and in any batch. With False it
-    may compute the rows of large batches (24 rows and 128 hidden units at least) on the matrix tiles of processors that
-    have AMX: about as exact, and faster.
+    ``batch_invariant``: with True the backend ``native`` gives a row the same bits alone and in any batch. With False
+    it may compute the rows of large batches (24 rows and 128 hidden units at least) on the matrix tiles of processors
+    that have AMX: about as exact, and faster.
     Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
     for an unknown variant or backend.
     """
@@ -94,10 +94,10 @@ def linear_cross_entropy(
     unwatched, device = watch.unwatched(tensors), states.device.type
     picked = _pick(backend, device) if unwatched else _pick_visible(backend, device, tensors)
     hidden = unwatched or not (torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors))
-    if backend == "cpu" and not hidden and not torch.compiler.is_compiling():
+    if backend == "native" and not hidden and not torch.compiler.is_compiling():
         raise RuntimeError(_UNSEEN.format("this cross-entropy is followed by a mode, or by a tensor of another class"))
     _check_range("targets", targets, V - 1)
-    if picked != "cpu" or not hidden or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
+    if picked != "native" or not hidden or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction="none")
@@ -140,19 +140,19 @@ def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, 
     return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-_UNSEEN = 'backend "cpu" cannot run: {}, which does not see what the native library does: take backend="auto"'
+_UNSEEN = 'backend "native" cannot run: {}, which does not see what the native library does: take backend="auto"'
 
 
 def _pick(backend: str, device: str) -> str:
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "cpu" and (why_not := reason_against_cpu(device)):
-        raise RuntimeError(f'backend "cpu" cannot run: {why_not}')
+    if backend == "native" and (why_not := reason_against_native(device)):
+        raise RuntimeError(f'backend "native" cannot run: {why_not}')
     if backend != "auto":
         return backend
     if device == "cpu":
-        if not reason_against_cpu():
-            return "cpu"
+        if not reason_against_native():
+            return "native"
         _say_that_it_is_slow()
     return "torch"
 
@@ -171,7 +171,7 @@ def _pick_visible(backend: str, device: str, tensors: Sequence[Tensor | None]) -
         visible, follower = "torch", "expanded weights follow the call"
     elif watch.foreign(tensors):
         visible, follower = "equations", "a tensor is of a class that computes torch's operators itself"
-    if visible and backend == "cpu":
+    if visible and backend == "native":
         raise RuntimeError(_UNSEEN.format(follower))
     return visible if visible and backend == "auto" else picked
 
@@ -188,8 +188,8 @@ def _check_expanded(x: Tensor, weights: Weights, options: Options) -> None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled programs stay on their machine
-def reason_against_cpu(device: str = "cpu") -> str:
-    """Why the backend ``cpu`` cannot run on such a device; empty where it can."""
+def reason_against_native(device: str = "cpu") -> str:
+    """Why the backend ``native`` cannot run on such a device; empty where it can."""
     if device != "cpu":
         return f"the tensors are on {device}"
     return "" if native.load() is not None else native.MISSING

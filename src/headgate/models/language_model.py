@@ -24,8 +24,8 @@ class LanguageModel(nn.Module):
 
     The input is one-hot (never made: a row of weight_ih is gathered), or an embedding where settings.embedding > 0.
     Dropout acts on the embedding, between layers and before the head. ``settings.initialization`` "normal" is the
-    textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each id ``separator``, with which a document
-    begins, the state starts over from zeros. ``settings.head``:
+    textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each ``document_id``, the id with which a
+    document begins, the state starts over from zeros. ``settings.head``:
 
     linear    :class:`headgate.layers.heads.LinearHead`
     tied      :class:`headgate.layers.heads.TiedHead`: its weight is that of the embedding
@@ -33,7 +33,7 @@ class LanguageModel(nn.Module):
 
     Raises InputError where the head does not fit the sizes or the vocabulary.
 
-    >>> model = LanguageModel(ModelSettings(hidden=8), vocabulary_size=5)
+    >>> model = LanguageModel(ModelSettings(hidden_size=8), vocabulary_size=5)
     >>> logits, state = model(torch.tensor([[0], [3]]))
     >>> logits.shape, state.shape
     (torch.Size([2, 1, 5]), torch.Size([1, 1, 8]))
@@ -44,22 +44,22 @@ class LanguageModel(nn.Module):
         settings: ModelSettings,
         vocabulary_size: int,
         *,
-        separator: int | None = None,
+        document_id: int | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.separator = separator
-        V, H = vocabulary_size, settings.hidden
-        if wrong := settings.wrong_head():
+        self.document_id = document_id
+        V, H = vocabulary_size, settings.hidden_size
+        if wrong := settings.head_problem():
             raise InputError(wrong)
         self.settings = settings
         self.embedding = nn.Embedding(V, settings.embedding) if settings.embedding else None
         self.gru = GRU(
             settings.embedding or V,
             H,
-            settings.layers,
+            settings.num_layers,
             bias=True if settings.bias == "double" else "single",
-            dropout=settings.dropout if settings.layers > 1 else 0.0,
+            dropout=settings.dropout if settings.num_layers > 1 else 0.0,
             reset=settings.reset,
             batch_invariant=False,
             backend=backend,
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
             check_weights(weights, run.settings.model, V)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        model = cls(run.settings.model, V, separator=run.tokenizer.separator, backend=backend)
+        model = cls(run.settings.model, V, document_id=run.tokenizer.document_id, backend=backend)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         return model.eval()
 
@@ -116,17 +116,19 @@ class LanguageModel(nn.Module):
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the head reads, (T, B, H), and the state after the last step."""
         x = tokens if self.embedding is None else self.dropout(self.embedding(tokens))
-        resets = None if self.separator is None else tokens == self.separator
+        resets = None if self.document_id is None else tokens == self.document_id
         states, state = self.gru(x, state, resets=resets)
         return self.dropout(states), state
 
 
-def arrays_of(model: LanguageModel) -> dict[str, np.ndarray]:
+def numpy_weights(model: LanguageModel) -> dict[str, np.ndarray]:
     """The weights as NumPy arrays, which share the memory of a model on a CPU."""
     return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
 
 
-def losses_of(model: LanguageModel) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
+def evaluation_losses(
+    model: LanguageModel,
+) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
     """A model as :func:`headgate.runtime.evaluation.evaluate` wants it: in evaluation mode, left as it was found."""
 
     def losses(x: np.ndarray, y: np.ndarray, state: Tensor | None) -> tuple[np.ndarray, Tensor]:

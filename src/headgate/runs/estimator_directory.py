@@ -24,6 +24,7 @@ import numpy as np
 
 from headgate import __version__
 from headgate.errors import InputError, one_line
+from headgate.settings.earlier import translated
 from headgate.storage import files
 from headgate.storage.lock import alone
 
@@ -90,8 +91,8 @@ class Place:
         content = {"model.safetensors": files.format_arrays(arrays), **(more or {})}
         learned = {
             "estimator": kind,
-            "parameters": {name: _described(value, name) for name, value in parameters.items()},
-            "facts": {name: _described(value, name) for name, value in facts.items()},
+            "parameters": {name: _to_json(value, name) for name, value in parameters.items()},
+            "facts": {name: _to_json(value, name) for name, value in facts.items()},
         }
         listed = {name: hashlib.sha256(value).hexdigest() for name, value in content.items()}
         config = {
@@ -328,9 +329,9 @@ def _read(path: Path, described: bytes, kind: str) -> Saved:
     arrays = files.parse_arrays(content, file)
     with Saved(path, found, {}, {}, {}).damage():
         parameters, facts = (
-            {name: _restored(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
+            {name: _from_json(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
         )
-    return Saved(path, found, parameters, facts, arrays)
+    return Saved(path, found, translated(parameters), facts, arrays)
 
 
 def _checksum(learned: Mapping[str, Any], content: bytes) -> str:
@@ -338,20 +339,20 @@ def _checksum(learned: Mapping[str, Any], content: bytes) -> str:
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode() + content).hexdigest()
 
 
-def _described(value: Any, name: str) -> Any:
+def _to_json(value: Any, name: str) -> Any:
     """A value as JSON. Arrays and dicts are marked as such, because JSON knows neither dtypes nor keys but strings."""
     if isinstance(value, np.random.Generator | np.random.RandomState):
         return None
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufUO":
             raise InputError(f"{name} holds {value.dtype}, which cannot be saved: use numbers or strings, or pickle")
-        return {"dtype": value.dtype.str, "values": _described(value.tolist(), name)}
+        return {"dtype": value.dtype.str, "values": _to_json(value.tolist(), name)}
     if isinstance(value, np.generic):
-        return _described(value.item(), name)
+        return _to_json(value.item(), name)
     if isinstance(value, Mapping):
-        return {"pairs": [[_described(k, name), _described(v, name)] for k, v in value.items()]}
+        return {"pairs": [[_to_json(k, name), _to_json(v, name)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        return [_described(part, name) for part in value]
+        return [_to_json(part, name) for part in value]
     if isinstance(value, float) and not np.isfinite(value):
         return {"float": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
@@ -359,13 +360,13 @@ def _described(value: Any, name: str) -> Any:
     raise InputError(f"{name} holds a {type(value).__name__}, which cannot be saved: use numbers or strings, or pickle")
 
 
-def _restored(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     if isinstance(value, list):
-        return [_restored(part) for part in value]
+        return [_from_json(part) for part in value]
     if not isinstance(value, dict):
         return value
     if "pairs" in value:
-        return {_restored(k): _restored(v) for k, v in value["pairs"]}
+        return {_from_json(k): _from_json(v) for k, v in value["pairs"]}
     if "float" in value:
         return float(value["float"])
-    return np.array(_restored(value["values"]), dtype=np.dtype(value["dtype"]))
+    return np.array(_from_json(value["values"]), dtype=np.dtype(value["dtype"]))

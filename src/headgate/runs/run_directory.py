@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
+from headgate.settings.earlier import translated
 from headgate.settings.run import SECTIONS, Settings, from_tables
 from headgate.storage import files
 from headgate.storage.files import file_sha256
@@ -35,7 +36,8 @@ from headgate.text import tokenizer as tokenizers
 from headgate.text.tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
-FORMAT = 1  # of config.json and the checkpoints; raised when an older headgate could not read them
+FORMAT = 2  # of config.json; raised when an older headgate could not read it
+CHECKPOINT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,19 @@ class RunDirectory:
             (path / "config.json").read_bytes(), where, lambda c: (c["settings"], c["facts"], c["format"]),
             remedy="restore it, or train again",
         )  # fmt: skip
-        if version != FORMAT:
-            raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
+        if type(version) is not int or not 1 <= version <= FORMAT:
+            known = f"1 to {FORMAT}"
+            raise InputError(f"{where} has format {version!r}, this headgate reads {known}: use the one that wrote it")
         if not isinstance(tables, dict) or not isinstance(facts, dict):
             raise InputError(f"{where} is damaged (settings and facts must be tables): restore it, or train again")
         try:
             described = (path / "tokenizer.json").read_text("utf-8")
         except (FileNotFoundError, UnicodeDecodeError):
             raise InputError(f"{path}/tokenizer.json is missing or damaged: restore it, or train again") from None
+        if version == 1:
+            tables = {name: translated(t) if isinstance(t, dict) else t for name, t in tables.items()}
         if unknown := sorted(tables.keys() - SECTIONS.keys()):
-            raise InputError(f"{where}: unknown section {', '.join(unknown)}: {nearest(unknown[0], SECTIONS)}")
+            raise InputError(f"{where}: unknown section {', '.join(unknown)}: {suggest(unknown[0], SECTIONS)}")
         return cls(path, from_tables(tables, where), tokenizers.from_json(described, f"{path}/tokenizer.json"), facts)
 
     def write_settings(self) -> None:
@@ -172,7 +177,7 @@ class RunDirectory:
         contents = {f"{group}.safetensors": files.format_arrays(arrays) for group, arrays in checkpoint.arrays.items()}
         contents["state.json"] = json.dumps(state).encode()
         manifest = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "step": checkpoint.step,
             "files": {
                 name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -334,7 +339,7 @@ def _complete(checkpoint: Path) -> bool:
         manifest = json.loads((checkpoint / "manifest.json").read_bytes())
         there = {file.name for file in checkpoint.iterdir() if file.is_file()}
         return (
-            manifest["format"] == FORMAT
+            manifest["format"] == CHECKPOINT_FORMAT
             and f"step-{manifest['step']:09d}" == checkpoint.name.removesuffix(".old")
             and {"state.json"} <= manifest["files"].keys() <= there
             and all(

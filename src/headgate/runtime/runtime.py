@@ -50,7 +50,7 @@ class Runtime:
         self.tokenizer = tokenizer
         self.settings = settings
         self._embedding = weights["embedding.weight"] if settings.embedding else None
-        zero = np.zeros(3 * settings.hidden, np.float32)
+        zero = np.zeros(3 * settings.hidden_size, np.float32)
         self._layers = [
             (
                 weights[f"gru.weight_ih_l{layer}"],
@@ -58,7 +58,7 @@ class Runtime:
                 weights[f"gru.bias_ih_l{layer}"],
                 weights.get(f"gru.bias_hh_l{layer}", zero),
             )
-            for layer in range(settings.layers)
+            for layer in range(settings.num_layers)
         ]
         self._clusters = None
         if settings.head == "adaptive":
@@ -87,7 +87,7 @@ class Runtime:
 
     def initial_state(self, batch: int = 1) -> np.ndarray:
         """The state before any text: zeros (L, B, H)."""
-        return np.zeros((self.settings.layers, batch, self.settings.hidden), np.float32)
+        return np.zeros((self.settings.num_layers, batch, self.settings.hidden_size), np.float32)
 
     def step(self, ids: np.ndarray, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read one id of each of B sequences: ids (B,), state (L, B, H) -> logits (B, V) of the next ids, new state.
@@ -102,7 +102,7 @@ class Runtime:
                 f"step reads ids (B,), one for each sequence, got {ids.shape}: for several steps call "
                 "read(text, state) or losses(x, y, state)"
             )
-        L, H, B = self.settings.layers, self.settings.hidden, len(ids)
+        L, H, B = self.settings.num_layers, self.settings.hidden_size, len(ids)
         if state is not None and (given := np.shape(state)) != (L, B, H) and (given[:1], given[2:]) == ((L,), (H,)):
             raise InputError(
                 f"step reads one id for each sequence, got {B} ids and a state of {given[1]} "
@@ -124,28 +124,29 @@ class Runtime:
         without ids, an empty one or spaces between words, is read as a line break (or what stands in for it). Where the
         model knows documents, a text without a ``state`` begins one, and one without ids begins another.
         """
-        if unknown := self.tokenizer.unknown(text):
+        if unknown := self.tokenizer.out_of_vocabulary(text):
             stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
             warnings.warn(
                 f"not in the vocabulary, read as {stand_in!r}: {' '.join(unknown)}", UserWarning, stacklevel=2
             )
-        ids, separator = self.tokenizer.encode(text), self.tokenizer.separator
-        if separator is not None and state is None:
-            ids = np.concatenate([[separator], ids])
+        ids, document_id = self.tokenizer.encode(text), self.tokenizer.document_id
+        if document_id is not None and state is None:
+            ids = np.concatenate([[document_id], ids])
         elif not len(ids):
-            ids = self.tokenizer.encode("\n") if separator is None else np.array([separator])
+            ids = self.tokenizer.encode("\n") if document_id is None else np.array([document_id])
         outputs, state = self._run(ids.astype(np.int64)[:, None], self._state(state, 1))
         return self._logits(outputs[-1]), state
 
-    def stream(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> Iterator[str]:
+    def stream(self, prefix: str, length: int, *, seed: int = 0, **sampling: float) -> Iterator[str]:
         """Continue ``prefix`` by ``length`` ids: yields the new text piece by piece, never half a character.
 
-        Ids that stand for no text (``<unk>``) are never written.
+        ``sampling``: the fields of :class:`headgate.runtime.sampling.Sampling`: temperature (0, greedy, by default),
+        top_k, top_p, min_p, repetition_penalty. Ids that stand for no text (``<unk>``) are never drawn.
         """
-        return self._stream(prefix, _length(length), sampling, seed)
+        return self._stream(prefix, _length(length), Sampling(**sampling), seed)  # type: ignore[arg-type]
 
     def _stream(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[str]:
-        write = self.tokenizer.writer(prefix)
+        write = self.tokenizer.stream_decoder(prefix)
         natively = self._native is not None and self._clusters is None
         for i in (self._draw_natively if natively else self._draw)(prefix, length, sampling, seed):
             if piece := write(i):
@@ -169,7 +170,7 @@ class Runtime:
         logits, state = self.read(prefix)
         seen, forbidden = (np.zeros(self.tokenizer.vocabulary_size, bool) for _ in range(2))
         seen[self.tokenizer.encode(prefix)] = True
-        forbidden[self.tokenizer.unwritable] = True
+        forbidden[self.tokenizer.special_ids] = True
         generator = np.random.default_rng(seed)
         how = native.Draw(
             sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p,
@@ -181,16 +182,19 @@ class Runtime:
             yield from self._native.generate(how, generator.random(n), forbidden, seen, logits[0], state).tolist()
             drawn += n
 
-    def write(self, prefix: str, length: int, sampling: Sampling = Sampling(), *, seed: int = 0) -> str:
-        """``prefix`` and its continuation by ``length`` ids. InputError for more than :data:`LONGEST`: stream those."""
+    def generate(self, prefix: str, length: int, *, seed: int = 0, **sampling: float) -> str:
+        """Return ``prefix`` and its continuation by ``length`` ids; ``sampling`` as for :meth:`stream`.
+
+        Raises InputError for more than :data:`LONGEST` ids: stream those.
+        """
         if _length(length) > LONGEST:
             raise InputError(
                 f"a text of at most {LONGEST:,} tokens can be written at once, got {length:,}: take a smaller length, "
                 "or stream it"
             )
-        return prefix + "".join(self.stream(prefix, length, sampling, seed=seed))
+        return prefix + "".join(self.stream(prefix, length, seed=seed, **sampling))
 
-    def beam(self, prefix: str, length: int, width: int) -> list[tuple[str, float]]:
+    def beam_search(self, prefix: str, length: int, width: int) -> list[tuple[str, float]]:
         """The most probable continuations that a beam finds, best first: (prefix and continuation, nats)."""
         length = _length(length)
         logits, state = self.read(prefix)
@@ -203,10 +207,10 @@ class Runtime:
         return [(prefix + self._written(ids, prefix), score) for ids, score in found]
 
     def _written(self, ids: list[int], after: str) -> str:
-        write = self.tokenizer.writer(after)
+        write = self.tokenizer.stream_decoder(after)
         return "".join(map(write, [*ids, None]))
 
-    def score(self, text: str) -> np.ndarray:
+    def log_probabilities(self, text: str) -> np.ndarray:
         """The log-probability, in nats, of each token of ``text`` but the first, given those before it."""
         ids = self.tokenizer.encode(text)
         if len(ids) < 2:
@@ -255,14 +259,14 @@ class Runtime:
     def _writable(self, logits: np.ndarray) -> np.ndarray:
         """A copy of logits (..., V) that forbids the ids which stand for no text."""
         logits = logits.copy()
-        logits[..., self.tokenizer.unwritable] = -np.inf
+        logits[..., self.tokenizer.special_ids] = -np.inf
         return logits
 
     def _state(self, state: np.ndarray | None, B: int) -> np.ndarray:
         """A given state as the library reads it, (L, B, H) float32; zeros for None. InputError for any other."""
         if state is None:
             return self.initial_state(B)
-        given, shape = np.asarray(state), (self.settings.layers, B, self.settings.hidden)
+        given, shape = np.asarray(state), (self.settings.num_layers, B, self.settings.hidden_size)
         if given.shape != shape:
             raise InputError(
                 f"the state must be {shape}, layers, sequences and hidden units, got {given.shape}: take what the last "
@@ -279,16 +283,16 @@ class Runtime:
 
     def _begun(self, ids: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The state (L, B, H) before ids (B,): zeros in the rows where a document begins."""
-        if self.tokenizer.separator is None:
+        if self.tokenizer.document_id is None:
             return state
-        begins = ids == self.tokenizer.separator
+        begins = ids == self.tokenizer.document_id
         return np.where(begins[:, None], np.float32(0), state) if begins.any() else state
 
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
-        if self.tokenizer.separator is None or not len(ids):
+        if self.tokenizer.document_id is None or not len(ids):
             return self._run_on(ids, state)
-        begins = (ids == self.tokenizer.separator).any(1)
+        begins = (ids == self.tokenizer.document_id).any(1)
         outputs = []
         for piece in np.split(ids, np.flatnonzero(begins[1:]) + 1):
             states, state = self._run_on(piece, self._begun(piece[0], state))

@@ -188,7 +188,7 @@ class Panel:
             return values
         return pd.DataFrame(values, index=frames[0].index, columns=self.columns)
 
-    def describe(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The panel as facts for JSON and arrays, from which :meth:`restore` makes it again."""
         facts: dict[str, Any] = {"form": self.form, "series": [], "feature_names": self.feature_names}
         if self.columns is not None:
@@ -214,7 +214,7 @@ class Panel:
         return facts, arrays
 
     @classmethod
-    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Panel":
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Panel":
         series = []
         for number, fact in enumerate(facts["series"]):
             steps = arrays[f"series.{number}.index"]

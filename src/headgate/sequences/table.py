@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
 from headgate.sequences.dates import read_steps
 from headgate.sequences.table_file import Say, place
 
@@ -110,7 +110,7 @@ def require(table: pd.DataFrame, columns: list[str]) -> None:
     """InputError that names the first column that is not there."""
     for column in columns:
         if column not in table.columns:
-            raise InputError(f"the table has no column {column}: {nearest(column, map(str, table.columns))}")
+            raise InputError(f"the table has no column {column}: {suggest(column, map(str, table.columns))}")
 
 
 def answered(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headgate.errors import InputError
-from headgate.settings.field import BACKENDS, setting, wrong_values
+from headgate.settings.field import BACKENDS, invalid_values, setting
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -95,7 +95,7 @@ def check_parameters(parameters: Any) -> None:
             del values[f.name]
         if f.name in values and f.type is float and type(values[f.name]) is int:
             values[f.name] = float(values[f.name])
-    if wrong := wrong_values(parameters, values):
+    if wrong := invalid_values(parameters, values):
         raise InputError("; ".join(wrong))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-BACKENDS = ("auto", "equations", "torch", "cpu")
+BACKENDS = ("auto", "equations", "torch", "native")
 
 
 def setting(
@@ -25,7 +25,7 @@ def setting(
     return field(default=default, metadata={"help": meaning, **bounds})
 
 
-def wrong_values(section: Any, values: Mapping[str, Any] | None = None) -> list[str]:
+def invalid_values(section: Any, values: Mapping[str, Any] | None = None) -> list[str]:
     """What is wrong with the fields of a section, or with ``values`` in their place."""
     wrong = []
     hints = typing.get_type_hints(type(section))

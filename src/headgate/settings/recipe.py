@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
 from headgate.settings.field import NAMES
 from headgate.settings.run import SECTIONS, Settings, from_tables
 
@@ -70,7 +70,7 @@ def load(name: str) -> Recipe:
             return parse(path.read_text("utf-8"), name)
         except UnicodeDecodeError as error:
             raise InputError(f"recipe {name} is no TOML: byte {error.start} is not UTF-8") from None
-    raise InputError(f"there is no recipe {name}: {nearest(name, names())}; the path of a .toml file is one too")
+    raise InputError(f"there is no recipe {name}: {suggest(name, names())}; the path of a .toml file is one too")
 
 
 def parse(text: str, name: str) -> Recipe:
@@ -83,7 +83,7 @@ def parse(text: str, name: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise InputError(f"recipe {name} is no TOML: {error}") from None
     known = {"description", "source", "published", "noise", *SECTIONS}
-    wrong = [f"unknown key {k!r}: {nearest(k, known)}" for k in tables if k not in known]
+    wrong = [f"unknown key {k!r}: {suggest(k, known)}" for k in tables if k not in known]
     if wrong:
         raise InputError(f"recipe {name}: {'; '.join(wrong)}")
     settings = from_tables(tables, f"recipe {name}")

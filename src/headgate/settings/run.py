@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headgate.errors import InputError, nearest
-from headgate.settings.field import BACKENDS, LARGEST, setting, wrong_values
+from headgate.errors import InputError, suggest
+from headgate.settings.field import BACKENDS, LARGEST, invalid_values, setting
 
-TOKENIZERS = ("characters", "bytes", "word", "bpe")
+PRECISIONS = ("float32", "bfloat16", "float16")
+TOKENIZERS = ("characters", "bytes", "words", "subwords")
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,18 @@ class TextSettings:
     tokenizer: str = setting(
         "characters", "unit of the model; a word is what stands between spaces", choices=TOKENIZERS
     )
-    vocab_size: int = setting(8000, "subwords of --tokenizer bpe", low=257)
+    vocab_size: int = setting(8000, "size of the vocabulary of --tokenizer subwords", low=257)
     min_frequency: int = setting(1, "characters or words seen less often become <unk>", low=1)
     unknown: bool = setting(True, "the characters have an <unk>; without it a space stands in")
-    held_out: float = setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
+    validation_fraction: float = setting(0.1, "share of the text, at its end, that is not trained on; 0: none", low=0.0)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """A GRU language model, apart from its vocabulary."""
 
-    hidden: int = setting(256, "units of each layer", low=1)
-    layers: int = setting(1, "GRU layers", low=1)
+    hidden_size: int = setting(256, "units of each layer", low=1)
+    num_layers: int = setting(1, "GRU layers", low=1)
     embedding: int = setting(128, "size of the embedding; 0: one-hot input", low=0)
     dropout: float = setting(
         0.2, "probability, after the embedding, between layers and before the head", low=0.0, below=1.0
@@ -58,20 +59,24 @@ class ModelSettings:
     )
     head: str = setting(
         "linear",
-        "linear; tied: with the embedding's weights, of size --hidden; adaptive: adaptive softmax, for vocabularies of "
-        "thousands whose ids come most frequent first",
+        "linear; tied: with the embedding's weights, of size --hidden-size; adaptive: adaptive softmax, for "
+        "vocabularies of thousands whose ids come most frequent first",
         choices=("linear", "tied", "adaptive"),
     )
 
-    def wrong_head(self) -> str:
+    def head_problem(self) -> str:
         """Why the head does not fit the sizes, and what to do; empty where it does."""
-        if self.head == "tied" and self.embedding != self.hidden:
+        if self.head == "tied" and self.embedding != self.hidden_size:
             return (
-                "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = "
-                f"{self.embedding} and hidden = {self.hidden}: set embedding to {self.hidden}, or take another head"
+                "head = tied uses the embedding's weights, so embedding must equal hidden_size, got embedding = "
+                f"{self.embedding} and hidden_size = {self.hidden_size}: set embedding to {self.hidden_size}, or take "
+                "another head"
             )
-        if self.head == "adaptive" and type(self.hidden) is int and self.hidden < 16:
-            return f"head = adaptive needs hidden to be at least 16, got {self.hidden}: take more units or another head"
+        if self.head == "adaptive" and type(self.hidden_size) is int and self.hidden_size < 16:
+            return (
+                f"head = adaptive needs hidden_size to be at least 16, got {self.hidden_size}: take more units or "
+                "another head"
+            )
         return ""
 
 
@@ -80,8 +85,8 @@ class TrainingSettings:
     """How the model is trained, and what the run reports."""
 
     epochs: int = setting(24, "passes over the text", low=1)
-    batch: int = setting(32, "sequences in a step", low=1)
-    steps: int = setting(64, "time steps of a sequence", low=1)
+    batch_size: int = setting(32, "sequences in a step", low=1)
+    sequence_length: int = setting(64, "time steps of a sequence", low=1)
     accumulate: int = setting(
         1, "compute each batch in N parts, one after the other: the same steps with less memory", low=1
     )
@@ -89,7 +94,7 @@ class TrainingSettings:
         "sequential", "sequential: state carried along the text; random: state reset", choices=("sequential", "random")
     )
     random_offset: bool = setting(
-        True, "each epoch leaves out a random number of tokens, at most --steps, at the text's beginning"
+        True, "each epoch leaves out a random number of tokens, at most --sequence-length, at the text's beginning"
     )
     optimizer: str = setting("adamw", "the optimizer", choices=("sgd", "adam", "adamw"))
     learning_rate: float = setting(0.004, "(peak) learning rate", low=0.0)
@@ -106,7 +111,7 @@ class TrainingSettings:
     patience: int = setting(0, "stop after N epochs without a better held-out loss; 0: never", low=0)
     seed: int = setting(0, "seed of everything random", low=0)
     device: str = setting("cpu", "what computes: cuda and mps are GPUs", choices=("cpu", "cuda", "mps"))
-    precision: str = setting("32", "on a GPU: float32, or mixed with bfloat16 or float16", choices=("32", "bf16", "16"))
+    precision: str = setting("float32", "on a GPU: float32, or mixed with one of the others", choices=PRECISIONS)
     threads: int = setting(0, "threads of the computation; 0: one for each processor", low=0, below=1025)
     backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
     max_steps: int = setting(0, "stop, resumably, after N optimizer steps in all; 0: after --epochs", low=0)
@@ -142,20 +147,18 @@ class Settings:
     training: TrainingSettings = TrainingSettings()
 
     def __post_init__(self) -> None:
-        wrong = [w for section in (self.text, self.model, self.training) for w in wrong_values(section)]
-        held_out = self.text.held_out
-        if type(held_out) is float and held_out > 0.5:
-            wrong.append(f"held_out must be at most 0.5, got {held_out}")
-        if self.training.precision in ("bf16", "16") and self.training.device == "cpu":
-            wrong.append(
-                f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32, which is 32"
-            )
-        if wrong_head := self.model.wrong_head():
-            wrong.append(wrong_head)
+        wrong = [w for section in (self.text, self.model, self.training) for w in invalid_values(section)]
+        fraction = self.text.validation_fraction
+        if type(fraction) is float and fraction > 0.5:
+            wrong.append(f"validation_fraction must be at most 0.5, got {fraction}")
+        if self.training.precision != "float32" and self.training.device == "cpu":
+            wrong.append(f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32")
+        if head_problem := self.model.head_problem():
+            wrong.append(head_problem)
         if self.training.learning_rate == 0:
             wrong.append("learning_rate must be above 0, got 0")
-        if held_out == 0 and (self.training.patience or self.training.schedule == "plateau"):
-            wrong.append("patience and schedule = plateau need a held-out part: held_out must be above 0")
+        if fraction == 0 and (self.training.patience or self.training.schedule == "plateau"):
+            wrong.append("patience and schedule = plateau need a held-out part: validation_fraction must be above 0")
         if wrong:
             raise InputError("; ".join(wrong))
 
@@ -163,7 +166,7 @@ class Settings:
         return dataclasses.asdict(self)
 
     def replaced(self, **values: Any) -> "Settings":
-        """A copy with some settings changed, each named without its section: ``settings.replaced(hidden=64)``."""
+        """A copy with some settings changed, each named without its section: ``settings.replaced(hidden_size=64)``."""
         sections = {}
         for section in SECTIONS:
             names = {f.name for f in dataclasses.fields(SECTIONS[section])}
@@ -171,7 +174,7 @@ class Settings:
             sections[section] = dataclasses.replace(getattr(self, section), **chosen)
         if values:
             known = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
-            raise InputError("; ".join(f"unknown setting {k!r}: {nearest(k, known)}" for k in values))
+            raise InputError("; ".join(f"unknown setting {k!r}: {suggest(k, known)}" for k in values))
         return Settings(**sections)
 
 
@@ -183,8 +186,8 @@ def without_effect(given: Mapping[str, Any], settings: Settings) -> list[str]:
     """
     text, training = settings.text, settings.training
     idle = (  # name, a value that says the same as leaving it out, whether it does something, what it needs
-        ("vocab_size", None, text.tokenizer == "bpe", "--tokenizer is bpe"),
-        ("min_frequency", 1, text.tokenizer in ("characters", "word"), "--tokenizer is characters or word"),
+        ("vocab_size", None, text.tokenizer == "subwords", "--tokenizer is subwords"),
+        ("min_frequency", 1, text.tokenizer in ("characters", "words"), "--tokenizer is characters or words"),
         ("unknown", None, text.tokenizer == "characters", "--tokenizer is characters"),
         ("random_offset", True, training.partition == "sequential", "--partition is sequential"),
         ("momentum", 0.0, training.optimizer == "sgd", "--optimizer is sgd"),
@@ -207,7 +210,7 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
 
     Raises InputError that names ``where`` and every unknown key and impossible value at once.
 
-    >>> from_tables({"model": {"hidden": 8}}, "an example").model.hidden
+    >>> from_tables({"model": {"hidden_size": 8}}, "an example").model.hidden_size_size
     8
     """
     wrong, sections = [], {}
@@ -217,7 +220,7 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
             wrong.append(f"{section} must be a table, got {table!r}")
             continue
         fields = {f.name: f for f in dataclasses.fields(kind)}
-        wrong += [f"unknown key {k!r} in [{section}]: {nearest(k, fields)}" for k in table if k not in fields]
+        wrong += [f"unknown key {k!r} in [{section}]: {suggest(k, fields)}" for k in table if k not in fields]
         known = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in fields}
         known = {
             k: float(v) if fields[k].type is float and type(v) is int and abs(v) <= LARGEST else v

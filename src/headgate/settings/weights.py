@@ -13,10 +13,10 @@ from headgate.settings.run import ModelSettings
 
 def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
     """Raise InputError unless the weights are those of such a model."""
-    H, E = settings.hidden, settings.embedding
-    if settings.layers > len(weights):  # before that many names are made
+    H, E = settings.hidden_size, settings.embedding
+    if settings.num_layers > len(weights):  # before that many names are made
         raise InputError(
-            f"the weights are not of {settings.layers} layers, as config.json says: restore both from one run"
+            f"the weights are not of {settings.num_layers} layers, as config.json says: restore both from one run"
         )
     expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
     if settings.head == "tied":
@@ -25,7 +25,7 @@ def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V:
         expected = adaptive_shapes(V, H)
     if E:
         expected["embedding.weight"] = (V, E)
-    for layer in range(settings.layers):
+    for layer in range(settings.num_layers):
         expected[f"gru.weight_ih_l{layer}"] = (3 * H, H if layer else E or V)
         expected[f"gru.weight_hh_l{layer}"] = (3 * H, H)
         for bias in ("bias_ih", "bias_hh") if settings.bias == "double" else ("bias_ih",):

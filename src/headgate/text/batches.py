@@ -52,19 +52,19 @@ class Batches:
     def of(cls, ids: Ids, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
         """The batches of a text as the settings of a run say."""
         s = settings
-        if s.batch % (world_size * s.accumulate):
+        if s.batch_size % (world_size * s.accumulate):
             raise InputError(
-                f"a batch of {s.batch} rows cannot be shared evenly by {world_size} processes in {s.accumulate} parts "
-                f"each: --batch must be a multiple of {world_size * s.accumulate}"
+                f"a batch of {s.batch_size} rows cannot be shared evenly by {world_size} processes in {s.accumulate} "
+                f"parts each: --batch-size must be a multiple of {world_size * s.accumulate}"
             )
-        return cls(ids, s.batch, s.steps, s.partition, s.random_offset, s.seed, rank, world_size)
+        return cls(ids, s.batch_size, s.sequence_length, s.partition, s.random_offset, s.seed, rank, world_size)
 
     def __post_init__(self) -> None:
         if self.per_epoch < 1:
             needed = self.B * self.T + self._largest_offset + 1
             raise InputError(
                 f"the text to train on has {len(self.ids)} tokens, one batch of {self.B} sequences of {self.T} steps "
-                f"needs {needed}: give more text, or lower --batch or --steps"
+                f"needs {needed}: give more text, or lower --batch-size or --sequence-length"
             )
         if self.B % self.world_size:
             raise InputError(f"a batch of {self.B} cannot be shared evenly by {self.world_size} processes")

@@ -57,11 +57,11 @@ def load(settings: TextSettings, *, data_dir: Path | None = None, share: tuple[i
         with fits_memory(settings.corpus):
             tokenizer = tokenizer_for(settings, [passage.text for passage in text])
             ids, beginning, sha256 = encode(tokenizer, text), beginning_of(text), checksum(tokenizer, text)
-    cut = len(ids) - round(len(ids) * settings.held_out)
-    if settings.held_out and len(ids) - cut < 2:
+    cut = len(ids) - round(len(ids) * settings.validation_fraction)
+    if settings.validation_fraction and len(ids) - cut < 2:
         raise InputError(
             f"the held-out part would have {len(ids) - cut} of {len(ids)} tokens, at least 2 are needed: "
-            "give more text, a larger --held-out, or --held-out 0"
+            "give more text, a larger --validation-fraction, or --validation-fraction 0"
         )
     return Corpus(ids[:cut], ids[cut:], tokenizer, characters, beginning, sha256)
 
@@ -92,9 +92,9 @@ def tokenizer_for(settings: TextSettings, texts: Iterable[str], *, each: Each = 
     tokenizer: Tokenizer
     if settings.tokenizer == "bytes":
         tokenizer = ByteTokenizer()
-    elif settings.tokenizer == "bpe":
+    elif settings.tokenizer == "subwords":
         tokenizer = SubwordTokenizer.train(texts, settings.vocab_size)
-    elif settings.tokenizer == "word":
+    elif settings.tokenizer == "words":
         counts = _sum(each(WordTokenizer.count, _together(texts, " ")))
         tokenizer = WordTokenizer.from_counts(counts, min_frequency=settings.min_frequency)
     else:
@@ -126,11 +126,11 @@ def _sum(counters: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def encode(tokenizer: Tokenizer, text: Iterable[Passage]) -> np.ndarray:
-    """The ids of passages, int32 (tokens,): the separator before each document, where the tokenizer has one."""
+    """The ids of passages, int32 (tokens,): the document_id before each document, where the tokenizer has one."""
     pieces = [np.empty(0, np.int32)]
     for passage in text:
-        if passage.begins and tokenizer.separator is not None:
-            pieces.append(np.array([tokenizer.separator], np.int32))
+        if passage.begins and tokenizer.document_id is not None:
+            pieces.append(np.array([tokenizer.document_id], np.int32))
         pieces.append(tokenizer.encode(passage.text))
     return np.concatenate(pieces)
 
@@ -149,7 +149,7 @@ def checksum(tokenizer: Tokenizer, text: Iterable[Passage]) -> str:
     """The SHA-256 of a text, and of where documents begin in it."""
     digest = hashlib.sha256()
     for passage in text:
-        if passage.begins and tokenizer.separator is not None:
+        if passage.begins and tokenizer.document_id is not None:
             digest.update(b"\xff")  # in no text
         digest.update(passage.text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -133,7 +133,7 @@ def _make_tokenizer(
     file = folder / "tokenizer.json"
     if not file.exists():
         texts: Iterator[str] = (passage.text for passage in read())
-        if settings.tokenizer == "bpe":
+        if settings.tokenizer == "subwords":
             texts = _sample(lambda: (passage.text for passage in read()), seed)
         tokenizer = tokenizer_for(settings, texts, each=each)
         write_whole(file, format_json(tokenizer.to_json()))

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from headgate.errors import InputError
+from headgate.settings.earlier import translated
 from headgate.storage.files import file_sha256, parse_json
 from headgate.text import tokenizer as tokenizers
 from headgate.text.stored_ids import StoredIds
 from headgate.text.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 JOB = ("format", "sources", "settings", "seed")
 SETTINGS = ("encoding", "normalize", "documents", "tokenizer", "vocab_size", "min_frequency", "unknown")
 
@@ -79,10 +80,11 @@ def _parse(raw: bytes, where: Path) -> dict[str, Any]:
     def checked(manifest: dict[str, Any]) -> dict[str, Any]:
         if manifest.pop("checksum") != checksum_of(manifest):
             raise ValueError("its checksum differs")
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in (1, FORMAT):
             raise InputError(
-                f"{where} has format {manifest['format']!r}, this headgate reads {FORMAT}: prepare the corpus again"
+                f"{where} has format {manifest['format']!r}, this headgate reads 1 to {FORMAT}: prepare the text again"
             )
+        manifest |= {"format": FORMAT, "settings": translated(manifest["settings"])}
         _check(manifest)
         return manifest
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
 from headgate.free_memory import free_memory
 from headgate.settings.run import TextSettings
 from headgate.text.archives import (
@@ -34,8 +34,8 @@ PASSAGE = 1 << 20  # characters, at most
 _ID_BYTES = {
     "characters": 8,
     "bytes": 8,
-    "word": 1,
-    "bpe": 2,
+    "words": 1,
+    "subwords": 2,
 }  # that a character costs at least while ids are made of it
 
 
@@ -309,7 +309,7 @@ def _paths(source: str, data_dir: Path | None, *, tell: bool = False) -> Iterato
         ) from None
     if not exists:
         raise InputError(
-            f"there is no file and no corpus {source}: give the path of a text, or a name ({nearest(source, NAMED)})"
+            f"there is no file and no corpus {source}: give the path of a text, or a name ({suggest(source, NAMED)})"
         )
     if path.is_dir():
         yield from _in_directory(path, tell=tell)

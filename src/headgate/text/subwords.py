@@ -62,8 +62,8 @@ class SubwordTokenizer:
     the library's threads.
     """
 
-    unwritable: ClassVar[list[int]] = []
-    separator: ClassVar[int | None] = None
+    special_ids: ClassVar[list[int]] = []
+    document_id: ClassVar[int | None] = None
 
     def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
         """``vocabulary``: symbols in the order of their ids, each byte a character as ``tokenizers`` writes it.
@@ -134,10 +134,10 @@ class SubwordTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
 
-    def unknown(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         return []
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back half a character
         return lambda i: decoder.decode(b"", True) if i is None else decoder.decode(self._bytes[i])
 

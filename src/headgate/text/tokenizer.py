@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from headgate.errors import InputError, nearest
+from headgate.errors import InputError, suggest
 from headgate.text import subwords
 from headgate.text.words import UNKNOWN, WordTokenizer, check_characters
 
@@ -26,12 +26,12 @@ class Tokenizer(Protocol):
     def vocabulary_size(self) -> int: ...
 
     @property
-    def unwritable(self) -> list[int]:
+    def special_ids(self) -> list[int]:
         """Ids that stand for no text and are never to be drawn when a model writes."""
         ...
 
     @property
-    def separator(self) -> int | None:
+    def document_id(self) -> int | None:
         """The id that stands before each document; None where the vocabulary has none."""
         ...
 
@@ -41,11 +41,11 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
-    def unknown(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         """What of ``text`` the vocabulary lacks, characters or words, each once, in order of appearance."""
         ...
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
         """A function that takes ids one at a time and returns the text each completes; None flushes the rest.
 
         ``after`` is what was written before: it decides whether a space comes before a first word. With nothing before,
@@ -70,7 +70,7 @@ class CharacterTokenizer:
     'ban'
     """
 
-    separator: ClassVar[int | None] = None
+    document_id: ClassVar[int | None] = None
 
     def __init__(self, characters: str, replacement: str | None = None) -> None:
         """``characters`` sorted and distinct; ``replacement`` None: ``<unk>`` is id 0, else one of them stands in."""
@@ -123,7 +123,7 @@ class CharacterTokenizer:
         return len(self.characters) + self._offset
 
     @property
-    def unwritable(self) -> list[int]:
+    def special_ids(self) -> list[int]:
         return [0] if self.replacement is None else []
 
     def encode(self, text: str) -> np.ndarray:
@@ -136,10 +136,10 @@ class CharacterTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(UNKNOWN if i < self._offset else self.characters[i - self._offset] for i in ids)
 
-    def unknown(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         return [c for c in dict.fromkeys(text) if c not in self.characters]
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
         return lambda i: "" if i is None else self.decode([i])
 
     def to_json(self) -> dict[str, Any]:
@@ -158,8 +158,8 @@ class ByteTokenizer:
     """
 
     vocabulary_size = 256
-    unwritable: ClassVar[list[int]] = []
-    separator: ClassVar[int | None] = None
+    special_ids: ClassVar[list[int]] = []
+    document_id: ClassVar[int | None] = None
 
     def encode(self, text: str) -> np.ndarray:
         try:
@@ -171,10 +171,10 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(list(ids)).decode("utf-8", "replace")  # an array's own bytes would be something else
 
-    def unknown(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         return []
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back half a character
         return lambda i: decoder.decode(b"", True) if i is None else decoder.decode(bytes([i]))
 
@@ -183,17 +183,17 @@ class ByteTokenizer:
 
 
 class DocumentTokenizer:
-    """Another tokenizer and one more id, the last: ``separator``, which stands before each document.
+    """Another tokenizer and one more id, the last: ``document_id``, which stands before each document.
 
     No text has it: whoever puts documents together writes it. It is never drawn, and decodes to nothing.
 
     >>> tokenizer = DocumentTokenizer(ByteTokenizer())
-    >>> tokenizer.separator, tokenizer.decode([256, 97, 256, 98])
+    >>> tokenizer.document_id, tokenizer.decode([256, 97, 256, 98])
     (256, 'ab')
     """
 
     def __init__(self, inner: Tokenizer) -> None:
-        if inner.separator is not None:
+        if inner.document_id is not None:
             raise InputError("a tokenizer of documents cannot be made of another one")
         self.inner = inner
 
@@ -202,25 +202,25 @@ class DocumentTokenizer:
         return self.inner.vocabulary_size + 1
 
     @property
-    def separator(self) -> int:
+    def document_id(self) -> int:
         return self.inner.vocabulary_size
 
     @property
-    def unwritable(self) -> list[int]:
-        return [*self.inner.unwritable, self.separator]
+    def special_ids(self) -> list[int]:
+        return [*self.inner.special_ids, self.document_id]
 
     def encode(self, text: str) -> np.ndarray:
         return self.inner.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.inner.decode(i for i in ids if i != self.separator)
+        return self.inner.decode(i for i in ids if i != self.document_id)
 
-    def unknown(self, text: str) -> list[str]:
-        return self.inner.unknown(text)
+    def out_of_vocabulary(self, text: str) -> list[str]:
+        return self.inner.out_of_vocabulary(text)
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
-        write, separator = self.inner.writer(after), self.separator
-        return lambda i: "" if i == separator else write(i)
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
+        write, document_id = self.inner.stream_decoder(after), self.document_id
+        return lambda i: "" if i == document_id else write(i)
 
     def to_json(self) -> dict[str, Any]:
         return {"type": "documents", "of": self.inner.to_json()}
@@ -232,20 +232,20 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} does not describe a tokenizer ({error!r}): restore the file") from None
-    return _described(description, where)
+    return _from_json(description, where)
 
 
-def _described(description: Any, where: str) -> Tokenizer:
+def _from_json(description: Any, where: str) -> Tokenizer:
     if not isinstance(description, dict) or not {"type", "model"} & description.keys():
         raise InputError(f"{where} does not describe a tokenizer (it names no type): restore the file")
     kind = "subwords" if "model" in description else description["type"]  # the library's own JSON has no type
     if not isinstance(kind, str) or kind not in TOKENIZERS:
-        raise InputError(f"{where} names an unknown tokenizer {kind!r}: {nearest(str(kind), TOKENIZERS)}")
+        raise InputError(f"{where} names an unknown tokenizer {kind!r}: {suggest(str(kind), TOKENIZERS)}")
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "subwords":
         subwords.library()  # what is missing is no damage to the file
-    inner = _described(description.get("of"), where) if kind == "documents" else None
+    inner = _from_json(description.get("of"), where) if kind == "documents" else None
     try:
         if inner is not None:
             return DocumentTokenizer(inner)

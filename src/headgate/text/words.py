@@ -33,8 +33,8 @@ class WordTokenizer:
     'to be\\nor'
     """
 
-    unwritable: ClassVar[list[int]] = [0]
-    separator: ClassVar[int | None] = None
+    special_ids: ClassVar[list[int]] = [0]
+    document_id: ClassVar[int | None] = None
 
     def __init__(self, words: Sequence[str]) -> None:
         """``words`` distinct, the most frequent first. Raises InputError for what is no word."""
@@ -78,13 +78,13 @@ class WordTokenizer:
         return np.concatenate(blocks) if blocks else np.empty(0, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(map(self.writer(), ids))
+        return "".join(map(self.stream_decoder(), ids))
 
-    def unknown(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         """The words of ``text`` that the vocabulary lacks, each once, in order of appearance."""
         return list(dict.fromkeys(word for tokens in _blocks(text) for word in tokens if word not in self._ids))
 
-    def writer(self, after: str = "") -> Callable[[int | None], str]:
+    def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
         """As ``Tokenizer.writer``. A space comes before the first word where ``after`` ends with something else."""
         in_line = bool(after) and not after[-1].isspace()
 

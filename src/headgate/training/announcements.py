@@ -16,7 +16,7 @@ from headgate.training.loop import Result
 def model_in_words(settings: Settings) -> str:
     """A model in a line: units, layers, variant."""
     m = settings.model
-    return f"GRU of {m.hidden} units, {m.layers} layer{'s' * (m.layers > 1)}, reset {m.reset}"
+    return f"GRU of {m.hidden_size} units, {m.num_layers} layer{'s' * (m.num_layers > 1)}, reset {m.reset}"
 
 
 LEGEND = (  # of the reports, for who reads them on a terminal
@@ -32,8 +32,8 @@ LEGEND = (  # of the reports, for who reads them on a terminal
 def introduction(directory: RunDirectory, corpus: Corpus, processes: Processes) -> list[str]:
     """The lines that a training begins with."""
     settings, threads = directory.settings, directory.settings.training.threads
-    shared = f"{processes.count} processes of " if processes.count > 1 else ""
-    threads = torch.get_num_threads() if processes.count > 1 else threads
+    shared = f"{processes.world_size} processes of " if processes.world_size > 1 else ""
+    threads = torch.get_num_threads() if processes.world_size > 1 else threads
     return [
         f"{settings.text.corpus}: {corpus.characters:,} characters, vocabulary {corpus.tokenizer.vocabulary_size:,}",
         f"{len(corpus.training):,} tokens to train on, {len(corpus.held_out):,} held out",

@@ -61,12 +61,12 @@ def needed(settings: Settings, V: int) -> int:
     which going back through time reads. Rounded down: small tensors, the head's logits and a checkpoint come on top.
     """
     m, t = settings.model, settings.training
-    H, E = m.hidden, m.embedding
-    weights = V * E + 3 * H * (E or V) + 3 * H * H + (m.layers - 1) * 6 * H * H
+    H, E = m.hidden_size, m.embedding
+    weights = V * E + 3 * H * (E or V) + 3 * H * H + (m.num_layers - 1) * 6 * H * H
     if m.head == "linear":
         weights += V * H
     kept = {"sgd": int(t.momentum > 0)}.get(t.optimizer, 2)
-    activations = 4 * m.layers * H * t.steps * (t.batch // t.accumulate)
+    activations = 4 * m.num_layers * H * t.sequence_length * (t.batch_size // t.accumulate)
     return NUMBER * (weights * (2 + kept) + activations)
 
 
@@ -78,7 +78,7 @@ def check_model(settings: Settings, V: int) -> None:
     if least > most:
         raise InputError(
             f"training this model takes at least {in_gigabytes(least)} of memory, there are {in_gigabytes(most)}: "
-            "take a smaller --hidden, fewer --layers, or a smaller --batch or --steps"
+            "take a smaller --hidden-size, fewer --num-layers, or a smaller --batch-size or --sequence-length"
         )
 
 

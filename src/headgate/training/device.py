@@ -7,21 +7,22 @@ from torch import Tensor
 
 from headgate.errors import InputError
 
-HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Device:
     """A device that training runs on. On a CPU all is float32, and nothing here does anything.
 
-    With precision "16" or "bf16" torch.autocast picks the operations that run in it; weights, optimizer and state stay
-    float32. With "16" the loss is multiplied before backward by a factor that grows until a gradient overflows, because
-    small gradients would become zero (Micikevicius et al., arXiv:1710.03740); it is saved with a checkpoint.
+    With precision "float16" or "bfloat16" torch.autocast picks the operations that run in it; weights, optimizer and
+    state stay float32. With "float16" the loss is multiplied before backward by a factor that grows until a gradient
+    overflows, because small gradients would become zero (Micikevicius et al., arXiv:1710.03740); it is saved with a
+    checkpoint.
     """
 
-    def __init__(self, device: torch.device, precision: str = "32") -> None:
+    def __init__(self, device: torch.device, precision: str = "float32") -> None:
         self.place = device
         self._half = HALF.get(precision)
-        self._scaler = torch.amp.GradScaler(device.type) if precision == "16" else None
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
 
     @classmethod
     def of(cls, name: str, precision: str, *, number: int = 0) -> "Device":

@@ -22,7 +22,7 @@ class Processes:
     """Process ``rank`` of ``count``. Process r has the rows r, r + count, ... of every batch and of the state."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @classmethod
     @contextlib.contextmanager
@@ -41,58 +41,58 @@ class Processes:
         together = cls(distributed.get_rank(), distributed.get_world_size())
         try:
             yield together
-            together.wait()  # nobody leaves while another still talks
+            together.barrier()  # nobody leaves while another still talks
         finally:
             distributed.destroy_process_group()
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and reports."""
         return self.rank == 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all have come here."""
-        if self.count > 1:
+        if self.world_size > 1:
             distributed.barrier()
 
     def share(self, model: nn.Module, loss: Loss) -> Loss:
         """``loss`` of a model whose gradients become, in backward, the means of those of all processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return loss
         return nn.parallel.DistributedDataParallel(_Module(model, loss))
 
-    def agree(self, loss: float, *wishes: bool) -> tuple[float, ...]:
+    def all_reduce(self, loss: float, *wishes: bool) -> tuple[float, ...]:
         """The mean loss of all, and for each wish whether any has it."""
-        if self.count == 1:
+        if self.world_size == 1:
             return (loss, *wishes)
         told = torch.tensor([loss, *map(float, wishes)], dtype=torch.float64)
         distributed.all_reduce(told)
         mean, *found = told.tolist()
-        return (mean / self.count, *(wish > 0 for wish in found))
+        return (mean / self.world_size, *(wish > 0 for wish in found))
 
-    def of_first(self, value: Callable[[], float]) -> float:
+    def broadcast(self, value: Callable[[], float]) -> float:
         """What the first process computes."""
-        told = torch.tensor(value() if self.first else 0.0, dtype=torch.float64)
-        if self.count > 1:
+        told = torch.tensor(value() if self.is_main else 0.0, dtype=torch.float64)
+        if self.world_size > 1:
             distributed.broadcast(told, 0)
         return told.item()
 
     def rows(self, state: Tensor) -> Tensor:
         """This process' rows of the state of all (L, B, H): (L, B / count, H)."""
-        return state[:, self.rank :: self.count].contiguous()
+        return state[:, self.rank :: self.world_size].contiguous()
 
-    def gather_rows(self, state: Tensor) -> Tensor:
+    def all_gather_rows(self, state: Tensor) -> Tensor:
         """The state of all, from each one's rows (L, B / count, H): (L, B, H)."""
-        if self.count == 1:
+        if self.world_size == 1:
             return state
-        parts = self.gather(state.contiguous())
+        parts = self.all_gather(state.contiguous())
         return torch.stack(parts, 2).flatten(1, 2)  # row b of part r is row b * count + r of all
 
-    def gather(self, value: Tensor) -> list[Tensor]:
+    def all_gather(self, value: Tensor) -> list[Tensor]:
         """The tensors, of one shape, of all processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        parts = [torch.empty_like(value) for _ in range(self.count)]
+        parts = [torch.empty_like(value) for _ in range(self.world_size)]
         distributed.all_gather(parts, value)
         return parts
 

@@ -42,7 +42,7 @@ class Examples:
 
 
 @dataclass
-class Fit:
+class FitState:
     """A model under way: what another epoch needs, and what has been."""
 
     model: SequenceModel
@@ -66,19 +66,19 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
-def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbose: int = 0) -> None:
+def fit(state: FitState, training: Examples, held_out: Examples | None = None, *, verbose: int = 0) -> None:
     """Train for ``settings.epochs`` more epochs; with a held-out part, ends with the weights that were best on it.
 
     Stops once ``settings.patience`` epochs have brought no better held-out loss. Draws dropout from torch's generator,
-    the order of the sequences from ``fit.random``. ``verbose`` 1 prints every tenth epoch, 2 every one, and both show a
-    bar on a terminal. Raises InputError where the loss of a whole epoch is not finite.
+    the order of the sequences from ``state.random``. ``verbose`` 1 prints every tenth epoch, 2 every one, and both show
+    a bar on a terminal. Raises InputError where the loss of a whole epoch is not finite.
     """
-    settings, begin = fit.settings, len(fit.history)
+    settings, begin = state.settings, len(state.history)
     epochs = begin + settings.epochs
-    per_epoch = -(-len(training.sequences) // settings.batch)
+    per_epoch = -(-len(training.sequences) // settings.batch_size)
     best, best_epoch, best_weights = math.inf, begin, None
     if held_out is not None and begin:  # going on must not end worse than it began
-        best, best_weights = mean_loss(fit.model, held_out, fit.loss), _copy(fit.model)
+        best, best_weights = mean_loss(state.model, held_out, state.loss), _copy(state.model)
     bar = tqdm(
         total=settings.epochs, disable=not (verbose and sys.stdout.isatty()), file=sys.stdout, unit="epoch",
         dynamic_ncols=True, leave=False,
@@ -87,14 +87,14 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
     with bar:
         for epoch in range(begin + 1, epochs + 1):
             first_step = (epoch - 1 - begin) * per_epoch
-            loss = _epoch(fit, training, first_step, settings.epochs * per_epoch)
+            loss = _epoch(state, training, first_step, settings.epochs * per_epoch)
             entry: dict[str, float] = {"epoch": epoch, "loss": loss}
             if held_out is not None:
-                entry["held_out"] = mean_loss(fit.model, held_out, fit.loss)
+                entry["held_out"] = mean_loss(state.model, held_out, state.loss)
                 if entry["held_out"] < best:  # False for nan
                     best, best_epoch = entry["held_out"], epoch
-                    best_weights = _copy(fit.model)
-            fit.history.append(entry)
+                    best_weights = _copy(state.model)
+            state.history.append(entry)
             stopped = held_out is not None and 0 < settings.patience <= epoch - best_epoch
             stopped = stopped or stopping.get()()
             bar.set_postfix_str(_losses(entry), refresh=False)
@@ -104,27 +104,27 @@ def fit(fit: Fit, training: Examples, held_out: Examples | None = None, *, verbo
             if stopped:
                 break
         if best_weights is not None:
-            fit.model.load_state_dict(best_weights)
-            if verbose and best_epoch != len(fit.history):
+            state.model.load_state_dict(best_weights)
+            if verbose and best_epoch != len(state.history):
                 _say(bar, f"the weights are those of epoch {best_epoch}, whose held-out loss was lowest: {best:.4f}")
 
 
-def _epoch(fit: Fit, training: Examples, first_step: int, total: int) -> float:
+def _epoch(state: FitState, training: Examples, first_step: int, total: int) -> float:
     """One pass over the sequences; their mean loss, each taken before its step."""
-    settings, model = fit.settings, fit.model.train()
+    settings, model = state.settings, state.model.train()
     parameters = list(model.parameters())
     loss_sum, taken, skipped = 0.0, 0, 0
-    for number, indices in enumerate(batches_by_length(training.sequences.lengths, settings.batch, fit.random)):
-        loss = _loss(model, training.take(indices), fit.loss)
-        fit.optimizer.zero_grad()
+    for number, indices in enumerate(batches_by_length(training.sequences.lengths, settings.batch_size, state.random)):
+        loss = _loss(model, training.take(indices), state.loss)
+        state.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(parameters, settings.clip)
         if not math.isfinite(loss.item() + norm):
             skipped += 1
             continue
-        for group in fit.optimizer.param_groups:
+        for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, first_step + number, total)
-        fit.optimizer.step()
+        state.optimizer.step()
         loss_sum, taken = loss_sum + loss.item() * len(indices), taken + len(indices)
         if stopping.get()():
             break
@@ -159,7 +159,7 @@ def trivial_loss(examples: Examples) -> float:
     return float((weights * losses).mean())
 
 
-def outputs(model: SequenceModel, sequences: Sequences, batch: int = 256) -> np.ndarray:
+def predict(model: SequenceModel, sequences: Sequences, batch: int = 256) -> np.ndarray:
     """What a model, in evaluation mode, gives for every sequence: (n, O)."""
     model.eval()
     found = np.empty((len(sequences), model.head.out_features), np.float32)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from headgate.errors import InputError
-from headgate.models.language_model import LanguageModel, arrays_of, losses_of
+from headgate.models.language_model import LanguageModel, evaluation_losses, numpy_weights
 from headgate.runs.run_directory import RunDirectory
 from headgate.runtime.evaluation import bits_per_character, evaluate, perplexity
 from headgate.runtime.runtime import Runtime
-from headgate.runtime.sampling import Sampling, seed_of
+from headgate.runtime.sampling import seed_of
 from headgate.settings.run import TrainingSettings
 from headgate.text.batches import Batches
 from headgate.text.corpus import Corpus
@@ -79,7 +79,7 @@ def train(
     written; the newest checkpoint is then intact.
     """
     settings = run.settings.training
-    batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.count)
+    batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.world_size)
     training, progress = start_or_continue(run, corpus.tokenizer, processes)
     if progress.position >= batches.per_epoch:
         raise InputError(
@@ -96,13 +96,13 @@ def train(
         rate = learning_rate(settings, progress.step, total) * progress.rate_factor
         x, y = (torch.from_numpy(v).to(training.device.place) for v in (batch.x, batch.y))
         training.state = training.state.detach() if batch.carry and training.state is not None else None
-        late = processes.first and time.monotonic() - saved_at > 60
+        late = processes.is_main and time.monotonic() - saved_at > 60
         loss, norm, stopping, late = _step(training, x, y, rate, settings, processes, stop(), late)
 
         try:
             _count(progress, loss, rate, batches.tokens)
         except InputError:
-            if processes.first:
+            if processes.is_main:
                 report.diverged(progress.step, progress.epoch + 1)
             raise
         speed.add(time.perf_counter() - began, batches.tokens)
@@ -113,7 +113,7 @@ def train(
         if epoch_done or progress.position % settings.report_every == 0:
             _report(report, progress, corpus, speed, norm, rate, training if epoch_done else None, settings, processes)
         if epoch_done:
-            if processes.first and _sample_due(settings, progress.epoch + 1):
+            if processes.is_main and _sample_due(settings, progress.epoch + 1):
                 report.samples(progress.epoch + 1, write_samples(training.model, run, corpus))
             progress.epoch, progress.position = progress.epoch + 1, 0
             progress.loss_sum, progress.tokens = 0.0, 0
@@ -123,7 +123,7 @@ def train(
         if ending or due:
             save(run, training, progress, saved_step, processes)
             saved_at, saved_step = time.monotonic(), progress.step
-    if ending == "stopped early" and processes.first:
+    if ending == "stopped early" and processes.is_main:
         run.use_best()
     return Result(ending, progress, speed)
 
@@ -146,7 +146,7 @@ def _step(
     own = _backward(training, x, y, settings.accumulate)
     training.device.unscale(training.optimizer)
     norm = clip_gradients(list(training.model.parameters()), settings.clip)
-    loss, *wanted = processes.agree(own, *wishes)
+    loss, *wanted = processes.all_reduce(own, *wishes)
     finite = math.isfinite(loss + norm)
     for group in training.optimizer.param_groups:
         group["lr"] = rate
@@ -232,18 +232,18 @@ def _report(
         "tokens_per_second": speed.tokens_per_second,
     }
     if training and len(corpus.held_out):
-        losses = losses_of(training.model)
-        held_out = processes.of_first(lambda: evaluate(losses, corpus.held_out).loss)
+        losses = evaluation_losses(training.model)
+        held_out = processes.broadcast(lambda: evaluate(losses, corpus.held_out).loss)
         entry |= {"held_out_loss": held_out, "held_out_perplexity": perplexity(held_out)}
         _compare_with_best(held_out, progress, training, settings)
-    if processes.first:
+    if processes.is_main:
         report.entry(entry, end_of_epoch=training is not None)
 
 
 def _compare_with_best(loss: float, progress: Progress, training: Training, settings: TrainingSettings) -> None:
     if loss < progress.best_loss:  # False for nan
         progress.best_loss, progress.best_epoch, progress.waited = loss, progress.epoch + 1, 0
-        training.best = {name: value.copy() for name, value in arrays_of(training.model).items()}
+        training.best = {name: value.copy() for name, value in numpy_weights(training.model).items()}
         return
     progress.waited += 1
     if settings.schedule == "plateau" and progress.waited % settings.plateau == 0:
@@ -257,10 +257,11 @@ def _sample_due(settings: TrainingSettings, epoch: int) -> bool:
 def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> list[str]:
     """What the model writes now after each of the run's prefixes. Draws nothing from torch's generator."""
     settings = run.settings.training
-    runtime = Runtime(arrays_of(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
-    sampling = Sampling(temperature=settings.sample_temperature)
+    runtime = Runtime(numpy_weights(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
     return [
-        runtime.write(prefix, settings.sample_length, sampling, seed=seed_of(settings.seed, number))
+        runtime.generate(
+            prefix, settings.sample_length, temperature=settings.sample_temperature, seed=seed_of(settings.seed, number)
+        )
         for number, prefix in enumerate(prefixes(settings, corpus))
     ]
 

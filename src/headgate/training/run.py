@@ -117,7 +117,7 @@ def train(
     Examples
     --------
     >>> run = train("voyage", out="runs/first", epochs=2)  # doctest: +SKIP
-    >>> run.runtime().write("The gate", 80)  # doctest: +SKIP
+    >>> run.runtime().generate("The gate", 80)  # doctest: +SKIP
     """
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     if corpus is not None:

@@ -34,7 +34,10 @@ from headgate.training.distributed import Processes
 from headgate.training.loop import Result
 from headgate.training.report import Report
 
-MEMORY = "take a smaller --hidden or fewer --layers, or a smaller --batch or --steps, or --accumulate"
+MEMORY = (
+    "take a smaller --hidden-size or fewer --num-layers, or a smaller --batch-size or --sequence-length, or "
+    "--accumulate"
+)
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Session:
 
     def train(self, *, stop: Callable[[], bool]) -> Result:
         """Train to the end, or until ``stop`` says so; report it, and draw the curve."""
-        if self.processes.first:
-            self.processes.wait()  # the others wait for the directory
+        if self.processes.is_main:
+            self.processes.barrier()  # the others wait for the directory
         published = [Published(**row) for row in self.directory.facts.get("published", ())]
         for line in introduction(self.directory, self.corpus, self.processes):
             self.report.line(line)
@@ -57,7 +60,7 @@ class Session:
             result = loop.train(self.directory, self.corpus, self.report, stop=stop, processes=self.processes)
         finally:
             self.report.close()
-        if self.processes.first:
+        if self.processes.is_main:
             title = model_in_words(self.directory.settings)
             draw_curve(self.directory.log(), self.directory.path / "curve.png", title=title, published=published)
             if result.ending != "interrupted":
@@ -90,8 +93,8 @@ def opened(
     out = out or default_directory(str(name), newest=resume)
     resume = resume or _same_job(out)
     with capacity.enough(MEMORY), Processes.joined() as together:
-        if not together.first:
-            together.wait()  # until the first has made the directory
+        if not together.is_main:
+            together.barrier()  # until the first has made the directory
             directory, corpus = _continued(out, {}, data_dir, first=False)
             yield Session(directory, corpus, Report(directory, quiet=True), together)
             return
@@ -104,8 +107,8 @@ def opened(
         settings = _as_prepared(settings, given)
         if idle := without_effect(given, settings):
             raise InputError("; ".join(idle))
-        settings, corpus, facts = _checked(settings, chosen, data_dir, count=together.count)
-        if together.count > 1:  # the others know which directory it is
+        settings, corpus, facts = _checked(settings, chosen, data_dir, count=together.world_size)
+        if together.world_size > 1:  # the others know which directory it is
             name = None
         with _claimed(out, settings, corpus, facts, name=name, overwrite=overwrite) as directory:
             report = Report(directory, quiet=quiet)
@@ -195,10 +198,10 @@ def _checked(
     )  # likewise
     if settings.model.head == "adaptive":
         cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
-        if settings.text.tokenizer not in ("word", "bpe"):
+        if settings.text.tokenizer not in ("words", "subwords"):
             raise InputError(
                 "head = adaptive needs a vocabulary in which frequent tokens come first, which that of "
-                f"{settings.text.tokenizer} is not: take --tokenizer word or bpe, or --head linear or tied"
+                f"{settings.text.tokenizer} is not: take --tokenizer words or subwords, or --head linear or tied"
             )
     capacity.check_model(settings, corpus.tokenizer.vocabulary_size)
     comparable = recipe is not None and recipe.settings.text == settings.text

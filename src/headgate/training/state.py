@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headgate.errors import InputError, one_line
-from headgate.models.language_model import LanguageModel, arrays_of
+from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs.run_directory import Arrays, Checkpoint, RunDirectory
 from headgate.settings.run import TrainingSettings
 from headgate.settings.weights import check_weights
@@ -58,18 +58,18 @@ def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Proces
     a checkpoint that is not of such a run.
     """
     settings = run.settings.training
-    if settings.threads and processes.count == 1:
+    if settings.threads and processes.world_size == 1:
         torch.set_num_threads(settings.threads)
-    checkpoint = run.recover() if processes.first else None
-    processes.wait()
-    if not processes.first:
+    checkpoint = run.recover() if processes.is_main else None
+    processes.barrier()
+    if not processes.is_main:
         checkpoint = run.newest()
-    processes.wait()  # before anything is written again
+    processes.barrier()  # before anything is written again
     if checkpoint is not None:  # before a model of that size is made
         _check(checkpoint, run, tokenizer.vocabulary_size)
     torch.manual_seed(settings.seed)
     model = LanguageModel(
-        run.settings.model, tokenizer.vocabulary_size, separator=tokenizer.separator, backend=settings.backend
+        run.settings.model, tokenizer.vocabulary_size, document_id=tokenizer.document_id, backend=settings.backend
     )
     device = Device.of(settings.device, settings.precision, number=on_this_machine()[0])
     model.to(device.place)
@@ -92,7 +92,7 @@ def _check(checkpoint: Checkpoint, run: RunDirectory, V: int) -> None:
         check_weights(checkpoint.arrays.get("weights", {}), settings.model, V)
         if "best" in checkpoint.arrays:
             check_weights(checkpoint.arrays["best"], settings.model, V)
-        shape = (settings.model.layers, settings.training.batch, settings.model.hidden)
+        shape = (settings.model.num_layers, settings.training.batch_size, settings.model.hidden_size)
         carried = checkpoint.arrays.get("carried", {}).get("state")
         if carried is not None and (carried.shape != shape or carried.dtype != np.float32):
             raise ValueError(f"the carried state is {carried.dtype} of the shape {carried.shape}, not {shape}")
@@ -118,13 +118,13 @@ def _misfit(checkpoint: Checkpoint, run: RunDirectory, error: Exception) -> Inpu
 
 def save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
     """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
-    carried = None if training.state is None else processes.gather_rows(training.state.detach().float().cpu())
-    generators = processes.gather(training.device.random_state())
-    if not processes.first:
-        processes.wait()
+    carried = None if training.state is None else processes.all_gather_rows(training.state.detach().float().cpu())
+    generators = processes.all_gather(training.device.random_state())
+    if not processes.is_main:
+        processes.barrier()
         return
     arrays: dict[str, Arrays] = {
-        "weights": arrays_of(training.model),
+        "weights": numpy_weights(training.model),
         "optimizer": {
             f"{index}.{name}": value.cpu().numpy()
             for index, values in training.optimizer.state_dict()["state"].items()
@@ -145,7 +145,7 @@ def save(run: RunDirectory, training: Training, progress: Progress, saved_step: 
             f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
             f"{before}: make room, then continue with --resume"
         ) from error
-    processes.wait()
+    processes.barrier()
 
 
 def _restore(
