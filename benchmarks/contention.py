@@ -21,9 +21,24 @@ from pathlib import Path
 
 SECONDS = 2.0  # for which each call is repeated in a round, at least three times
 TRAIN = [
-    "train", "voyage", "--limit", "47000", "--epochs", "2", "--hidden-size", "256", "--embedding", "64", "--sequence-length", "35",
-    "--batch-size", "32", "--sample-every", "0", "--quiet",
-]  # fmt: skip
+    "train",
+    "voyage",
+    "--limit",
+    "47000",
+    "--epochs",
+    "2",
+    "--hidden-size",
+    "256",
+    "--embedding",
+    "64",
+    "--sequence-length",
+    "35",
+    "--batch-size",
+    "32",
+    "--sample-every",
+    "0",
+    "--quiet",
+]
 QUOTA = 100_000  # microseconds of processor time in each period of as many
 
 
@@ -32,8 +47,9 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     import torch
     from torch import nn
 
-    from headgate import GRU, LanguageModel, ModelSettings, Runtime
+    from headgate import GRU, LanguageModel, Runtime
     from headgate.models.language_model import numpy_weights
+    from headgate.settings.run import ModelSettings
     from headgate.text.tokenizer import CharacterTokenizer
 
     torch.manual_seed(0)

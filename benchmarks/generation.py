@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headgate import LanguageModel, ModelSettings, Runtime, native
+from headgate import LanguageModel, Runtime, native
 from headgate.models.language_model import numpy_weights
+from headgate.settings.run import ModelSettings
 from headgate.text.tokenizer import CharacterTokenizer
 from rounds import conclude, in_turn, machine, ratio, start
 

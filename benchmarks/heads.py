@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from headgate import LanguageModel, ModelSettings
+from headgate import LanguageModel
+from headgate.settings.run import ModelSettings
 
 T, B = 35, 32
 HEADS = ("linear", "tied", "adaptive", "linear, torch")

@@ -33,10 +33,33 @@ from headgate.runs.run_directory import RunDirectory, is_run
 from headgate.text import corpus  # noqa: F401
 
 FLAGS = [
-    "verses", "--limit", "3000", "--hidden-size", "16", "--embedding", "64", "--batch-size", "8", "--sequence-length", "7",
-    "--dropout", "0.3", "--epochs", "4", "--checkpoint-every", "3", "--report-every", "1", "--sample-every", "1",
-    "--sample-length", "9", "--threads", "1", "--quiet",
-]  # fmt: skip
+    "verses",
+    "--limit",
+    "3000",
+    "--hidden-size",
+    "16",
+    "--embedding",
+    "64",
+    "--batch-size",
+    "8",
+    "--sequence-length",
+    "7",
+    "--dropout",
+    "0.3",
+    "--epochs",
+    "4",
+    "--checkpoint-every",
+    "3",
+    "--report-every",
+    "1",
+    "--sample-every",
+    "1",
+    "--sample-length",
+    "9",
+    "--threads",
+    "1",
+    "--quiet",
+]
 SHARE = 0.25  # of the time of a run left alone: twice what a start takes, so that cuts fall into it and behind it
 DISK = 3_500_000  # bytes: twice what the run needs with one checkpoint
 

@@ -26,9 +26,24 @@ from pathlib import Path
 from headgate.runs.run_directory import RunDirectory, is_run
 
 FLAGS = [
-    "verses", "--limit", "3000", "--hidden-size", "24", "--batch-size", "8", "--sequence-length", "7", "--dropout", "0.3", "--epochs", "14",
-    "--checkpoint-every", "50", "--sample-every", "0",
-]  # fmt: skip
+    "verses",
+    "--limit",
+    "3000",
+    "--hidden-size",
+    "24",
+    "--batch-size",
+    "8",
+    "--sequence-length",
+    "7",
+    "--dropout",
+    "0.3",
+    "--epochs",
+    "14",
+    "--checkpoint-every",
+    "50",
+    "--sample-every",
+    "0",
+]
 ADDRESSES = {"one": "10.77.0.1", "two": "10.77.0.2"}
 PATIENCE = 300  # seconds: nothing here takes that long
 

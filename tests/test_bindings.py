@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from headgate import InputError, LanguageModel, ModelSettings, Runtime, equations, gru, native
+from headgate import InputError, LanguageModel, Runtime, equations, gru, native
 from headgate.kernels import cross_entropy, native_gru
 from headgate.models.language_model import numpy_weights
 from headgate.runtime import runtime as runtime_module
+from headgate.settings.run import ModelSettings
 from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
 from tests.helpers.definition import unbundled
 

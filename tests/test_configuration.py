@@ -227,7 +227,7 @@ def test_replaced_changes_what_it_names_and_nothing_else():
 def test_replaced_refuses_what_cannot_be():
     with pytest.raises(
         InputError,
-        match=r"^unknown setting 'hiddn': did you mean hidden_size\?; unknown setting 'qqq': known: accumulate, backend, ",
+        match=r"^unknown setting 'hiddn': did you mean hidden_size\?; unknown setting 'qqq': known: accumulate, backe",
     ):
         Settings().replaced(hiddn=3, qqq=4)
     with pytest.raises(

@@ -18,8 +18,21 @@ from headgate.training.tensorboard_log import Events, check
 from tests.test_training import corpus_of, small
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
-SMALL = ["--hidden-size", "8", "--batch-size", "4", "--sequence-length", "9", "--epochs", "2", "--sample-every", "0", "--threads", "1",
-         "--quiet"]  # fmt: skip
+SMALL = [
+    "--hidden-size",
+    "8",
+    "--batch-size",
+    "4",
+    "--sequence-length",
+    "9",
+    "--epochs",
+    "2",
+    "--sample-every",
+    "0",
+    "--threads",
+    "1",
+    "--quiet",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from headgate import InputError, LanguageModel, ModelSettings
+from headgate import InputError, LanguageModel
 from headgate.models.language_model import evaluation_losses
 from headgate.runtime.evaluation import evaluate
-from headgate.settings.run import Settings
+from headgate.settings.run import ModelSettings, Settings
 
 T, B, V, H, L = 4, 3, 7, 6, 2
 

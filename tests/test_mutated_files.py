@@ -46,9 +46,19 @@ from headgate.training.loop import train
 from headgate.training.report import Report
 
 SMALL = {
-    "hidden_size": 3, "num_layers": 2, "embedding": 2, "epochs": 3, "batch_size": 4, "sequence_length": 5, "max_steps": 7, "validation_fraction": 0.3,
-    "sample_every": 0, "threads": 1, "report_every": 2, "seed": 5,
-}  # fmt: skip
+    "hidden_size": 3,
+    "num_layers": 2,
+    "embedding": 2,
+    "epochs": 3,
+    "batch_size": 4,
+    "sequence_length": 5,
+    "max_steps": 7,
+    "validation_fraction": 0.3,
+    "sample_every": 0,
+    "threads": 1,
+    "report_every": 2,
+    "seed": 5,
+}
 CHECKPOINT = "checkpoints/step-000000007"
 GROUPS = [f"{CHECKPOINT}/{group}.safetensors" for group in ("weights", "optimizer", "random", "carried", "best")]
 

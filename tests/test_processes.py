@@ -24,9 +24,17 @@ from headgate.training.loop import train
 from headgate.training.report import Report
 
 SMALL = Settings().replaced(
-    corpus="verses", limit=3000, hidden_size=24, batch_size=8, sequence_length=7, epochs=2, report_every=1, sample_every=0, threads=1,
+    corpus="verses",
+    limit=3000,
+    hidden_size=24,
+    batch_size=8,
+    sequence_length=7,
+    epochs=2,
+    report_every=1,
+    sample_every=0,
+    threads=1,
     dropout=0.0,
-)  # fmt: skip
+)
 
 
 def start(path: Path, **changes) -> RunDirectory:
@@ -167,9 +175,21 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
 def test_torchrun(tmp_path: Path) -> None:
     """The command: what two processes leave, and that a mistake is one sentence."""
     flags = [
-        "verses", "--limit", "3000", "--hidden-size", "24", "--batch-size", "8", "--sequence-length", "7", "--epochs", "1",
-        "--sample-every", "0", "--out",
-    ]  # fmt: skip
+        "verses",
+        "--limit",
+        "3000",
+        "--hidden-size",
+        "24",
+        "--batch-size",
+        "8",
+        "--sequence-length",
+        "7",
+        "--epochs",
+        "1",
+        "--sample-every",
+        "0",
+        "--out",
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "headgate", "train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from headgate import InputError, LanguageModel, ModelSettings, Runtime, Sampling, native
+from headgate import InputError, LanguageModel, Runtime, native
 from headgate.models.language_model import numpy_weights
 from headgate.runs.run_directory import Checkpoint, RunDirectory
 from headgate.runtime import runtime as runtime_module
 from headgate.runtime import sampling as sampling_module
-from headgate.settings.run import Settings
+from headgate.runtime.sampling import Sampling
+from headgate.settings.run import ModelSettings, Settings
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
 from headgate.text.words import WordTokenizer
 from tests.test_public import BLOCKER

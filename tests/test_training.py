@@ -33,9 +33,18 @@ from headgate.training.report import Report
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = {
-    "hidden_size": 12, "num_layers": 2, "embedding": 5, "dropout": 0.3, "epochs": 6, "batch_size": 4, "sequence_length": 9, "validation_fraction": 0.2,
-    "sample_every": 2, "sample_length": 8, "threads": 1,
-}  # fmt: skip
+    "hidden_size": 12,
+    "num_layers": 2,
+    "embedding": 5,
+    "dropout": 0.3,
+    "epochs": 6,
+    "batch_size": 4,
+    "sequence_length": 9,
+    "validation_fraction": 0.2,
+    "sample_every": 2,
+    "sample_length": 8,
+    "threads": 1,
+}
 
 
 def small(**changes) -> Settings:
@@ -195,8 +204,19 @@ def model_of(run: RunDirectory) -> LanguageModel:
 
 def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     """The loop as a book would write it, on torch.nn.GRU with one-hot vectors: the same losses."""
-    settings = small(embedding=0, num_layers=1, dropout=0.0, optimizer="sgd", learning_rate=1.0, clip=0.1, report_every=1,
-                     schedule="constant", validation_fraction=0.0, max_steps=30, random_offset=False)  # fmt: skip
+    settings = small(
+        embedding=0,
+        num_layers=1,
+        dropout=0.0,
+        optimizer="sgd",
+        learning_rate=1.0,
+        clip=0.1,
+        report_every=1,
+        schedule="constant",
+        validation_fraction=0.0,
+        max_steps=30,
+        random_offset=False,
+    )
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
     found, before = [], {"loss": 0.0, "tokens": 0}

@@ -11,10 +11,9 @@ __all__ = [
     "GRURegressor",
     "InputError",
     "LanguageModel",
-    "ModelSettings",
     "Runtime",
-    "Sampling",
     "SequenceModel",
+    "Settings",
     "gru",
     "train",
 ]
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from headgate.models.language_model import LanguageModel
     from headgate.models.sequence_model import SequenceModel
     from headgate.runtime.runtime import Runtime
-    from headgate.runtime.sampling import Sampling
-    from headgate.settings.run import ModelSettings
+    from headgate.settings.run import Settings
     from headgate.training.run import train
 
 _HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
@@ -41,10 +39,9 @@ _HOMES = {  # where each public name lives; loaded when first used, so that the 
     "GRURegressor": "estimators.sequence",
     "InputError": "errors",
     "LanguageModel": "models.language_model",
-    "ModelSettings": "settings.run",
     "Runtime": "runtime.runtime",
-    "Sampling": "runtime.sampling",
     "SequenceModel": "models.sequence_model",
+    "Settings": "settings.run",
     "gru": "layers.functional",
     "train": "training.run",
 }

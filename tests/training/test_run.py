@@ -12,8 +12,14 @@ from headgate.training import run as module
 from headgate.training.signals import Signals
 
 SMALL: dict[str, Any] = {
-    "limit": 3000, "hidden_size": 12, "embedding": 7, "batch_size": 4, "sequence_length": 10, "sample_every": 1, "quiet": True,
-}  # fmt: skip
+    "limit": 3000,
+    "hidden_size": 12,
+    "embedding": 7,
+    "batch_size": 4,
+    "sequence_length": 10,
+    "sample_every": 1,
+    "quiet": True,
+}
 
 
 def weights(run: module.Run) -> dict[str, np.ndarray]:

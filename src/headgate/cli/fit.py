@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.flags import METAVARS, SHORT, command, printable, show
+from headgate.cli.flags import add_setting, command, shown
+from headgate.console import tell
 from headgate.errors import InputError, one_line
 from headgate.runs.find import default_directory
 from headgate.runs.run_directory import is_run
@@ -92,45 +93,11 @@ def _flags(kind: type) -> dict[str, Any]:
 
 
 def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> None:
-    """A flag for a parameter; absent unless given, so that its default stays in estimator_parameters.py."""
-    f = of_samples or of_forecasts
-    flag, text = "--" + name.replace("_", "-"), f.metadata["help"]
-    flags = [*SHORT.get(name, ()), flag]
-    default = "none" if f.default is None else f.default
+    """Add the flag of a parameter that estimators of samples, of forecasts, or both have."""
+    f, default = of_samples or of_forecasts, ""
     if of_samples and of_forecasts and of_samples.default != of_forecasts.default:
-        default = f"{default}; of a forecast {of_forecasts.default}"
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    if f.type is bool:
-        group.add_argument(
-            flag, action=argparse.BooleanOptionalAction, help=f"{text} ({'yes' if default else 'no'})", **absent
-        )
-    elif f.type is int and f.default == "auto":
-        group.add_argument(*flags, type=_whole_or_auto, metavar="N", help=f"{text} ({default})", **absent)
-    elif f.type is Any:
-        several = "*" if name == "difference" else None
-        group.add_argument(*flags, type=_value, nargs=several, metavar="VALUE", help=f"{text} ({default})", **absent)
-    else:
-        choices = f.metadata["choices"] or None
-        metavar = None if choices else METAVARS[f.type]
-        group.add_argument(*flags, type=f.type, choices=choices, metavar=metavar, help=f"{text} ({default})", **absent)
-
-
-def _value(text: str) -> int | float | str:
-    """A number where it is one: "12" -> 12, "0.5" -> 0.5, "auto" -> "auto"."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _whole_or_auto(text: str) -> int | str:
-    """A whole number, or "auto"."""
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be auto or a whole number, got {text!r}") from None
+        default = f"{shown(of_samples.default)}; of a forecast {shown(of_forecasts.default)}"
+    add_setting(group, f, f.type, default=default, several=name == "difference")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -139,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             _run(options, signals)
         except KeyboardInterrupt:
-            show("interrupted: nothing was written", sys.stderr)
+            tell("interrupted: nothing was written")
             return 128 + (signals.number or signal.SIGINT)
     return 128 + signals.number if signals.number else 0
 
@@ -178,7 +145,7 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
         ) from None
     if signals.number:
         epochs = len(work.history())
-        show(f"interrupted in epoch {epochs}: the model so far is in {out}", sys.stderr)
+        tell(f"interrupted in epoch {epochs}: the model so far is in {out}")
     say(f"run    {out}")
     data = "" if forecast else " NEW.csv"
     say(f"predict:\n  {command()} predict {shlex.quote(str(out))}{data}")
@@ -456,7 +423,7 @@ class _Output(io.TextIOBase):
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
-        self._or_give_up(lambda stream: stream.write(printable(text, stream)))
+        self._or_give_up(lambda stream: stream.write(text))
         return len(text)
 
     def flush(self) -> None:

@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +31,55 @@ def check_largest(options: argparse.Namespace, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at most {LARGEST}, got {value}")
 
 
-def show(text: str, stream: Any) -> None:
-    """Print a line; a closed stream gets nothing."""
-    if stream is not None:
-        print(printable(text, stream), file=stream, flush=True)
+SHORT = {"epochs": ["-e"], "seed": ["-s"]}  # flags of settings
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Any: "VALUE"}
 
 
-def printable(text: str, stream: Any) -> str:
-    """The text with those letters escaped that the encoding of a stream lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding, getattr(stream, "errors", None) or "strict")
-    except UnicodeEncodeError:
-        return text.encode(encoding, "backslashreplace").decode(encoding)
+def add_setting(group: Any, setting: Field[Any], kind: Any, *, default: str = "", several: bool = False) -> None:
+    """Add a flag for a setting of type ``kind``, with its help, choices and default, which ``default`` may reword.
+
+    The option is absent unless the flag is given, so that the default stays with the setting. ``several``: it takes any
+    number of values.
+    """
+    flag, choices = "--" + setting.name.replace("_", "-"), setting.metadata["choices"] or None
+    default = default or shown(setting.default)
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{setting.metadata['help']} ({default})"}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif kind == tuple[str, ...]:
+        options |= {"action": "append", "metavar": "TEXT", "help": f"{setting.metadata['help']} (may be repeated)"}
+    elif kind is Any:
+        options |= {"type": _number_or_word, "metavar": METAVARS[kind], "nargs": "*" if several else None}
+    else:
+        parse = _whole_or_auto if kind is int and setting.default == "auto" else kind
+        options |= {"type": parse, "choices": choices, "metavar": None if choices else METAVARS[kind]}
+    group.add_argument(*SHORT.get(setting.name, ()), flag, **options)
+
+
+def shown(default: Any) -> str:
+    """Write a default as help has it.
+
+    >>> shown(True), shown(1), shown(None)
+    ('yes', '1', 'none')
+    """
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return "none" if default is None else str(default)
+
+
+def _number_or_word(text: str) -> int | float | str:
+    """Read a number if it is one: "12" -> 12, "0.5" -> 0.5, "auto" -> "auto"."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
     return text
 
 
-SHORT = {"epochs": ["-e"], "seed": ["-s"]}  # flags of settings
-METAVARS: dict[type, str] = {int: "N", float: "X", str: "NAME"}
-
-
-def add_setting(group: Any, f: Any, kind: Any) -> None:
-    """A flag for a setting; absent unless given, so that its default stays in configuration.py."""
-    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-    flags = [*SHORT.get(f.name, ()), flag]
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    if kind is bool:
-        default = "yes" if f.default else "no"
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{text} ({default})", **absent)
-    elif kind in (int, float, str):
-        choices = f.metadata["choices"] or None
-        metavar = None if choices else METAVARS[kind]
-        group.add_argument(*flags, type=kind, choices=choices, metavar=metavar, help=f"{text} ({f.default})", **absent)
-    else:
-        group.add_argument(flag, action="append", metavar="TEXT", help=f"{text} (may be repeated)", **absent)
+def _whole_or_auto(text: str) -> int | str:
+    """Read a whole number, or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be auto or a whole number, got {text!r}") from None

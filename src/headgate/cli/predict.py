@@ -7,8 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate.cli.flags import printable, show
-from headgate.console import is_closed
+from headgate.console import is_closed, tell
 from headgate.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def _write(answer: "pd.DataFrame", out: str | None) -> None:
     from headgate.storage import files
 
     if out is None:
-        sys.stdout.write(printable(answer.to_csv(index=False, lineterminator="\n"), sys.stdout))
+        sys.stdout.write(answer.to_csv(index=False, lineterminator="\n"))
         sys.stdout.flush()
         return
     if out.endswith(".csv"):
@@ -117,7 +116,7 @@ def _answer(estimator: Any, roles: "Roles", options: argparse.Namespace) -> "pd.
         raise InputError(f"give a table to predict {roles.target} from: headgate predict RUN DATA")
     if options.probabilities and roles.task != "classification":
         raise InputError(f"--probabilities are of classes, and {roles.target} is a number: omit the flag")
-    X, y, names = table.samples(table_file.read_table(options.data, say=_note), roles)
+    X, y, names = table.samples(table_file.read_table(options.data, say=tell), roles)
     found = estimator.predict(X)
     columns = {name if name != roles.target else f"{name} number": names[name] for name in names}
     answer = pd.DataFrame({**columns, roles.target: found})
@@ -128,11 +127,11 @@ def _answer(estimator: Any, roles: "Roles", options: argparse.Namespace) -> "pd.
     if y is not None and known.any():
         if roles.task == "classification":
             right = [a == b or str(a) == str(b) for a, b in zip(y[known].tolist(), found[known].tolist(), strict=True)]
-            _note(f"accuracy {np.mean(right):.3f} over {len(right)} sequences")
+            tell(f"accuracy {np.mean(right):.3f} over {len(right)} sequences")
         elif known.sum() > 1:
             from sklearn.metrics import r2_score
 
-            _note(f"R2 {r2_score(y[known].astype(float), found[known]):.3f} over {known.sum()} sequences")
+            tell(f"R2 {r2_score(y[known].astype(float), found[known]):.3f} over {known.sum()} sequences")
     return answer
 
 
@@ -147,12 +146,12 @@ def _forecast(forecaster: Any, roles: "Roles", options: argparse.Namespace) -> "
         raise InputError(f"--horizon must be at least 1 and at most {MOST_STEPS}, got {options.horizon}")
     horizon = options.horizon
     if options.data is not None:
-        history, future = table.series(table_file.read_table(options.data, say=_note), roles)
+        history, future = table.series(table_file.read_table(options.data, say=tell), roles)
         asked = 0 if future is None or future.empty else int(future["unique_id"].value_counts().max())
         if horizon is None and asked:
             horizon = min(asked, forecaster.horizon)
             if horizon < asked:
-                _note(f"forecast are {horizon} of the {asked} rows without {roles.target}, as many as fit was told: "
+                tell(f"forecast are {horizon} of the {asked} rows without {roles.target}, as many as fit was told: "
                       f"--horizon {asked} --coverage 0 asks for all")  # fmt: skip
     elif roles.features:
         raise InputError(
@@ -185,8 +184,3 @@ def _forecast(forecaster: Any, roles: "Roles", options: argparse.Namespace) -> "
     answer = answer.rename(columns={name: f"{name} of {roles.target}" for name in taken})
     frame: pd.DataFrame = answer.rename(columns={old: new for old, new in names.items() if new is not None})
     return frame
-
-
-def _note(text: str) -> None:
-    """Say something beside the answer."""
-    show(text, sys.stderr)

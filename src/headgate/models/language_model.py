@@ -15,7 +15,7 @@ from headgate.errors import InputError
 from headgate.layers.gru import GRU
 from headgate.layers.heads import AdaptiveHead, Head, LinearHead, TiedHead
 from headgate.runs.run_directory import RunDirectory
-from headgate.settings.run import ModelSettings
+from headgate.settings.run import ModelSettings, Settings
 from headgate.settings.weights import check_weights
 
 
@@ -31,9 +31,10 @@ class LanguageModel(nn.Module):
     tied      :class:`headgate.layers.heads.TiedHead`: its weight is that of the embedding
     adaptive  :class:`headgate.layers.heads.AdaptiveHead`, for large vocabularies
 
-    Raises InputError where the head does not fit the sizes or the vocabulary.
+    ``settings``: those of the model, or of a whole run. Raises InputError if the head does not fit the sizes or the
+    vocabulary.
 
-    >>> model = LanguageModel(ModelSettings(hidden_size=8), vocabulary_size=5)
+    >>> model = LanguageModel(Settings().replaced(hidden_size=8), vocabulary_size=5)
     >>> logits, state = model(torch.tensor([[0], [3]]))
     >>> logits.shape, state.shape
     (torch.Size([2, 1, 5]), torch.Size([1, 1, 8]))
@@ -41,13 +42,14 @@ class LanguageModel(nn.Module):
 
     def __init__(
         self,
-        settings: ModelSettings,
+        settings: Settings | ModelSettings,
         vocabulary_size: int,
         *,
         document_id: int | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        settings = settings.model if isinstance(settings, Settings) else settings
         self.document_id = document_id
         V, H = vocabulary_size, settings.hidden_size
         if wrong := settings.head_problem():
