@@ -193,7 +193,7 @@ def test_a_named_text_is_downloaded_once_into_the_cache(tmp_path, named, served)
         (breaks_off_in_chunks, "IncompleteRead"),
         (stalls, "timed out"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_the_next_address_is_asked_where_one_fails(tmp_path, monkeypatch, named, served, answer, reason):
     monkeypatch.setattr(catalogue, "TIMEOUT", 0.2)
