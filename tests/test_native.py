@@ -27,10 +27,9 @@ import numpy as np
 import pytest
 
 from headgate import native
-from tests.helpers.definition import unbundled
+from tests.conftest import ROOT
 from tests.helpers.levels import levels
 
-ROOT = Path(__file__).parent.parent
 LANES = native.GATE_LANES
 SUFFIXES = {"float32": "float", "float64": "double"}
 Array = np.ndarray[Any, Any]
@@ -520,6 +519,8 @@ def errors_of_torch(T: int, H: int, seed: int, ids: bool) -> tuple[dict[str, Any
         states, last = torch.func.functional_call(layer, named, (vectors, h0[None]))
         return states, last[0]
 
+    from tests.helpers.definition import unbundled
+
     expected = outputs_and_gradients(unbundled(equations.sequence), values, torch.float64)
     return values, expected, errors(outputs_and_gradients(of_torch, values, torch.float32), expected)
 
@@ -813,7 +814,7 @@ def test_too_little_address_space_is_a_memory_error() -> None:
     """Installing it again, which is the remedy for other files that do not load, would not help."""
     code = """
 import resource
-from headgate.kernels import native
+from headgate import native
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, ((pages + 64) * resource.getpagesize(), resource.RLIM_INFINITY))
 try:

@@ -6,15 +6,7 @@ import sys
 import pytest
 
 import headgate
-
-BLOCKER = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "matplotlib", "tqdm", "sklearn", "scipy", "pandas", "pyarrow"):
-            raise ImportError(f"{name} is blocked")
-sys.meta_path.insert(0, Blocker())
-"""
+from tests.helpers.imports import BLOCKER
 
 
 def run_python(code: str) -> str:

@@ -151,7 +151,7 @@ class Settings:
         fraction = self.text.validation_fraction
         if type(fraction) is float and fraction > 0.5:
             wrong.append(f"validation_fraction must be at most 0.5, got {fraction}")
-        if self.training.precision != "float32" and self.training.device == "cpu":
+        if self.training.precision in PRECISIONS[1:] and self.training.device == "cpu":
             wrong.append(f"precision {self.training.precision} is for device cuda or mps: a CPU computes in float32")
         if head_problem := self.model.head_problem():
             wrong.append(head_problem)

@@ -14,7 +14,7 @@ from headgate.errors import InputError
 from headgate.settings.run import TextSettings
 from headgate.text.corpus import another_text, load
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
-from tests.test_sources import read, zipped
+from tests.helpers.texts import read, zipped
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -35,7 +35,7 @@ def test_an_empty_corpus(tmp_path):
     [
         ("a" * 200, "characters", 200),
         (" \n\t" * 50, "characters", 150),
-        (" \n\t" * 50, "word", 50),
+        (" \n\t" * 50, "words", 50),
         ("a\0" * 2, "bytes", 4),
     ],
 )

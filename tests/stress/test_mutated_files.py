@@ -151,7 +151,7 @@ def other_arrays(array: np.ndarray) -> list[np.ndarray]:
 
 
 @st.composite
-def numpy_weights(draw: Any, content: bytes) -> bytes:
+def arrays_of(draw: Any, content: bytes) -> bytes:
     """A safetensors file with an array of another shape or type, or none, or one more, or odd numbers in the header."""
     arrays = load(content)
     name = draw(st.sampled_from(sorted(arrays)))
@@ -249,7 +249,11 @@ def use(path: Path, corpus: Corpus) -> None:
                 read()
         with refused(path):
             run.write_settings()
-        if run.settings.training.threads < 5 and run.settings.model.hidden_size < 99 and run.settings.model.layers < 99:
+        if (
+            run.settings.training.threads < 5
+            and run.settings.model.hidden_size < 99
+            and run.settings.model.num_layers < 99
+        ):
             with refused(path), contextlib.suppress(OtherTextError):
                 train_on(run, corpus)
 
@@ -289,7 +293,7 @@ def test_vocabulary(kept: Kept, data: Any) -> None:
 @repeatably(25)
 @given(data=st.data(), name=st.sampled_from(["model.safetensors", "best.safetensors"]))
 def test_weights(kept: Kept, data: Any, name: str) -> None:
-    use(kept.with_changed({name: data.draw(numpy_weights(kept.contents[name]))}), kept.corpus)
+    use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
 
 
 @repeatably(25)
@@ -318,7 +322,7 @@ def test_state(kept: Kept, data: Any) -> None:
 @repeatably(70)
 @given(data=st.data(), name=st.sampled_from(GROUPS))
 def test_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
-    use(kept.with_changed({name: data.draw(numpy_weights(kept.contents[name]))}), kept.corpus)
+    use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
 
 
 # Prepared corpora
@@ -479,7 +483,7 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, by
 def test_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name: str) -> None:
     path, described, content = estimator
     described = data.draw(json_of(described)) if name == "config.json" else described
-    content = data.draw(numpy_weights(content)) if name != "config.json" else content
+    content = data.draw(arrays_of(content)) if name != "config.json" else content
     with contextlib.suppress(ValueError, RecursionError, AttributeError):
         config = json.loads(described)
         learned = {part: config.get(part) for part in ("estimator", "parameters", "facts")}
@@ -547,7 +551,8 @@ HOSTILE = """
 import json, resource, sys, time
 from pathlib import Path
 import torch
-from headgate import corpus as corpora, recipe
+from headgate.settings import recipe
+from headgate.text import corpus as corpora
 from headgate.settings.run import TextSettings
 from headgate.errors import InputError
 from headgate.training.report import Report
@@ -585,11 +590,11 @@ print("bounded")
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
 def test_what_claims_to_be_huge_takes_no_memory(kept: Kept, tmp_path: Path) -> None:
-    run = kept.with_changed({"a.toml": b"[model]\nhidden = 3\n"})
+    run = kept.with_changed({"a.toml": b"[model]\nhidden_size = 3\n"})
     config = kept.contents["config.json"].decode()
     cases = [
         ("config.json", config.replace(f'"{name}": {SMALL[name]}', f'"{name}": {2**31 - 1}'))
-        for name in ("hidden_size", "layers", "embedding", "batch", "steps", "threads")
+        for name in ("hidden_size", "num_layers", "embedding", "batch_size", "sequence_length", "threads")
     ]
     for length in (2**63, 2**40, 10**8 - 1):
         cases.append(("model.safetensors", length.to_bytes(8, "little").decode("latin-1") + "{}"))

@@ -42,7 +42,7 @@ def names(path: Path) -> list[str]:
 
 def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """In a process without torch, because it forks."""
-    code = "from tests.test_saving import *\n" + text
+    code = "from tests.runs.test_saving import *\n" + text
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 

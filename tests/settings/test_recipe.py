@@ -172,7 +172,7 @@ def test_a_file_that_is_no_recipe_is_named(content, tmp_path):
             r"^recipe mine: unknown key 'modle': did you mean model\?; unknown key 'sorce': did you mean source",
         ),
         ("[model]\nhiden = 3", r"^recipe mine: unknown key 'hiden' in \[model\]: did you mean hidden_size\?$"),
-        ("[training]\nbatch = 0", "^recipe mine: batch must be at least 1 and finite, got 0$"),
+        ("[training]\nbatch_size = 0", "^recipe mine: batch_size must be at least 1 and finite, got 0$"),
         ("model = 3", "^recipe mine: model must be a table, got 3$"),
     ],
 )

@@ -207,9 +207,9 @@ def test_torchrun(tmp_path: Path) -> None:
 def test_who_connects_to_nobody_is_ended() -> None:
     """So that torchrun can start it again: a wait inside gloo has no end of its own."""
     code = (
-        "import time\nfrom headgate import processes\nprocesses.CONNECTING = 0.5\n"
-        "processes.distributed.init_process_group = lambda backend: time.sleep(30)\n"
-        "with processes.Processes.joined():\n    pass"
+        "import time\nfrom headgate.training import distributed\ndistributed.CONNECTING = 0.5\n"
+        "distributed.distributed.init_process_group = lambda backend: time.sleep(30)\n"
+        "with distributed.Processes.joined():\n    pass"
     )
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
@@ -219,11 +219,11 @@ def test_who_connects_to_nobody_is_ended() -> None:
 
 def test_one_process_alone() -> None:
     with Processes.joined() as alone:
-        assert (alone.rank, alone.count, alone.first) == (0, 1, True)
+        assert (alone.rank, alone.world_size, alone.is_main) == (0, 1, True)
     state = torch.randn(2, 6, 5)
-    assert alone.agree(1.5, True, False) == (1.5, True, False)
-    assert alone.of_first(lambda: 2.5) == 2.5
-    assert torch.equal(alone.gather_rows(state), state)
+    assert alone.all_reduce(1.5, True, False) == (1.5, True, False)
+    assert alone.broadcast(lambda: 2.5) == 2.5
+    assert torch.equal(alone.all_gather_rows(state), state)
     assert torch.equal(alone.rows(state), state)
 
 
@@ -231,8 +231,8 @@ def test_rows_are_every_so_manyth(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.randn(2, 6, 5)
     parts = [Processes(rank, 3).rows(state) for rank in range(3)]
     assert torch.equal(parts[1], state[:, [1, 4]])
-    monkeypatch.setattr(Processes, "gather", lambda self, value: parts)
-    assert torch.equal(Processes(1, 3).gather_rows(parts[1]), state)
+    monkeypatch.setattr(Processes, "all_gather", lambda self, value: parts)
+    assert torch.equal(Processes(1, 3).all_gather_rows(parts[1]), state)
 
 
 def test_seeds_of_processes_differ() -> None:
@@ -256,7 +256,7 @@ def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, neede
 
 def test_a_restarted_job_knows_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Under torchrun, the run of the same job goes on; any other is refused as ever."""
-    from headgate.cli.train import _same_job
+    from headgate.training.start import _same_job
 
     run = start(tmp_path / "run")
     assert not _same_job(run.path)

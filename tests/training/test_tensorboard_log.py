@@ -15,7 +15,7 @@ from headgate.runs.run_directory import RunDirectory
 from headgate.training.loop import train
 from headgate.training.report import Report
 from headgate.training.tensorboard_log import Events, check
-from tests.test_training import corpus_of, small
+from tests.helpers.runs import corpus_of, small
 
 TEXT = "the water came down the canal and the keeper let it through. " * 12
 SMALL = [

@@ -142,14 +142,14 @@ def test_one_bad_run_does_not_hide_the_others(
     make(tmp_path / "runs" / "directory").write("x", b"")
     (tmp_path / "runs" / "directory" / "tokenizer.json").unlink()
     (tmp_path / "runs" / "directory" / "tokenizer.json").mkdir()
-    real = Path.read_text
+    real = Path.read_bytes
 
-    def read(self: Path, *arguments: str) -> str:
+    def read(self: Path) -> bytes:
         if self.parent.name == "shut":
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self, *arguments)
+        return real(self)
 
-    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(Path, "read_bytes", read)
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0]: line.split()[1] for line in lines[1:7]} == {

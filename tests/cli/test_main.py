@@ -14,8 +14,8 @@ import headgate
 from headgate.cli.main import main
 from headgate.runs.run_directory import RunDirectory
 from headgate.storage.lock import locked
-from tests.test_public import BLOCKER
-from tests.test_training import TEXT, flags
+from tests.helpers.imports import BLOCKER
+from tests.helpers.runs import TEXT, flags
 
 SMALL = flags(epochs=3)
 

@@ -21,7 +21,7 @@ from headgate.runtime.sampling import Sampling
 from headgate.settings.run import ModelSettings, Settings
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
 from headgate.text.words import WordTokenizer
-from tests.test_public import BLOCKER
+from tests.helpers.imports import BLOCKER
 
 T, B, H = 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("abcdefg hi\n")

@@ -99,7 +99,7 @@ def test_all_wrong_types_are_named_in_one_message():
 def test_a_wrong_section_does_not_hide_the_others():
     assert message_of({"text": 5, "model": {"hiden": 1, "num_layers": 0}, "training": {"batch_size": "x"}}) == (
         "some file: text must be a table, got 5; unknown key 'hiden' in [model]: did you mean hidden_size?; "
-        "layers must be at least 1 and finite, got 0; batch_size must be a whole number, got 'x'"
+        "num_layers must be at least 1 and finite, got 0; batch_size must be a whole number, got 'x'"
     )
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_go_together_is_refused(tables, message):
 
 def test_the_largest_values_that_go():
     found = from_tables({"text": {"validation_fraction": 0.5}, "model": {"dropout": 0.999}}, "x")
-    assert (found.text.held_out, found.model.dropout) == (0.5, 0.999)
+    assert (found.text.validation_fraction, found.model.dropout) == (0.5, 0.999)
     assert from_tables({"text": {"validation_fraction": 0.1}, "training": {"patience": 2}}, "x").training.patience == 2
 
 

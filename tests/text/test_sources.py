@@ -8,7 +8,6 @@ import lzma
 import os
 import re
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from headgate.settings.run import TextSettings
 from headgate.text import sources
 from headgate.text.catalogue import NAMED, locate
 from headgate.text.sources import SUFFIXES, normalize, passages
+from tests.helpers.texts import read, tarred, text_of, zipped
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -32,33 +32,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-def read(chosen: TextSettings, **options) -> str:
-    """A whole text."""
-    return "".join(passage.text for passage in passages(chosen, **options))
-
-
-def text_of(path, **settings) -> str:
-    return read(TextSettings(corpus=str(path), **settings))
-
-
-def tarred(files: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=format) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 # Where a text comes from

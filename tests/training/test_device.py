@@ -13,7 +13,7 @@ from headgate.errors import InputError
 from headgate.runs.run_directory import RunDirectory
 from headgate.training import state
 from headgate.training.device import Device
-from tests.test_training import everything, go, small, start
+from tests.helpers.runs import everything, go, small, start
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

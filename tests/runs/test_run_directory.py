@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.runs.run_directory import FORMAT, Checkpoint, RunDirectory, is_run
+from headgate.runs.run_directory import CHECKPOINT_FORMAT, FORMAT, Checkpoint, RunDirectory, is_run
 from headgate.settings.run import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.storage import files
 from headgate.storage.lock import locked
@@ -102,7 +102,7 @@ def test_create_and_open(tmp_path):
 def test_config_json_is_for_people_too(tmp_path):
     make(tmp_path / "a")
     text = (tmp_path / "a" / "config.json").read_text("utf-8")
-    assert json.loads(text)["format"] == FORMAT == 1
+    assert json.loads(text)["format"] == FORMAT == 2
     assert '\n    "model": {\n      "hidden_size": 3,\n' in text
     assert "分开" in text
     assert text.endswith("}\n")
@@ -269,7 +269,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
     run.save(checkpoint(3))
     folder = tmp_path / "checkpoints" / "step-000000003"
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    assert (manifest["format"], manifest["step"]) == (FORMAT, 3)
+    assert (manifest["format"], manifest["step"]) == (CHECKPOINT_FORMAT, 3)
     assert {name: fact["size"] for name, fact in manifest["files"].items()} == {
         name: len(content) for name, content in tree(folder).items() if name != "manifest.json"
     }
@@ -738,8 +738,8 @@ def test_a_damaged_file_is_read_or_named(data, name, two_checkpoints, tmp_path_f
         ("config.json", b'{"settings": {}}', r"/config\.json is damaged \(KeyError\('facts'\)\): restore it, or "),
         (
             "config.json",
-            b'{"format": 2, "settings": {}, "facts": {}}',
-            r"/config\.json has format 2, this headgate reads 1: use the one that wrote it$",
+            b'{"format": 3, "settings": {}, "facts": {}}',
+            r"/config\.json has format 3, this headgate reads 1 to 2: use the one that wrote it$",
         ),
         (
             "config.json",

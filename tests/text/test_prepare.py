@@ -266,7 +266,7 @@ def test_a_manifest_of_another_format(text, tmp_path):
     manifest["format"] = 99
     manifest["checksum"] = checksum_of(manifest)
     (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"has format 99, this headgate reads 1: prepare the corpus again$"):
+    with pytest.raises(InputError, match=r"has format 99, this headgate reads 1 to 2: prepare the text again$"):
         PreparedCorpus.open(tmp_path / "made")
 
 
