@@ -27,8 +27,9 @@ import numpy as np
 import pytest
 
 from headgate import native
-from tests.conftest import ROOT
 from tests.helpers.levels import levels
+
+ROOT = Path(__file__).parent.parent  # conftest.py has it, but imports torch
 
 LANES = native.GATE_LANES
 SUFFIXES = {"float32": "float", "float64": "double"}

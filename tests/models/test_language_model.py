@@ -147,17 +147,17 @@ def test_adaptive() -> None:
 
 def test_heads_that_do_not_fit() -> None:
     message = (
-        "head = tied uses the embedding's weights, so embedding must equal hidden, got embedding = 128 and hidden = 9: "
-        "set embedding to 9, or take another head"
+        "head = tied uses the embedding's weights, so embedding must equal hidden_size, got embedding = 128 and "
+        "hidden_size = 9: set embedding to 9, or take another head"
     )
     for make in (
         lambda: LanguageModel(ModelSettings(hidden_size=9, head="tied"), V),
-        lambda: Settings().replaced(hidden=9, head="tied"),
+        lambda: Settings().replaced(hidden_size=9, head="tied"),
     ):
         with pytest.raises(InputError) as caught:
             make()
         assert str(caught.value) == message
-    with pytest.raises(InputError, match="head = adaptive needs hidden to be at least 16, got 15: take more units"):
+    with pytest.raises(InputError, match="head = adaptive needs hidden_size to be at least 16, got 15: take more"):
         Settings().replaced(hidden_size=15, head="adaptive")
     with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: take head = linear or tied"):
         LanguageModel(ModelSettings(head="adaptive"), 999)

@@ -210,7 +210,7 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Settings:
 
     Raises InputError that names ``where`` and every unknown key and impossible value at once.
 
-    >>> from_tables({"model": {"hidden_size": 8}}, "an example").model.hidden_size_size
+    >>> from_tables({"model": {"hidden_size": 8}}, "an example").model.hidden_size
     8
     """
     wrong, sections = [], {}
