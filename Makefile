@@ -92,9 +92,10 @@ clean:
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/requirements.txt
 	@touch $@
 
-# Prints the dependencies of the package and of some of its extras, which pip can then install before the package.
+# Prints the dependencies of the package and of some of its extras and groups, for pip to install before the package.
 define requirements
-$(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-  extras = (name for extra in sys.argv[1:] for name in project["optional-dependencies"][extra]); \
-  print(*project["dependencies"], *(name for name in extras if not name.startswith("headgate")), sep="\n")' $(1)
+$(BIN)/python -c 'import sys, tomllib; table = tomllib.load(open("pyproject.toml", "rb")); project = table["project"]; \
+  known = {**project["optional-dependencies"], **table["dependency-groups"]}; \
+  more = (name for extra in sys.argv[1:] for name in known[extra]); \
+  print(*project["dependencies"], *(name for name in more if not name.startswith("headgate")), sep="\n")' $(1)
 endef
