@@ -1,7 +1,7 @@
 // A trained language model for inference: packs the weights once, reads a text in one call, and draws a series of ids
 // without leaving the library. headgate.h documents the arguments.
 //
-// Letters: T time steps, B batch, E embedding, H hidden size, L layers, V vocabulary, O rows of the head; w vector lanes.
+// Letters: T steps, B batch, E embedding, H hidden size, L layers, V vocabulary, O rows of the head; w vector lanes.
 #pragma once
 
 #include <algorithm>

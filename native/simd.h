@@ -1,7 +1,7 @@
 // Vectors of the width that this file is compiled for: 64 bytes (AVX-512), 32 (AVX2), 16 (SSE2, NEON).
 //
 // GCC and Clang give vector types the operators of scalars; this file adds what is missing. The compiler must not
-// contract expressions (-ffp-contract=off), so that they have the same bits wherever they are inlined; fma() is explicit.
+// contract expressions (-ffp-contract=off), so that they have the same bits wherever they are inlined; fma is explicit.
 #pragma once
 
 #include <cstdint>

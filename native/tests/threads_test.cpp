@@ -21,7 +21,7 @@ struct Shape {
 };
 
 // With at least 8 rows per thread the rows are shared; otherwise, with two vectors of hidden units per thread, the
-// hidden units. With 130 hidden units, backward splits 1200 tokens into several chunks; 3 * 4 ids out of 50 count as few.
+// hidden units. With 130 hidden units, backward splits 1200 tokens into several chunks; 12 ids out of 50 are few.
 constexpr Shape shapes[] = {
     {"many rows", 30, 40, 5, 11, false, false, false, false, false},
     {"many rows, before", 4, 37, 9, 18, true, true, false, true, true},

@@ -370,14 +370,14 @@ class GRU(nn.RNNBase):
         names = self._flat_weights_names
         if len(tensors) != len(names):
             raise ValueError(f"_flat_weights must be {len(names)} tensors ({', '.join(names)}), got {len(tensors)}")
-        given = {}
+        replacements = {}
         for name, tensor in zip(names, tensors, strict=True):
             weight = getattr(self, name, None)
             if isinstance(tensor, nn.Parameter) and tensor is not weight:
                 setattr(self, name, tensor)
             elif tensor is not None and tensor is not weight:
-                given[name] = weight, tensor
-        self._given = given or None
+                replacements[name] = weight, tensor
+        self._given = replacements or None
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
