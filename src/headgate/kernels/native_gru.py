@@ -201,7 +201,7 @@ def _backward(
         if tensor.shape != shape or tensor.dtype != h0.dtype:
             raise RuntimeError(
                 f"a tensor kept for backward, {shape} {h0.dtype}, came back as {tuple(tensor.shape)} {tensor.dtype}: "
-                "hooks on saved tensors must return the tensor they packed"
+                "hooks on saved tensors must return the tensor that was saved"
             )
     kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
     described.states, described.gates = (v.data_ptr() for v in kept)
