@@ -1,9 +1,10 @@
-// Exponential (of what is not positive), sigmoid and tanh of vectors.
+// Vectorized exponential (of arguments <= 0), sigmoid and tanh.
 //
 //   exp(y) = 2^k (1 + q),   k = round(y / ln 2),   q = expm1(y - k ln 2), a polynomial on |f| <= ln(2)/2
 //
-// Largest error over dense grids (tests/test_native.py): 2.7 units of the last place of the exact value, with and without
-// fused multiply-add. A NaN gives a NaN, an infinity the limit. Sigmoids below the smallest normal number may be 0.
+// Largest error over dense grids (tests/test_native.py): 2.7 units in the last place of the exact value, with and
+// without fused multiply-add. NaN gives NaN and an infinity gives the limit. Sigmoids below the smallest normal number
+// may be 0.
 #pragma once
 
 #include <type_traits>
@@ -13,11 +14,11 @@
 namespace headgate {
 namespace HEADGATE_LEVEL {
 
-// c: q = f + f^2 (c[0] + c[1] f + ...), whose largest error on |f| <= ln(2)/2 is minimal (found with Remez' algorithm):
-// 3e-9 for float, 5e-20 for double.
+// c: the coefficients of q = f + f^2 (c[0] + c[1] f + ...) with the smallest largest error on |f| <= ln(2)/2 (found
+// with the Remez algorithm): 3e-9 for float, 5e-20 for double.
 template <class T> struct Exponential;
 template <> struct Exponential<float> {
-  // 1.5 * 2^23: adding it rounds to an integer, which the low bits hold, with the exponent's bias 127 added.
+  // 1.5 * 2^23: adding it rounds to an integer in the low bits; 127 is the bias of the exponent.
   static constexpr float round = 12582912.0f + 127;
   static constexpr float ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr float lowest = -88.0296919f;  // -127 ln 2: 2^k becomes 0
@@ -41,7 +42,7 @@ template <class T> struct Split {
 };
 template <class T> HEADGATE_INLINE Split<T> split_exponential(Vec<T> y) {
   using E = Exponential<T>;
-  y = larger(broadcast(E::lowest), y);  // a NaN stays
+  y = larger(broadcast(E::lowest), y);  // keeps a NaN
   const Vec<T> shifted = fma(y, broadcast(T(1.4426950408889634)), broadcast(E::round));
   const Vec<T> k = shifted - E::round;
   Vec<T> f = fma(k, broadcast(-E::ln2_high), y);

@@ -1,17 +1,18 @@
 // The GRU over a sequence, backward.
 //
-// With e the gradient of the state after a step, g' that of a gate before its sigmoid or tanh, m = W_hn h + b_hn:
+// With e the gradient of the state after a step, g' that of a gate before its nonlinearity, and m = W_hn h + b_hn:
 //
 //   n' = e (1 - z) (1 - n^2)        z' = e (h - n) z (1 - z)
 //   reset after:   r' = n' m r (1 - r)               dh = e z + W_r^T r' + W_z^T z' + W_n^T (n' r)
 //   reset before:  q = W_n^T n',  r' = q h r (1 - r)    dh = e z + W_r^T r' + W_z^T z' + q r
 //
-// Steps are taken in chunks from the last to the first. A token, a row of a step that was read, leaves n', r', z' and a
-// fourth, n' r or (reset before) r h, twice: side by side as a row (4, H), which the products with the weights want, for
-// the step and for the gradient of some steps' inputs; and packed over a chunk's tokens, with the state before, which the
-// weights' gradients want: they are products over all tokens of a chunk.
+// Steps are processed in chunks, from the last to the first. A token is an active row of a step, counted within its
+// chunk. Each token stores four parts, n', r', z' and n' r (with reset before, r h), in two layouts: contiguous as a
+// row (4, H), for the products with the weights, which compute dh and, for several steps together, the gradient of the
+// input; and packed over the tokens of a chunk, together with the state before, for the weights' gradients, which are
+// products over all tokens of a chunk.
 //
-// Letters as in sequence.h; a token is counted within its chunk.
+// Letters as in sequence.h.
 #pragma once
 
 #include <cstring>
@@ -54,7 +55,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     if (chunk_ < 1) chunk_ = 1;
     const int64_t rows = split_rows_ ? (B + threads_ - 1) / threads_ : B;
     group_ = least(chunk_, 1 + (rows_together - 1) / (rows ? rows : 1));
-    if (split_rows_ && !d.d_x) group_ = 1;  // nothing is made of several steps' rows: they stay in the cache
+    if (split_rows_ && !d.d_x) group_ = 1;  // nothing needs the rows of several steps: one step's stay in the cache
     const int64_t tokens = chunk_ * B, packed = vector_stride<T>(tokens);
     IV_ = (I + w - 1) / w;
     few_ids_ = q_.ids && T_ * B < I / 2;
@@ -143,7 +144,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     Tile* panels;
   };
 
-  // So few rows read W_hh where it lies: packing it would cost more than it saves.
+  // For so few rows, packing W_hh would cost more than it saves: they read it in place.
   static constexpr int64_t rows_without_packing = 4;
   static constexpr int64_t rows_together = std::is_same_v<P, Tile> ? tiled_group : row_group;
   static constexpr int64_t vectors_to_share = 8;
@@ -153,13 +154,13 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
   }
   static T* out(void* p) { return static_cast<T*>(p); }
   static const T* in(const void* p) { return static_cast<const T*>(p); }
-  // Row b of step s, in a group that begins with the step `from`.
+  // Row b of step s, in a group that begins at step `from`.
   T* row(int64_t s, int64_t from, int64_t b, Part p) const { return rows_ + ((s - from) * q_.B + b) * row_stride() + p * q_.H; }
   int64_t row_stride() const { return 4 * q_.H + 16; }  // not a power of two
-  // Where vector u of a packed matrix begins.
+  // The offset of vector u of a packed matrix.
   int64_t packed(int64_t u) const { return u * vector_stride<T>(chunk_ * q_.B); }
   Columns<T> packed_right(const T* p) const { return packed_columns<T>(p, chunk_ * q_.B); }
-  // Where the units of an own territory lie in a row of H.
+  // The range of `units` within a row of H.
   Range columns(Range units) const { return {units.begin * w, least(units.end * w, q_.H)}; }
   T* dh(int64_t b, int64_t u) const { return dh_ + (u * q_.B + b) * w; }
 
@@ -200,11 +201,11 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
         std::memset(out(d_.d_weight_ih) + (gate * H + rows.begin) * q_.I, 0, size_t(rows.size() * q_.I) * sizeof(T));
   }
 
-  // Step s of a chunk that begins with the step `begin`, of a group that begins with `from`.
+  // Step s of a chunk that begins at step `begin`, in a group that begins at `from`.
   void step(int64_t s, int64_t begin, int64_t from, Territory own, Own& my) {
     const int64_t t = q_.place(s), H = q_.H;
     const Range units = own.units;
-    int64_t token = first_[s] - first_[begin];  // of the first own row
+    int64_t token = first_[s] - first_[begin];  // becomes that of the first own row
     if (q_.g.lengths)
       for (int64_t b = 0; b < own.rows.begin; ++b) token += q_.active(t, b);
     else
@@ -212,14 +213,14 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     const int64_t rows = q_.active_rows(t, own.rows, my.active);
 
     for (int64_t i = 0; i < rows; ++i) my.rows[i] = q_.before(t, my.active[i]);
-    for (int64_t u = units.begin; u < units.end; ++u)  // what is packed lies row after row
+    for (int64_t u = units.begin; u < units.end; ++u)  // rows innermost: packed memory is contiguous over rows
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t b = my.active[i];
         through_gates(t, b, u, my.rows[i] + u * w, token + i, row(s, from, b, of_n) + u * w);
       }
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t b = my.active[i];
-      if (units.begin == 0) token_[token + i] = t * q_.B + b;  // once a row
+      if (units.begin == 0) token_[token + i] = t * q_.B + b;  // by one thread per row
       my.rows[i] = row(s, from, b, q_.after ? of_r : of_n);
     }
     if (!split_rows_) wait();
@@ -243,13 +244,13 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
         if (q_.starts_over(t, my.active[i])) start_over(my.active[i], units);
   }
 
-  // One vector of one part of a token, in both places.
+  // Stores one vector of one part of a token in both layouts.
   HEADGATE_INLINE void leave(Vec<T> value, T* row, T* packed, int lanes) {
     store_part(row, value, lanes);
     store(packed, value);
   }
 
-  // The gradients of one vector of units of one row before the nonlinearities, as far as they depend on e alone.
+  // Computes, for one vector of units of one row, the gradients before the nonlinearities that depend only on e.
   void through_gates(int64_t t, int64_t b, int64_t u, const T* h_before, int64_t token, T* row) {
     const int lanes = q_.lanes(u);
     const int64_t H = q_.H, at = t * q_.B + b, place = packed(u) + token * w;
@@ -279,7 +280,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     }
   }
 
-  // Reset before: what W_n^T n' says about r and h.
+  // Reset before: computes r' and adds q r to dh, where q = W_n^T n'.
   void through_reset(int64_t t, int64_t b, int64_t u, int64_t token, T* row, Vec<T> q) {
     const int lanes = q_.lanes(u);
     const int64_t place = packed(u) + token * w;
@@ -304,10 +305,11 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     }
   }
 
-  // The input's gradient at the steps [from, last) of a group.
+  // Computes the input's gradient at steps [from, last) of a group.
   void inputs_gradient(int64_t from, int64_t last, int index, Territory own, Own& my) {
     const int64_t I = q_.I, H = q_.H;
-    // Where hidden units are split, threads share these rows; or many vectors, so that no thread reads all weights.
+    // If hidden units are split, threads share these rows; with many vectors they share those, so that none reads all
+    // weights.
     const bool share_vectors = !split_rows_ && IV_ >= vectors_to_share * threads_;
     const Range mine = split_rows_ || share_vectors ? Range{0, (last - from) * q_.B}
                                                     : part((last - from) * q_.B, index, threads_);
@@ -334,7 +336,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     pack_columns(my.rows, tokens, q_.I, vectors.begin, vectors.end, inputs_, packed(1));
   }
 
-  // What the parts of tokens are multiplied with, as right sides on tiles.
+  // Packs the matrices that the parts of tokens are multiplied with as right sides on tiles.
   void pack_panels(int64_t tokens, int index) {
     const auto pack = [&](const T* from, Tile* to, int64_t vectors) {
       const Range mine = part(vectors, index, threads_);
@@ -346,7 +348,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     pack(inputs_, inputs_panels_, IV_);
   }
 
-  // What a chunk adds to the gradients of weights and biases, own units.
+  // Adds a chunk's contribution to the gradients of weights and biases, own units only.
   void weights_gradients(int64_t tokens, int index, Own& my, bool first) {
     constexpr Part input_parts[] = {of_r, of_z, of_n};
     const Part hidden_parts[] = {of_r, of_z, q_.after ? fourth : of_n};
@@ -363,7 +365,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     }
     if constexpr (on_tiles) {
       const auto place = [&](void* d, int64_t gate, int64_t N) { return static_cast<float*>(d) + gate * H * N; };
-      for (Part p : {of_n, of_r, of_z, fourth}) {  // each packed once for what it has a share in
+      for (Part p : {of_n, of_r, of_z, fourth}) {  // each part is packed once for all its products
         Right with[2];
         int count = 0;
         for (int gate = 0; gate < 3; ++gate) {
@@ -385,7 +387,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
     }
   }
 
-  // Ids: a token's gradient belongs to the column of its id.
+  // For ids: adds each token's gradient to the column of its id.
   void scatter(int64_t tokens, int gate, int64_t u, const T* from) {
     const int64_t I = q_.I, at = (gate * q_.U + u) * I * w;
     T* d = out(d_.d_weight_ih) + (gate * q_.H + u * w) * I;
@@ -430,14 +432,14 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class B
   bool split_rows_ = false, few_ids_ = false, dense_ = false, pack_hidden_ = true;
   int64_t chunk_ = 1, group_ = 1, IV_ = 0;  // steps of a chunk, of a group; vectors of the input
   int64_t* first_ = nullptr;                // (T + 1): tokens before step s
-  int64_t last_ = 0;                        // rows of W_hh that a step's last product is with: all; reset before: of r, z
-  P *hidden_memory_ = nullptr, *candidate_memory_ = nullptr;  // these in (U) vectors; with reset before those of n
-  Columns<P> hidden_{}, candidate_{};       // that, or W_hh where it lies
+  int64_t last_ = 0;                        // rows of W_hh in a step's last product: all; reset before: those of r, z
+  P *hidden_memory_ = nullptr, *candidate_memory_ = nullptr;  // these rows; reset before: those of n; (U) vectors
+  Columns<P> hidden_{}, candidate_{};       // the same, or W_hh in place
   P* input_ = nullptr;                      // W_ih, rows in the order n, r, z, in (IV) vectors of 3H
   T *rows_ = nullptr, *dh_ = nullptr;       // (group, B, 4, H); (U, B, w)
   T* packed_[4] = {};                       // the parts of a chunk's tokens: (U) vectors of tokens
   T *states_ = nullptr, *inputs_ = nullptr; // the states before, the inputs: (U) and (IV) vectors of tokens
-  Tile *states_panels_ = nullptr, *fourth_panels_ = nullptr, *inputs_panels_ = nullptr;  // such vectors on tiles
+  Tile *states_panels_ = nullptr, *fourth_panels_ = nullptr, *inputs_panels_ = nullptr;  // the same vectors on tiles
   int64_t* token_ = nullptr;                // (tokens): t * B + b
   T *table_ = nullptr, *table_excess_ = nullptr, *bias_ = nullptr, *bias_excess_ = nullptr;  // (3, U, I, w); (4, U, w)
   Own* own_ = nullptr;

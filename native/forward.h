@@ -1,4 +1,4 @@
-// The GRU over a sequence, forward: weights packed, then step by step.
+// The GRU over a sequence, forward: packs the weights, then computes step by step.
 //
 // Letters as in sequence.h.
 #pragma once
@@ -14,23 +14,27 @@ namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
-// --- weights in the order in which they are read --------------------------------------------------------------------
+// --- weights in reading order ---------------------------------------------------------------------------------------
 
-// Forward's weights, in vectors of hidden units (product.h). hidden: with reset after (U, 3) vectors of H, a unit's gates
-// side by side; with reset before (3, U) vectors. input: (U, 3) vectors of I; for ids table instead (I, U, 3, w), a row of
-// which is the input's share with the biases in it. bias (U, 3, w): what the input's share starts with: bias_ih, and
-// bias_hh where it is outside r * (...). bias_n (U, w): b_hn, with reset after. Scales, of int8 only: (w) a vector.
+// The weights of the forward pass, in vectors of hidden units (product.h).
+//
+//   hidden   reset after: (U, 3) vectors of H, the gates of a unit adjacent; reset before: (3, U) vectors
+//   input    (U, 3) vectors of I
+//   table    (I, U, 3, w), for ids instead of input: each row the input's contribution, biases included
+//   bias     (U, 3, w), the initial value of the input's contribution: bias_ih, and bias_hh unless inside r * (...)
+//   bias_n   (U, w), b_hn with reset after
+//   scales   (w) per vector, only for int8
 template <class T, class P = T> struct Packed {
   static constexpr int w = width<T>;
   P *hidden = nullptr, *input = nullptr;
   T *table = nullptr, *bias = nullptr, *bias_n = nullptr, *hidden_scale = nullptr, *input_scale = nullptr;
 
   Packed() = default;
-  // Laid out from `memory` on, 64-byte aligned. Without input for callers that have another way to its share.
+  // Laid out in `memory`, 64-byte aligned; without `input` and `table` if the caller projects the input itself.
   Packed(void* memory, const Sequence<T>& q, bool with_input) { place(static_cast<char*>(memory), q, with_input); }
   static int64_t bytes(const Sequence<T>& q, bool with_input) { return Packed().place(nullptr, q, with_input); }
 
-  // One of several threads' part.
+  // Packs the part of one of several threads.
   void fill(const Sequence<T>& q, int index, int threads) const {
     const Range units = part(q.U, index, threads);
     for (int64_t u = units.begin; u < units.end; ++u)
@@ -100,7 +104,7 @@ template <class T, class P = T> class Forward {
     packed_ = Packed<T, P>(memory, q_, !few_ids_);
     units_beyond_ = (q_.H + gate_lanes - 1) / gate_lanes * gate_lanes - q_.U * w;
     const int64_t rows = split_rows_ ? (q_.B + threads - 1) / threads : q_.B;
-    chunk_ = q_.ids && !few_ids_ ? 0 : 1 + (row_group - 1) / (rows ? rows : 1);  // steps whose input is projected together
+    chunk_ = q_.ids && !few_ids_ ? 0 : 1 + (row_group - 1) / (rows ? rows : 1);  // steps projected together
     if (!q_.after) reset_state_ = workspace.get<T>(q_.B * q_.U * w), z_ = workspace.get<T>(q_.B * q_.U * w);
     own_ = workspace.get<Own>(threads);
     for (int i = 0; i < threads; ++i) {
@@ -111,7 +115,7 @@ template <class T, class P = T> class Forward {
     }
   }
 
-  // One of the team's threads reads the sequence; the weights have been packed.
+  // Reads the sequence, as one of the team's threads; the weights must be packed.
   void read(int index) {
     const Territory own = territory(q_.B, q_.U, index, threads_, split_rows_);
     for (int64_t s = 0; s < q_.T; ++s) {
@@ -148,7 +152,7 @@ template <class T, class P = T> class Forward {
     if (threads_ > 1) team_.barrier().wait();
   }
 
-  // The input's share of the gates, W_i x + b, for the steps [s, end): (step, row, U, 3w), own units only.
+  // Computes the input's contribution to the gates, W_i x + b, for steps [s, end): (step, row, U, 3w), own units only.
   void project(int64_t s, int64_t end, Territory own, Own& my) {
     const int64_t columns = q_.U * 3 * w, rows = own.rows.size();
     if (few_ids_) {
@@ -192,7 +196,6 @@ template <class T, class P = T> class Forward {
     const int64_t U = q_.U;
     const Columns<P> hidden = packed_columns<T>(static_cast<const P*>(packed_.hidden), H);
     const Range units = own.units;
-    // Of each finished sum: its row's place and state before, its vector of units, its share of the input.
     const auto item = [&](int64_t i, int64_t u) {
       const int64_t b = my.active[i];
       return Item{b, u, my.pointers[i] + u * w, share(s, t, b, own, my) + u * 3 * w,
@@ -247,7 +250,7 @@ template <class T, class P = T> class Forward {
     }
   }
 
-  // The gates of a last block beyond the last vector: nobody reads them, but what is returned is all written.
+  // Clears the gates of the last block beyond the last vector: nobody reads them, but all returned memory is written.
   void clear_beyond(int64_t t, Territory own) const {
     for (int64_t b = own.rows.begin; b < own.rows.end; ++b)
       for (int gate = 0; gate < 4; ++gate) {
@@ -256,16 +259,15 @@ template <class T, class P = T> class Forward {
       }
   }
 
-  // One vector of units of one row: the row, its number; its state before, the input's share of its r (z and n follow),
-  // and where its state and its gates go.
+  // One vector of units of one row.
   struct Item {
-    int64_t b, u;
-    const T *h, *a;
-    T *state, *gates;
+    int64_t b, u;      // row, vector
+    const T *h, *a;    // the state before; the input's contribution to r, followed by those to z and n
+    T *state, *gates;  // destinations
   };
-  static constexpr int together = 4;  // items whose chains of operations are taken side by side
+  static constexpr int together = 4;  // items whose chains of operations are interleaved
 
-  // f(N, i, u) for rows i and vectors u of [0, rows) x [begin, begin + units), N of them at a time, u fastest.
+  // Calls f(N, i, u) for N rows i and vectors u of [0, rows) x [begin, begin + units) at a time, u varying fastest.
   template <class F> HEADGATE_INLINE void each(int64_t rows, int64_t begin, int64_t units, F f) {
     int64_t i = 0, j = 0, left = rows * units;
     const auto take = [&](auto N) {
@@ -283,7 +285,7 @@ template <class T, class P = T> class Forward {
 
   HEADGATE_INLINE Vec<T> blend(Vec<T> z, Vec<T> n, Vec<T> h) { return fma(z, h - n, n); }  // (1 - z) n + z h
 
-  // The sums of vector v of a packed matrix.
+  // The sums of vector v of a packed matrix, scaled if it is int8.
   HEADGATE_INLINE Vec<T> value(const T* sums, const T* scale, int64_t v) {
     if constexpr (std::is_same_v<P, int8_t>) return load(sums) * load(scale + v * w);
     return load(sums);
@@ -355,7 +357,7 @@ template <class T, class P = T> class Forward {
   bool split_rows_ = false, few_ids_ = false;
   int64_t chunk_ = 0, units_beyond_ = 0;
   Packed<T, P> packed_;
-  T *reset_state_ = nullptr, *z_ = nullptr;  // with reset before: r * h and z of the step under way, (B, U, w)
+  T *reset_state_ = nullptr, *z_ = nullptr;  // with reset before: r * h and z of the current step, (B, U, w)
   Own* own_ = nullptr;
 };
 

@@ -1,9 +1,9 @@
-// A linear head with softmax and cross-entropy in one, forward and backward; headgate.h says what the arguments are.
+// A fused linear head with softmax and cross-entropy, forward and backward; headgate.h documents the arguments.
 //
 //   logits = W h + b,   loss = log(sum(exp(logits))) - logits[target],   d logits = softmax(logits) - one_hot(target)
 //
-// Tokens are taken in chunks, so that no more logits exist than those of a chunk. Threads share a chunk's tokens for
-// everything that a token has of its own, and rows of W for the weights' gradient.
+// Tokens are processed in chunks, so that only one chunk's logits exist at a time. For everything per token, threads
+// share the tokens of a chunk; for the gradient of the weights, they share the rows of W.
 //
 // Letters: N tokens, H hidden size, V vocabulary; w lanes of a vector.
 #pragma once
@@ -20,7 +20,7 @@ namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
-constexpr int64_t logits_tokens = 256;  // of a chunk
+constexpr int64_t logits_tokens = 256;  // largest chunk
 
 // P: the type in which the weight is packed. on_tiles: its gradient is computed on matrix tiles.
 template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class Head {
@@ -103,9 +103,9 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class H
       store(d_bias_ + v * w, Vec<T>{}), store(d_bias_excess_ + v * w, Vec<T>{});
   }
 
-  // Own tokens of a chunk: logits, losses, and the gradients of logits (in their place) and states.
+  // For a thread's tokens of a chunk: logits, losses, and the gradients of logits (which replace them) and states.
   void forward(int64_t begin, int64_t tokens, int index, Own& my) {
-    const Range share = part(chunk_, index, threads_);  // the same of every chunk: its logits are nobody else's
+    const Range share = part(chunk_, index, threads_);  // the same in every chunk: no other thread uses these logits
     const Range own = {least(share.begin, tokens), least(share.end, tokens)};
     const T* bias = static_cast<const T*>(g_.bias);
     for (int64_t i = own.begin; i < own.end; ++i) my.rows[i - own.begin] = state(begin + i);
@@ -128,7 +128,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class H
                 });
   }
 
-  // One token's loss; its logits become their gradient.
+  // One token's loss; replaces its logits by their gradient.
   void softmax(T* x, int64_t token) {
     const int64_t target = g_.targets[token];
     for (int64_t v = V_; v < VV_ * w; ++v) x[v] = -INFINITY;
@@ -137,7 +137,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class H
     T top = highest[0];
     for (int j = 1; j < w; ++j) top = highest[j] > top ? highest[j] : top;
     const T right = x[target] - top;
-    constexpr int lanes = 16;  // of the sum, whatever the width: the same bits at every level that has fma
+    constexpr int lanes = 16;  // independent of the width, for the same bits at every level with fma
     Vec<T> sum[lanes / w] = {};
     for (int64_t v = 0; v < VV_ * w; v += w) {
       const Vec<T> e = exponential<T>(load(x + v) - top);
@@ -153,7 +153,7 @@ template <class T, class P = T, bool on_tiles = std::is_same_v<P, Tile>> class H
     x[target] -= scale;
   }
 
-  // What a chunk adds to own words' rows of the gradients of weight and bias.
+  // Adds a chunk's contribution to a thread's rows of the gradients of weight and bias.
   void weights(int64_t begin, int64_t tokens, int index, Own& my, bool first) {
     if (!g_.d_weight && !g_.d_bias) return;
     const Range words = part(VV_, index, threads_);

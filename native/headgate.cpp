@@ -1,4 +1,4 @@
-// The C interface: picks the level of instructions and turns exceptions into statuses.
+// The C interface: picks the instruction level and turns exceptions into status codes.
 #include "headgate.h"
 
 #include <atomic>
@@ -22,7 +22,7 @@ namespace {
 using headgate::Level;
 
 #if defined(HEADGATE_AMX)
-// Matrix tiles with bfloat16; the kernel saves them for those only who ask, once a process.
+// True if there are matrix tiles with bfloat16. Linux grants a process their use only after a request, made here.
 bool has_amx() {
   unsigned a, b, c, d;
   constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;

@@ -1,6 +1,6 @@
-// Everything that is vectors, compiled for one level of instructions: -DHEADGATE_LEVEL=baseline, avx2, avx512 or amx.
+// All vectorized code, compiled for one instruction level: -DHEADGATE_LEVEL=baseline, avx2, avx512 or amx.
 //
-// What is not inlined here must have no name that another level's object file could supply in its place: all of it is
+// Functions that are not inlined must not share a name across levels, or the linker would keep only one of them: all are
 // in the level's namespace or in an unnamed one.
 #include "level.h"
 
@@ -21,8 +21,8 @@ template <class T, Vec<T> (*f)(Vec<T>)> void elementwise(int64_t n, const T* x, 
   }
 }
 
-// f(P, on_tiles): P the type in which weights are packed that rows are multiplied with; whether the weights' gradients are
-// computed on tiles. Where there is less of something, tiles save no more than packing costs.
+// Calls f(P, on_tiles). P is the type in which the weights that rows are multiplied with are packed; on_tiles is true
+// if the weights' gradients are computed on tiles. Below these sizes, packing for tiles costs more than tiles save.
 constexpr int64_t units_for_tiles = 128, tokens_for_tiles = 32, rows_for_tiles = 24;
 template <class T, class F> void on_tiles(bool invariant, int64_t rows, int64_t H, int64_t tokens, F f) {
   T* const vectors = nullptr;

@@ -1,4 +1,4 @@
-// What each level of instructions offers; level.cpp is compiled once for each.
+// The interface of an instruction level; level.cpp is compiled once for each level.
 #pragma once
 
 #include <memory>
@@ -7,7 +7,7 @@
 
 namespace headgate {
 
-// A trained language model, its weights packed for the level that made it.
+// A trained language model, its weights packed for the level that created it.
 class Model {
  public:
   virtual ~Model() = default;

@@ -1,7 +1,7 @@
-// A trained language model for inference: its weights packed once, a text read in one call, ids drawn one after another
-// without leaving the library. headgate.h says what the arguments are.
+// A trained language model for inference: packs the weights once, reads a text in one call, and draws a series of ids
+// without leaving the library. headgate.h documents the arguments.
 //
-// Letters: T time steps, B batch, E embedding, H hidden size, L layers, V vocabulary, O rows of the head; w lanes of a vector.
+// Letters: T steps, B batch, E embedding, H hidden size, L layers, V vocabulary, O rows of the head; w vector lanes.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace headgate {
 namespace HEADGATE_LEVEL {
 namespace {
 
-// Memory of its own, aligned to cache lines.
+// An owned array, aligned to cache lines.
 template <class T> class Array {
  public:
   Array() = default;
@@ -36,7 +36,7 @@ template <class T> class Array {
   T* data_ = nullptr;
 };
 
-// Draws ids from logits as sampling.py does, in doubles.
+// Draws ids from logits like sampling.py, in doubles.
 class Sampler {
  public:
   Sampler(const headgate_sampling& how, int64_t V, const uint8_t* forbidden, uint8_t* seen, Workspace& workspace)
@@ -76,11 +76,11 @@ class Sampler {
       cumulated += p_[v];
       if (cumulated > uniform) return v;
     }
-    return last;  // the sum was a rounding error below one
+    return last;  // rounding left the sum just below one
   }
 
  private:
-  // The ids, the n most probable first, of equals the lower id; n.
+  // Sorts the n most probable ids to the front of order_, lower ids first among equals; returns n.
   int64_t ranked(int64_t n) {
     for (int64_t v = 0; v < V_; ++v) order_[v] = v;
     const double* p = p_;
@@ -88,7 +88,7 @@ class Sampler {
     std::partial_sort(order_, order_ + n, order_ + V_, before);
     return n;
   }
-  // Zero for all but the first n of order_.
+  // Sets the probabilities of all but the first n of order_ to zero.
   void keep(int64_t n) {
     for (int64_t i = n; i < V_; ++i) p_[order_[i]] = 0;
   }
@@ -106,7 +106,7 @@ class Sampler {
   int64_t* order_;
 };
 
-// Weights packed as P: float, Bfloat, int8_t. Embedding, table of ids and biases stay floats.
+// A model with weights packed as P: float, Bfloat or int8_t. Embedding, table of ids and biases stay floats.
 template <class P> class PackedModel : public Model {
   static constexpr int w = width<float>;
 
@@ -152,7 +152,7 @@ template <class P> class PackedModel : public Model {
     float* last = workspace.get<float>(B * H_);
     if (E_) embed(T * B, ids, embedded);
     for (int64_t l = 0; l < L_; ++l) {
-      // The last layer's states go to outputs, those before it in turn, so that none reads what it writes.
+      // Layers alternate between two buffers, so that none reads the one it writes; the last layer writes outputs.
       float* states = (L_ - 1 - l) % 2 ? between : outputs;
       headgate_gru g = describe(l, T, B, team.size());
       g.ids = ids, g.x = l ? ((L_ - l) % 2 ? between : outputs) : embedded;
@@ -210,7 +210,7 @@ template <class P> class PackedModel : public Model {
   }
 
  private:
-  // No more threads than have some hundred kilobytes of weights each to read, for few rows; a single one for tiny models.
+  // For few rows, no more threads than have a few hundred kilobytes of weights each to read; one for tiny models.
   int useful(int threads, int64_t rows) const {
     const int64_t weights = 3 * H_ * H_ * L_ + H_ * O_, work = weights * (rows < 4 ? 1 : rows / 2);
     const int64_t most = 1 + work / 50000, units = (H_ + w - 1) / w / 2;
@@ -235,7 +235,7 @@ template <class P> class PackedModel : public Model {
       std::memcpy(to + i * E_, embedding_.get() + ids[i] * E_, size_t(E_) * sizeof(float));
   }
 
-  // One step of all layers and the head, from one state (L, B, H) to another, made by all threads of a team together.
+  // One step of all layers and the head, from one state (L, B, H) to another, shared by all threads of a team.
   class Step {
    public:
     Step(const PackedModel& model, int64_t B, const int64_t* ids, const float* embedded, const float* from, float* to,

@@ -1,14 +1,14 @@
-// The one matrix product that everything here is made of: rows times packed columns.
+// The one matrix product on which everything here is built: rows times packed columns.
 //
 //   C[i][j] = sum over k of A[i][k] * P[k][j]
 //
-// Columns are taken vector by vector, w lanes at a time; packed, vector v holds (K, w), its lanes' numbers of one k side by
-// side. A is given as one pointer a row. A register tile takes some rows times some vectors; every element is one chain of fused multiply-adds
-// over `depth` terms, and the chains' sums are added in order. So an element has the same bits in whatever tile, group
-// of rows, or thread it is computed.
+// Columns are processed in vectors of w lanes. A packed vector is (K, w): the lanes of one k are contiguous. A is
+// passed as one pointer per row. A register tile multiplies some rows by some vectors. Each element is computed in
+// chains of fused multiply-adds over `depth` terms, whose sums are added in order, so that it has the same bits in any
+// tile, group of rows or thread.
 //
-// Letters: K the length of the sum, w = width<T> lanes of a vector, N vectors and R rows of a tile; T the type that is
-// computed with, P the one in which columns are packed.
+// Letters: K the length of the sum, w = width<T> lanes of a vector, N vectors and R rows of a tile; T the type of the
+// computation, P the type in which columns are packed.
 #pragma once
 
 #include <cmath>
@@ -21,22 +21,22 @@
 namespace headgate {
 namespace HEADGATE_LEVEL {
 
-constexpr int tile_rows = vector_registers == 32 ? 8 : 4;  // times 3 vectors: the accumulators; 3 of P, 1 of A
-constexpr int64_t depth = 128;     // so much of three vectors (12 KB with AVX2) stays in the first cache
-constexpr int64_t row_group = 64;  // rows whose results wait together for what comes next
+constexpr int tile_rows = vector_registers == 32 ? 8 : 4;  // registers: tile_rows * 3 accumulators, 3 of P, 1 of A
+constexpr int64_t depth = 128;     // terms of three vectors (12 KB with AVX2) that stay in the L1 cache
+constexpr int64_t row_group = 64;  // rows whose sums are completed before they are used
 
-// Of a packed number.
+// Bytes of a packed number.
 template <class P> constexpr int64_t bytes_of_number = sizeof(P);
 
-// Elements from one packed vector to the next: not a multiple of 4 KB, or all would compete for the same cache lines.
+// Elements from one packed vector to the next: not a multiple of 4 KB, lest vectors compete for cache lines.
 template <class T, class P = T> constexpr int64_t vector_stride(int64_t K) {
   return (K * width<T> * int64_t(sizeof(P)) + 63) / 64 * 64 / int64_t(sizeof(P)) + 64 / int64_t(sizeof(P));
 }
 
-// Vectors of a tile of three or four rows: with many registers twice as many.
+// Vectors of a tile of three or four rows: twice as many if there are enough registers.
 constexpr int few_rows_vectors = vector_registers == 32 ? 6 : 3;
 
-// The right side of a product: vector v's numbers of k lie at p[v * stride + k * step].
+// The right side of a product: the lanes of vector v for k are at p[v * stride + k * step].
 template <class P> struct Columns {
   const P* p;
   int64_t stride, step;
@@ -46,8 +46,8 @@ template <class T, class P> Columns<P> packed_columns(const P* p, int64_t K) {
   return {p, vector_stride<T, P>(K), width<T>};
 }
 
-// c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] lies at a[i][(offset + k) * S]. A function of its own: the
-// loop needs every register there is.
+// c (R, N, w) += a (R, length) @ p (N, length, w), where a[i][k] is at a[i][(offset + k) * S]. Not inlined, because the
+// loop needs all registers.
 template <int R, int N, int S, class T, class P>
 static HEADGATE_APART void tile(int64_t length, const T* const* a, int64_t offset, Columns<P> columns, T* c, bool first) {
   constexpr int w = width<T>;
@@ -62,7 +62,7 @@ static HEADGATE_APART void tile(int64_t length, const T* const* a, int64_t offse
     for (int n = 0; n < N; ++n) sum[i][n] = Vec<T>{};
   }
   int64_t k = 0;
-  if constexpr (R < 3) {  // few rows, many vectors, each read some lines at a time: what is read counts
+  if constexpr (R < 3) {  // few rows, many vectors: bound by memory, so read each vector a few lines at a time
     constexpr int lines = 4;
     const auto some = [&](auto count) {
       constexpr int L = count.value;
@@ -132,7 +132,7 @@ static inline void multiply_vectors(int64_t rows, const T* const* a, int64_t K, 
 #define HEADGATE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Bits<T>{__VA_ARGS__})
 #endif
 
-// Vectors D apart swap halves of their blocks of 2 D lanes; after all D = 1, 2, 4, ... the square is transposed.
+// Swaps halves of blocks of 2 D lanes between vectors D apart; after D = 1, 2, 4, ... the square is transposed.
 template <int D, class T, int... J>
 HEADGATE_INLINE void swap_blocks(Vec<T>& low, Vec<T>& high, std::integer_sequence<int, J...>) {
   constexpr int w = width<T>;
@@ -149,7 +149,8 @@ template <int D, class T> HEADGATE_INLINE void transpose_square(Vec<T> (&v)[widt
   }
 }
 
-// One pointer a lane, whose K numbers lie side by side -> (K, w), `stride` from one k to the next. Null: zeros.
+// Packs one pointer per lane, to K contiguous numbers each, into (K, w), `stride` elements from one k to the next. A
+// null pointer stands for zeros.
 template <class T> static inline void pack_lanes(const T* const* from, int64_t K, T* to, int64_t stride) {
   constexpr int w = width<T>;
   int64_t k = 0;
@@ -165,7 +166,7 @@ template <class T> static inline void pack_lanes(const T* const* from, int64_t K
     for (int i = 0; i < w; ++i) to[k * stride + i] = from[i] ? from[i][k] : T(0);
 }
 
-// The way back: from (K, w) -> `lanes` rows of K.
+// The inverse: unpacks (K, w) into `lanes` rows of K.
 template <class T> static inline void unpack_lanes(const T* from, int64_t K, T* to, int64_t stride, int lanes) {
   constexpr int w = width<T>;
   int64_t k = 0;
@@ -181,8 +182,8 @@ template <class T> static inline void unpack_lanes(const T* from, int64_t K, T* 
     for (int i = 0; i < lanes; ++i) to[i * stride + k] = from[k * w + i];
 }
 
-// As pack_lanes with a stride of w, in P: bfloat16 rounded to the nearest; int8 as multiples of scale (w), a lane's largest
-// number being 127 of them.
+// Like pack_lanes with a stride of w, converted to P: bfloat16 is rounded to nearest; int8 counts multiples of scale
+// (w), chosen per lane so that its largest magnitude becomes 127.
 template <class T, class P>
 static inline void pack_lanes_as(const T* const* from, int64_t K, P* to, T* scale) {
   constexpr int w = width<T>;
@@ -204,7 +205,7 @@ static inline void pack_lanes_as(const T* const* from, int64_t K, P* to, T* scal
   }
 }
 
-// Vectors [begin, end) of the N columns of K rows, one pointer a row; lanes beyond N are zeros.
+// Packs vectors [begin, end) of the N columns of K rows, one pointer per row; lanes beyond N are zeros.
 template <class T>
 static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int64_t begin, int64_t end, T* to,
                                 int64_t stride) {
@@ -218,18 +219,17 @@ static inline void pack_columns(const T* const* rows, int64_t K, int64_t N, int6
 
 // --- the product ------------------------------------------------------------------------------------------------------
 
-// How many of the `left` vectors are taken together: enough chains where there are few rows, and rather two twice than
-// three and one.
+// How many of the `left` vectors to process together: enough chains if there are few rows, and 2 + 2 rather than 3 + 1.
 HEADGATE_INLINE int vectors_at_once(int64_t rows, int64_t left) {
   if (rows <= 2) return int(least(left, rows == 1 ? 12 : 6));
   if (rows <= 4 && few_rows_vectors > 3) return int(least(left, few_rows_vectors));
   return int(left == 4 ? 2 : least(left, 3));
 }
 
-// out(v, n, first, count, sums) for each group of rows [first, first + count) of a (rows, K) and each group of n vectors
-// from v on, of those in [begin, end): sums (count, n, w). `sums` is memory for sums_size<T>(K): the sums, then the rows of
-// a group, which are packed w side by side where many vectors follow: they are then read in order, and rows that lie a power
-// of two apart do not compete for the same cache lines.
+// Calls out(v, n, first, count, sums) for each group of rows [first, first + count) of a (rows, K) and each group of n
+// vectors from v, within [begin, end), with sums (count, n, w). `sums` is memory for sums_size<T>(K) elements: the
+// sums, then the rows of a group, which are packed in lanes of w if they are multiplied by many vectors: they are then
+// read in order, and rows a power of two apart do not compete for the same cache lines.
 template <class T> constexpr int64_t packed_row(int64_t K) { return (K + 15) / 16 * 16 + 16; }
 template <class T, class P = T> constexpr int64_t sums_size(int64_t K, int64_t /*vectors*/ = 0) {
   return row_group * (3 * width<T> + packed_row<T>(K));
@@ -286,7 +286,7 @@ HEADGATE_INLINE void multiply_groups(int64_t rows, const T* const* a, int64_t K,
   }
 }
 
-// As above, out(v, n, i, sums) for each row i: sums (n, w).
+// The same with out(v, n, i, sums) for each row i: sums (n, w).
 template <int S, class T, class P, class Out>
 HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, Columns<P> columns, int64_t begin, int64_t end,
                               T* sums, Out out) {
@@ -298,7 +298,8 @@ HEADGATE_INLINE void multiply(int64_t rows, const T* const* a, int64_t K, Column
 
 // --- sums over rows ---------------------------------------------------------------------------------------------------
 
-// A sum that is rounded about once, however long it is: what an addition loses is taken off the next number (Kahan).
+// Compensated summation (Kahan): the rounding error of an addition is subtracted from the next number, so that a sum of
+// any length is rounded about once.
 template <class V> HEADGATE_INLINE void add_exactly(V value, V& sum, V& excess) {
   const V rest = value - excess, more = sum + rest;
   excess = (more - sum) - rest;
@@ -311,7 +312,7 @@ template <class T> HEADGATE_INLINE void add_exactly(Vec<T> value, T* sum, T* exc
   store(excess, e);
 }
 
-// The sum of a packed vector (rows, w) over its rows, added to `sum`: short chains side by side, and chains of their sums.
+// Adds the sum of a packed vector (rows, w) over its rows to `sum`: short parallel chains, then chains of their sums.
 template <class T> static inline void add_rows(int64_t rows, const T* vector, T* sum, T* excess) {
   constexpr int w = width<T>, chains = 8;
   constexpr int64_t block = 16 * chains;
@@ -327,9 +328,9 @@ template <class T> static inline void add_rows(int64_t rows, const T* vector, T*
   }
 }
 
-// d (columns, N) = left^T right, or added to it unless `first`, for the rows of d that the vectors [begin, end) of `left`
-// stand for: both sides packed over `rows` rows, left `left_stride` from vector to vector. `pointers` is memory for as
-// many rows of d, `sums` for sums_size<T>(0).
+// d (columns, N) = left^T right if `first`, else d += left^T right, for the rows of d that belong to the vectors
+// [begin, end) of `left`. Both sides are packed over `rows` rows, left with `left_stride` from vector to vector.
+// `pointers` is memory for one pointer per such row of d, `sums` for sums_size<T>(0) elements.
 template <class T>
 static inline void multiply_left(int64_t rows, const T* left, int64_t left_stride, int64_t begin, int64_t end,
                                  int64_t columns, Columns<T> right, int64_t N, T* d, bool first, const T** pointers, T* sums) {

@@ -1,11 +1,11 @@
-// What a pass over a sequence is given, and how threads share it; headgate.h says what the arguments are.
+// The arguments of a pass over a sequence, and how threads share the work; headgate.h documents the arguments.
 //
-// A step is a product of the rows' states with the recurrent weights and, where a panel's sums are done, the gates of
-// its hidden units. Threads share a step in one of two ways: each has some rows (no thread waits for another inside the
-// sequence), or, where there are few rows, each has some hidden units (they meet once or twice a step).
+// A step multiplies the rows' states by the recurrent weights and, as soon as a panel's sums are complete, computes the
+// gates of its hidden units. Threads share a step in one of two ways: each takes some rows (no thread waits for another
+// within the sequence), or, if there are few rows, each takes some hidden units (they meet once or twice per step).
 //
-// Letters: T, B, I, H as in headgate.h; w lanes of a vector; U = ceil(H / w) vectors of hidden units; s a step in the
-// order in which it is read, t its place in the sequence.
+// Letters: T, B, I, H as in headgate.h; w lanes of a vector; U = ceil(H / w) vectors of hidden units; s the index of a
+// step in reading order, t its index in the sequence.
 #pragma once
 
 #include "headgate.h"
@@ -18,8 +18,8 @@ namespace {
 
 constexpr int gate_lanes = HEADGATE_GATE_LANES;
 
-// So many tokens' shares of the weights' gradients are summed together: what a token leaves for that, some numbers for each
-// of H units, should still be in the second cache when it is read.
+// The number of tokens whose contributions to the weights' gradients are summed together: the few numbers per hidden
+// unit that each token stores for the sum should still be in the L2 cache when they are read.
 constexpr int64_t chunk_tokens(int64_t H) { return H < 16 ? 4096 : H < 128 ? 65536 / H : 512; }
 
 struct Range {
@@ -33,7 +33,7 @@ Range part(int64_t n, int index, int parts, int64_t unit = 1) {
   return {least(n, blocks * index / parts * unit), least(n, blocks * (index + 1) / parts * unit)};
 }
 
-// The arguments with their types, and what follows from them.
+// The arguments with their types, and quantities derived from them.
 template <class T_> struct Sequence {
   using Real = T_;
   static constexpr int w = width<Real>;
@@ -58,19 +58,19 @@ template <class T_> struct Sequence {
   bool active(int64_t t, int64_t b) const { return t < length(b); }
   int lanes(int64_t u) const { return int(least(w, H - u * w)); }
 
-  // Where r of vector u of units lies in memory laid out as `gates`; z, n, m follow gate_lanes apart.
+  // The address of r for vector u of units, in memory laid out like `gates`; z, n, m follow at distances of gate_lanes.
   template <class P> P* gate(P* gates, int64_t t, int64_t b, int64_t u) const {
     constexpr int64_t lanes = gate_lanes;
     return gates + ((t * ((H + lanes - 1) / lanes) + u * w / lanes) * B + b) * 4 * lanes + u * w % lanes;
   }
 
-  // Whether the state starts over before step t: forward, where the step begins a sequence; backward, where it ends one.
+  // True if the state starts over before step t: forward, if the step begins a sequence; in reverse, if it ends one.
   bool starts_over(int64_t t, int64_t b) const {
     if (!g.resets) return false;
     if (!reverse) return g.resets[t * B + b];
     return t + 1 < length(b) && g.resets[(t + 1) * B + b];
   }
-  // The state (H) that step t of row b, an active one, starts from.
+  // The state (H) before step t of row b, which must be active.
   const Real* before(int64_t t, int64_t b) const {
     if (starts_over(t, b)) return reset_state ? reset_state : zeros;
     if (reverse) return t + 1 < length(b) ? states + ((t + 1) * B + b) * H : h0 + b * H;
@@ -78,7 +78,7 @@ template <class T_> struct Sequence {
   }
   const Real* input(int64_t t, int64_t b) const { return x + t * g.x_t + b * g.x_b; }
 
-  // The rows of a range that read step t; how many.
+  // Writes the rows of a range that are active at step t, and returns their number.
   int64_t active_rows(int64_t t, Range rows, int64_t* found) const {
     int64_t n = 0;
     for (int64_t b = rows.begin; b < rows.end; ++b)
@@ -87,7 +87,7 @@ template <class T_> struct Sequence {
   }
 };
 
-// What one thread works on: rows and hidden units (in vectors). One of the two is everything.
+// The rows and hidden units (in vectors) of one thread; one of the two is the whole range.
 struct Territory {
   Range rows, units;
 };
@@ -95,8 +95,8 @@ inline Territory territory(int64_t B, int64_t U, int index, int threads, bool sp
   return {split_rows ? part(B, index, threads) : Range{0, B}, split_rows ? Range{0, U} : part(U, index, threads)};
 }
 
-// With at least so many rows a thread, rows are split: every thread reads all weights, but none waits for another. Unless
-// half of them would stay in a thread's second cache, and all of them do not: then hidden units are split.
+// With at least rows_to_split rows per thread, rows are split: every thread reads all weights, but none waits for
+// another. Hidden units are split instead if a thread's L2 cache can hold a share of the weights but not all of them.
 constexpr int64_t rows_to_split = 8, weights_to_split = 2 << 20;
 template <class P> bool splits_rows(int64_t B, int64_t H, int threads) {
   return B >= rows_to_split * threads && (threads == 1 || 3 * H * H * bytes_of_number<P> <= weights_to_split);

@@ -1,7 +1,7 @@
 // Vectors of the width that this file is compiled for: 64 bytes (AVX-512), 32 (AVX2), 16 (SSE2, NEON).
 //
-// GCC and Clang give vector types the operators of scalars; what is missing is here. Nothing is contracted by the
-// compiler (-ffp-contract=off), so that an expression has the same bits wherever it is inlined: fma() where it is meant.
+// GCC and Clang give vector types the operators of scalars; this file adds what is missing. The compiler must not
+// contract expressions (-ffp-contract=off), so that they have the same bits wherever they are inlined; fma is explicit.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +56,7 @@ template <class T> HEADGATE_INLINE void store(T* p, Vec<T> v) {
 }
 template <class T> HEADGATE_INLINE Vec<T> broadcast(T x) { return x - Vec<T>{}; }  // x - 0 is x, also for -0
 
-// The first n lanes, 0 < n <= width; the others are zero. No byte beyond them is touched.
+// The first n lanes, 0 < n <= width; the others are zero. No byte after them is accessed.
 template <class T> HEADGATE_INLINE Vec<T> load_part(const T* p, int n) {
   if (n == width<T>) return load(p);
   Vec<T> v{};
@@ -68,7 +68,7 @@ template <class T> HEADGATE_INLINE void store_part(T* p, Vec<T> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
-// Packed columns may be kept in fewer bits than they are computed with: bfloat16 is the upper half of a float.
+// Packed columns may be stored in fewer bits than they are computed with; a bfloat16 is the upper half of a float.
 struct Bfloat {
   uint16_t bits;
 };
@@ -114,7 +114,7 @@ HEADGATE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { r
 template <class V> HEADGATE_INLINE V fma(V a, V b, V c) { return a * b + c; }
 #endif
 
-// a > b ? a : b, also where one is a NaN.
+// a > b ? a : b, also for NaNs.
 #if defined(__AVX512F__)
 HEADGATE_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
 HEADGATE_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }

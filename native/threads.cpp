@@ -1,4 +1,4 @@
-// The pool of threads, the OpenMP runtime in its place where one is loaded, and the memory of a call.
+// The pool of threads, or an OpenMP runtime instead if one is loaded, and the memory of a call.
 #include "threads.h"
 
 #include <dlfcn.h>
@@ -30,7 +30,7 @@ inline void relax() {
 #endif
 }
 
-// Spins until done() for about this long; false when the time is up.
+// Spins until done() for about `time`; false on timeout.
 template <class F> bool spin(std::chrono::microseconds time, F done) {
   for (int i = 0; i < 64; ++i) {
     if (done()) return true;
@@ -46,7 +46,7 @@ template <class F> bool spin(std::chrono::microseconds time, F done) {
   return false;
 }
 
-constexpr auto hiccup = std::chrono::microseconds(200);  // a wait that is shorter says nothing
+constexpr auto hiccup = std::chrono::microseconds(200);  // shorter waits are ignored
 
 class Pool {
  public:
@@ -92,18 +92,18 @@ class Pool {
   Signal begun_, ended_;
 };
 
-// Whether threads get the processors that a team needs. Where other programs keep these busy, one of a team's threads or
-// another is waiting for its turn most of the time, and the rest wait for it at every barrier: one thread alone is faster.
+// Detects whether a team's threads get the processors they need. If other programs keep the processors busy, some thread
+// of a team is nearly always waiting for its turn, and the rest for it at the next barrier: one thread alone is faster.
 class Crowd {
  public:
-  // Whether teams of several threads are of no use just now.
+  // True if teams of several threads are of no use at the moment.
   bool dense() const { return now() < alone_until_.load(std::memory_order_relaxed); }
 
-  // What a team of several threads has found. One at a time: of the team that holds the pool.
+  // Learns from the times of a team. Only the team that holds the pool calls this, so calls do not overlap.
   void learn(int size, Clock::duration took, Clock::duration stalled) {
     took_ += took;
     stalled_ += std::min(stalled, took);
-    // One thread that does the work of all, and waits for nobody, is no slower from here on.
+    // Beyond this, one thread that does all the work and never waits is no slower.
     if (stalled_ > enough && stalled_ > took_ / size * (size - 1)) {
       alone_until_.store(now() + alone_.count(), std::memory_order_relaxed);
       alone_ = std::min(alone_ * 4, longest);
@@ -127,14 +127,14 @@ Crowd crowd;
 Pool* pool = new Pool;  // never freed: its threads outlive every destructor
 bool forked = false;
 
-// A fork has none of its parent's threads, the pool's or OpenMP's. An OpenMP runtime would wait for its own for ever.
+// A forked process has none of its parent's threads, the pool's or OpenMP's; OpenMP would wait for its own forever.
 [[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] {
   pool = new Pool;
   forked = true;
 });
 
-// Where an OpenMP runtime is loaded, as by PyTorch, its threads do the work: for milliseconds after each parallel
-// operation they wait actively for the next, and threads of our own would have to share the processors with them.
+// If an OpenMP runtime is loaded, as by PyTorch, its threads do the work: after each parallel operation they spin for
+// milliseconds, waiting for the next, and threads of our own would compete with them for the processors.
 struct OpenMP {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
   int (*thread)();
@@ -154,7 +154,7 @@ const OpenMP* open_mp() {
   return complete ? &found : nullptr;
 }
 
-// False, with nothing done, where OpenMP does not give that many threads (inside a parallel region, say).
+// Returns false, with nothing done, if OpenMP does not provide that many threads (as inside a parallel region).
 bool run_with_open_mp(int size, void (*work)(void*, int), void* context, Barrier& end) {
   const auto called = Clock::now();
   struct Call {
@@ -174,7 +174,7 @@ bool run_with_open_mp(int size, void (*work)(void*, int), void* context, Barrier
         const int index = call.runtime->thread();
         if (index == 0) call.begun = Clock::now();
         call.work(call.context, index);
-        call.end->wait();  // OpenMP's own wait, which follows, does not sleep for milliseconds
+        call.end->wait();  // OpenMP's own wait, which follows, would spin for milliseconds before sleeping
         if (index == 0) call.done = true, call.ended = Clock::now();
       },
       &call, unsigned(size), 0);
@@ -185,7 +185,7 @@ bool run_with_open_mp(int size, void (*work)(void*, int), void* context, Barrier
 struct Kept {
   char* memory = nullptr;
   size_t size = 0;
-  size_t wanted = 0;  // by the call under way
+  size_t wanted = 0;  // by the current call
   std::vector<void*> extra;
   ~Kept() { std::free(memory); }
 };
@@ -193,7 +193,7 @@ thread_local Kept kept;
 
 constexpr size_t most_kept = size_t(256) << 20, huge_page = size_t(2) << 20;
 
-// Memory that is kept: large pieces in huge pages, where the system has them.
+// Allocates memory to keep; large pieces in huge pages, if the system has them.
 char* allocate(size_t size) {
   if (size < huge_page) return static_cast<char*>(std::aligned_alloc(64, size));
   size = (size + huge_page - 1) / huge_page * huge_page;
@@ -209,14 +209,14 @@ char* allocate(size_t size) {
 template <class F> void Signal::wait(F done) {
   if (spin(std::chrono::microseconds(50), done)) return;
   std::unique_lock<std::mutex> lock(sleep_);
-  sleepers_.fetch_add(1);  // before done() is asked again: who changes the variable then sees that somebody sleeps
+  sleepers_.fetch_add(1);  // before done() is called again, so that whoever changes the variable sees the sleeper
   wake_.wait(lock, done);
   sleepers_.fetch_sub(1);
 }
 
 void Signal::announce() {
   if (!sleepers_.load()) return;
-  sleep_.lock();  // a sleeper that has just found nothing done holds it until it sleeps
+  sleep_.lock();  // a sleeper whose done() was just false holds it until it sleeps
   sleep_.unlock();
   wake_.notify_all();
 }
@@ -236,7 +236,7 @@ void Barrier::wait() {
   }
   const auto began = Clock::now();
   turned_.wait(turned);
-  // The others' parts are as large as this one's: who takes twice as long as parts took so far was not always running.
+  // All parts are of equal size: a thread that takes twice as long as the parts before was not running all the time.
   const auto took = Clock::now() - began, usual = (began - made_ - stalled()) / (round + 1);
   if (took > hiccup && took > usual) stalled_.fetch_add((took - usual).count(), std::memory_order_relaxed);
 }
@@ -276,7 +276,7 @@ void* Workspace::bytes(size_t size) {
   return block;
 }
 
-// What this call needed in several pieces, the next one finds in one.
+// If this call needed several pieces of memory, allocates one of their total size for the next call.
 Workspace::~Workspace() {
   for (void* block : kept.extra) std::free(block);
   if (!kept.extra.empty() && kept.wanted <= most_kept) {

@@ -1,4 +1,4 @@
-// The threads of one call, a barrier between them, and memory for one call.
+// The threads of one call, their barrier, and the memory of one call.
 #pragma once
 
 #include <atomic>
@@ -13,13 +13,13 @@ namespace headgate {
 
 using Clock = std::chrono::steady_clock;
 
-// Waiting for an atomic variable that another thread changes: by looking at it for some microseconds, because the change is
-// near as a rule, then asleep, so that whoever else needs the processor gets it.
+// Waits for another thread to change an atomic variable: first by polling it for a few microseconds, because the change
+// usually comes soon, then asleep, to leave the processor to others.
 class Signal {
  public:
-  // Returns when done(), which must read the variable in sequentially consistent order.
+  // Returns once done() is true; done() must read the variable in sequentially consistent order.
   template <class F> void wait(F done);
-  // Wakes whoever sleeps. To be called after each change of the variable, in sequentially consistent order too.
+  // Wakes all sleepers. Must be called after each change of the variable, which must be sequentially consistent too.
   void announce();
 
  private:
@@ -28,14 +28,14 @@ class Signal {
   std::condition_variable wake_;
 };
 
-// All threads of a team meet here.
+// The point where all threads of a team wait for each other.
 class Barrier {
  public:
   explicit Barrier(int count) : count_(count) {}
   void wait();
-  void delayed(Clock::duration time);  // before the first thread was here or after the last one
+  void delayed(Clock::duration time);  // adds a delay before the work began or after it ended
   Clock::time_point made() const { return made_; }
-  // How long a thread has waited here, on average, for others that did not get a processor.
+  // The average time that a thread has waited here for others that did not get a processor.
   Clock::duration stalled() const { return Clock::duration(stalled_.load(std::memory_order_relaxed) / (count_ - 1)); }
 
  private:
@@ -47,9 +47,9 @@ class Barrier {
   Signal turned_;
 };
 
-// Threads, taken for as long as this lives. They serve one team at a time: another one that comes meanwhile, from another
-// thread of the program, is the calling thread alone. So is every team for a while when threads have had to wait for
-// processors that other programs use: results do not depend on a team's size.
+// Threads of the pool, held during the lifetime of this object. The pool serves one team at a time: a team that another
+// thread of the program requests meanwhile consists of the calling thread alone. So does every team for a while after
+// threads had to wait for processors that other programs were using. Results do not depend on a team's size.
 class Team {
  public:
   explicit Team(int threads);
@@ -60,8 +60,8 @@ class Team {
   int size() const { return size_; }
   Barrier& barrier() { return barrier_; }
 
-  // Calls work(index) for every index below size(), 0 on the calling thread; returns when all are done. It must not throw.
-  // Throws std::system_error where that many threads are not to be had.
+  // Calls work(index) for every index below size(), 0 on the calling thread; returns when all are done. work must not
+  // throw. Throws std::system_error if that many threads cannot be started.
   template <class F> void run(F&& work) {
     start([](void* context, int index) { (*static_cast<std::remove_reference_t<F>*>(context))(index); }, &work);
   }
@@ -72,7 +72,7 @@ class Team {
   Barrier barrier_;
 };
 
-// Memory for one call. The calling thread keeps it for its next call, which then finds it mapped.
+// Memory for one call. The calling thread keeps it for its next call, to which it is then already mapped.
 class Workspace {
  public:
   Workspace() = default;

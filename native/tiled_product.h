@@ -10,25 +10,25 @@
 namespace headgate {
 namespace HEADGATE_LEVEL {
 
-// Rows that are multiplied together, and terms: so much of a left side stays in the second cache.
+// Rows and terms that are multiplied together: a left side of this size stays in the L2 cache.
 constexpr int64_t tiled_group = 128, tiled_depth = 1024;
 
-// Memory of multiply_groups: the group's rows on tiles, then the sums of two times three vectors; of all, where there are
-// more terms.
+// The memory of multiply_groups: the group's rows on tiles, then the sums of twice three vectors, or of all vectors if
+// K is more than tiled_depth.
 template <> constexpr int64_t sums_size<float, Tile>(int64_t K, int64_t vectors) {
   return tiled_group * (tiles_of_panel(least(K, tiled_depth)) * int64_t(sizeof(Tile) / sizeof(float)) / tile_side +
                         (K > tiled_depth ? vectors + 3 : 6) * tile_side);
 }
 
-// A right side, the panels of all its N columns, and the matrix d (left rows, N) of which a product with it is.
+// A right side, as panels of its N columns, and the matrix d (left rows, N) that receives the product.
 struct Right {
   const Tile* panels;
   int64_t N;
   float* d;
 };
 
-// As multiply_left in product.h, for all of `right`: the vectors [begin, end) of `left` stand for rows of each d.
-// `panels` is memory for as many panels.
+// Like multiply_left in product.h, for `count` right sides: the vectors [begin, end) of `left` are rows of each d.
+// `panels` is memory for one panel per vector.
 void multiply_left(int64_t K, const float* left, int64_t left_stride, int64_t begin, int64_t end, int64_t rows,
                    const Right* right, int count, bool first, Tile* panels);
 
@@ -36,20 +36,20 @@ void multiply_left(int64_t K, const float* left, int64_t left_stride, int64_t be
 
 // --- panels times panels ----------------------------------------------------------------------------------------------
 
-// The order of the parts is the same in both functions, and with it an element's bits: h l, h m, m m, m h, l h, h h.
-// after_block() is called again and again: vectors can work while tiles do.
+// Both functions take the parts in the same order, so that an element has the same bits: h l, h m, m m, m h, l h, h h.
+// They call after_block() after each block, so that vectors can work while tiles do.
 
 struct Two {
   const Tile *first, *second;
 };
 
-// Squares of 16 x 16 numbers, two by two: rows of a square are `stride` apart.
+// Two by two squares of 16 x 16 numbers, whose rows are `stride` apart.
 struct Squares {
   float* at[2][2];
   int64_t stride;
 };
 
-// Two panels of rows times C panels of columns, added to what the squares hold, or in its place if `first`.
+// Two panels of rows times C panels of columns: added to the squares, or stored there if `first`.
 template <int C, class F>
 static HEADGATE_APART void multiply_two(int64_t blocks, Two left, Two right, const Squares& c, bool first, F& after_block) {
   const Tile *a0 = left.first, *a1 = left.second, *b0 = right.first, *b1 = right.second;
@@ -163,8 +163,8 @@ static HEADGATE_APART Vec<float> multiply_row(const float* a, int64_t K, const T
   return sum;
 }
 
-// multiply_groups of product.h. Up to three vectors are taken together, of two panels of rows, or of one. What is to be
-// done with their sums is done while the next ones are computed, some rows at a time.
+// multiply_groups of product.h on tiles: up to three vectors at a time, with one or two panels of rows. Their sums are
+// passed to out() while the next ones are computed, a few rows at a time.
 template <int S, class Out>
 HEADGATE_INLINE void multiply_groups(int64_t rows, const float* const* a, int64_t K, Columns<Tile> columns, int64_t begin,
                                      int64_t end, float* sums, Out out) {
@@ -241,7 +241,7 @@ HEADGATE_INLINE void multiply_groups(int64_t rows, const float* const* a, int64_
 
 // --- sums over tokens -------------------------------------------------------------------------------------------------
 
-// The squares of a d (rows, N) at `row` and `column`: d's own memory, or a copy of what there is of it.
+// The squares of d (rows, N) at `row` and `column`: d's own memory, or at its edges a copy, written back at the end.
 class Window {
  public:
   Window(float* d, int64_t rows, int64_t N, int64_t row, int64_t column, bool first)
@@ -267,10 +267,10 @@ class Window {
   float* d_;
   const int64_t N_, rows_, columns_;
   bool copied_;
-  alignas(64) float copy_[2 * tile_side][2 * tile_side];  // undefined where d has nothing
+  alignas(64) float copy_[2 * tile_side][2 * tile_side];  // undefined beyond the edges of d
 };
 
-// So many tiles of a right side stay in the second cache.
+// Tiles of a right side that stay in the L2 cache.
 constexpr int64_t tiles_at_hand = 768;
 
 inline void multiply_left(int64_t K, const float* left, int64_t left_stride, int64_t begin, int64_t end, int64_t rows,

@@ -1,22 +1,23 @@
-// Matrix tiles (AMX), on which floats are taken as sums of three bfloat16s; tiled_product.h multiplies them.
+// Matrix tiles (AMX), on which floats are represented as sums of three bfloat16s; tiled_product.h multiplies them.
 //
-// A float is h + m + l, each the bfloat16 nearest to what those before it leave: three times eight bits for its 24. Of
-// the nine products of two such sums six matter,
+// A float is h + m + l, each the bfloat16 nearest to the remainder: three times eight bits for the float's 24. Of the
+// nine products of two such sums six matter,
 //
 //   a b = ah bh + (ah bm + am bh) + (ah bl + am bm + al bh),
 //
-// the rest is below 2^-25 of a b. So a sum is about as exact as with fused multiply-adds. In the time of 32 of these a
-// tile's product does the work of 512, of which a sixth is left, 85. (Henry, Tang and Heinecke, "Leveraging the bfloat16
-// Artificial Intelligence Datatype For Higher-Precision Computations", 2019.)
+// the others are below 2^-25 of a b, so that a sum is about as exact as with fused multiply-adds. In the time of 32
+// vector multiply-adds, a tile product does the work of 512, or of 85 after the division by six. (Henry, Tang and
+// Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019.)
 //
-// With a single row tiles are slower than vectors. So what is summed over tokens, the weights' gradients, is computed on
-// tiles always; what belongs to a row only where it need not have the same bits alone and in a batch.
+// For a single row, tiles are slower than vectors. So the weights' gradients, which are sums over tokens, are always
+// computed on tiles, but results of a row only if they need not have the same bits alone and in a batch.
 //
-// Tiles know no infinities: inf - inf makes m a NaN. Rows of a left side that have some are multiplied with vectors;
-// elsewhere what an infinity has a share in is a NaN. And they know no subnormal numbers: a part below 2^-126 is zero.
+// Tiles do not support infinities: inf - inf makes m a NaN. Left rows with infinities are multiplied with vectors
+// instead; elsewhere, every result that an infinity contributes to is NaN. Tiles do not support subnormal numbers
+// either: a part below 2^-126 is zero.
 //
-// Letters as in product.h. A block is 32 of K: 16 pairs, of k and k + 16. A panel is 16 rows of a left side, or 16 columns
-// of a right side, over all blocks.
+// Letters as in product.h. A block is 32 terms of K: 16 pairs of k and k + 16. A panel is 16 rows of a left side, or 16
+// columns of a right side, over all blocks.
 #pragma once
 
 #include "product.h"
@@ -27,10 +28,10 @@ namespace HEADGATE_LEVEL {
 #if defined(__AMX_BF16__)
 constexpr bool has_tiles = true;
 #else
-constexpr bool has_tiles = false;  // what follows is then declared, and used nowhere
+constexpr bool has_tiles = false;  // the declarations below are then unused
 #endif
 
-// One part of a block: of a left side (row, pair), of a right side (pair, column). A block's parts: h, m, l.
+// One part of a block: (row, pair) of a left side, (pair, column) of a right side. The parts of a block are h, m, l.
 struct Tile {
   alignas(64) uint32_t pairs[16][16];
 };
@@ -40,7 +41,7 @@ constexpr int64_t block_depth = 32;
 constexpr int64_t blocks(int64_t K) { return (K + block_depth - 1) / block_depth; }
 constexpr int64_t tiles_of_panel(int64_t K) { return blocks(K) * parts; }
 
-// A thread has tiles while this lives.
+// A thread may use tiles during the lifetime of this object.
 class TileUse;
 
 // --- packed columns, as in product.h ----------------------------------------------------------------------------------
@@ -53,12 +54,12 @@ void pack_columns(const float* const* rows, int64_t K, int64_t N, int64_t begin,
 
 // --- sums over tokens -------------------------------------------------------------------------------------------------
 
-// A packed vector (K, 16) as a panel of a right side: its lanes are columns.
+// Packs a packed vector (K, 16) as a panel of a right side; its lanes are the columns.
 void pack_right(const float* from, int64_t K, Tile* to);
 
 #if defined(__AMX_BF16__)
 
-// What the compiler does not know of these intrinsics: that they read the memory behind a pointer.
+// Tells the compiler what it does not know of these intrinsics: that they read the memory a pointer points to.
 #define HEADGATE_IS_READ(p) asm volatile("" ::"r"(p) : "memory")
 
 class TileUse {
@@ -68,7 +69,7 @@ class TileUse {
   TileUse(const TileUse&) = delete;
   TileUse& operator=(const TileUse&) = delete;
 
-  // Tiles of 64 bytes a row: 0 to 4 have so many rows, 5 to 7 have 16.
+  // Tiles have 64 bytes per row: 0 to 4 have `rows` rows, 5 to 7 have 16.
   static void shape(int rows) {
     if (rows == rows_) return;
     struct alignas(64) {
@@ -89,7 +90,7 @@ class TileUse {
 
 // --- packing ----------------------------------------------------------------------------------------------------------
 
-// 16 pairs (x[i], y[i]) in three parts; whether all of them are finite.
+// Splits 16 pairs (x[i], y[i]) into three parts; returns true if all are finite.
 HEADGATE_INLINE bool split(Vec<float> x, Vec<float> y, Vec<float> (&part)[parts]) {
   alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -105,7 +106,7 @@ HEADGATE_INLINE bool split(Vec<float> x, Vec<float> y, Vec<float> (&part)[parts]
   return !_mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q);  // an infinity has left a NaN
 }
 
-// The upper half of what of a pair is its second number, the lower half its first.
+// The second number of each pair, its upper half, or the first, its lower half.
 HEADGATE_INLINE Vec<float> number_of_pair(Vec<float> pair, bool second) {
   const __m512i bits = _mm512_castps_si512(pair);
   return _mm512_castsi512_ps(second ? _mm512_and_si512(bits, _mm512_set1_epi32(int32_t(0xffff0000)))
@@ -123,8 +124,8 @@ HEADGATE_INLINE void transpose(Tile& tile) {
   for (int i = 0; i < tile_side; ++i) store(row_of(tile, i), v[i]);
 }
 
-// A panel, at(i, k) being the 16 numbers of row i of a tile that begin with k, or are those of k; transposed, if columns
-// are to become rows.
+// Packs a panel, where at(i, k) returns the pairs for row i of a tile in the block at k; `transposed` turns columns
+// into rows.
 template <bool transposed, class At> HEADGATE_INLINE void pack_panel(int64_t K, Tile* to, At at) {
   for (int64_t k = 0; k < K; k += block_depth, to += parts) {
     for (int i = 0; i < tile_side; ++i) {
@@ -143,7 +144,7 @@ struct Pairs {
 HEADGATE_INLINE Vec<float> load_some(const float* p, int64_t n) {
   return n >= tile_side ? load(p) : Vec<float>(_mm512_maskz_loadu_ps(n > 0 ? __mmask16((1u << n) - 1) : __mmask16(0), p));
 }
-// The pairs of a block of K numbers that lie side by side, from k on; beyond K there are zeros.
+// The pairs of the block at k of K contiguous numbers; beyond K there are zeros.
 HEADGATE_INLINE Pairs along(const float* from, int64_t k, int64_t K) {
   if (!from) return {Vec<float>{}, Vec<float>{}};
   return {load_some(from + k, K - k), load_some(from + k + tile_side, K - k - tile_side)};
@@ -166,7 +167,7 @@ template <bool transposed> HEADGATE_INLINE void pack_vector(const float* from, i
 inline void pack_right(const float* from, int64_t K, Tile* to) { pack_vector<false>(from, K, to); }
 inline void pack_left(const float* from, int64_t K, Tile* to) { pack_vector<true>(from, K, to); }
 
-// Terms [first, first + K) of up to 16 rows as a panel of a left side; a bit for each row that is not finite.
+// Packs terms [first, first + K) of up to 16 rows as a panel of a left side; returns a bit for each non-finite row.
 inline uint32_t pack_rows(int rows, const float* const* a, int64_t first, int64_t K, Tile* to) {
   uint32_t infinite = 0;
   for (int i = 0; i < tile_side; ++i) {

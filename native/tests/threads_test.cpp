@@ -1,5 +1,5 @@
-// Forward and backward from several threads of the program at once, with teams of 1 to 4 threads each, in both ways of
-// sharing the work: every result must have the bits of one thread alone. `make sanitize` runs it with -fsanitize=thread.
+// Runs forward and backward from several threads of the program at once, with teams of 1 to 4 threads, in both ways of
+// sharing the work: every result must have a single thread's bits. `make sanitize` runs it with -fsanitize=thread.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,8 +20,8 @@ struct Shape {
   bool before, reverse, ids, lengths, resets, invariant = true;
 };
 
-// At least 8 rows a thread: the rows are shared. Else, with two vectors of hidden units a thread, the hidden units.
-// 1200 tokens are two chunks of backward; 3 * 4 ids out of 50 are few.
+// With at least 8 rows per thread the rows are shared; otherwise, with two vectors of hidden units per thread, the
+// hidden units. With 130 hidden units, backward splits 1200 tokens into several chunks; 12 ids out of 50 are few.
 constexpr Shape shapes[] = {
     {"many rows", 30, 40, 5, 11, false, false, false, false, false},
     {"many rows, before", 4, 37, 9, 18, true, true, false, true, true},
@@ -57,7 +57,7 @@ template <class T> class Problem {
     for (int64_t b = 0; b < B; ++b) lengths_.push_back(int64_t(random_() % uint64_t(t + 1)));
   }
 
-  // All outputs and gradients, one after the other.
+  // All outputs and gradients, concatenated.
   std::vector<T> run(int threads) const {
     const int64_t t = shape_.T, B = shape_.B, I = shape_.I, H = shape_.H;
     const int64_t sizes[] = {t * B * H, B * H, gates_size(t), t * B * I, B * H, 3 * H * I, 3 * H * H, 3 * H, 3 * H, B * H};
@@ -88,7 +88,7 @@ template <class T> class Problem {
       std::fprintf(stderr, "%s: a call failed\n", shape_.name);
       std::abort();
     }
-    if (shape_.before)  // its last part is undefined
+    if (shape_.before)  // the fourth part of the gates is undefined
       for (int64_t i = 0; i < t * B; ++i) std::memset(outputs[2] + (i * 4 + 3) * H, 0, size_t(H) * sizeof(T));
     return found;
   }
@@ -115,7 +115,7 @@ template <class T> bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-// How many results differed.
+// Returns the number of results that differ.
 template <class T> int check(const Shape& shape, const char* type) {
   const Problem<T> problem(shape);
   const std::vector<T> expected = problem.run(1);

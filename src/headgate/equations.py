@@ -22,7 +22,7 @@ from torch.nn import functional
 
 
 class Weights(NamedTuple):
-    """The weights of one layer and direction, gates stacked in the order r, z, n.
+    """Weights of one layer and direction, gates stacked in the order r, z, n.
 
     Attributes
     ----------
@@ -41,18 +41,18 @@ class Weights(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a sequence is computed.
+    """Options of a computation over a sequence.
 
     Attributes
     ----------
     reset : {"after", "before"}
-        Whether the reset gate is applied after or before the product of the candidate.
+        Apply the reset gate after or before the matrix product of the candidate.
     reverse : bool
         Read the sequence from its end: the state at t then knows the steps t to T-1, and the last state is the one at
         t = 0.
     lengths : Tensor (B,), optional
-        Integers from 0 to T: the steps from a row's length on are not read. The state stays as it was (h0, if the
-        sequence is read from its end); outputs and gates there are zero.
+        Integers from 0 to T: a row's steps from its length on are padding. The state does not change there (it stays h0
+        if the sequence is read from its end), and outputs and gates are zero.
     resets : Tensor (T, B), optional
         Boolean: a new sequence begins at this step, so the state before it is ``reset_state``. Read from the end, the
         state starts over where a sequence ends.
@@ -61,7 +61,7 @@ class Options(NamedTuple):
     return_gates : bool
         Also return r, z and n of every step.
     batch_invariant : bool
-        Give a row the same bits alone and in any batch, as far as a backend has a choice.
+        Compute a row to the same bits alone and in any batch, as far as the backend has a choice.
     """
 
     reset: str = "after"
@@ -74,7 +74,7 @@ class Options(NamedTuple):
 
 
 def project(x: Tensor, weight_ih: Tensor, bias_ih: Tensor | None = None) -> Tensor:
-    """What the input contributes to the three gates: ``a = W_i x + b_i``.
+    """Compute the input's contribution to the three gates, ``a = W_i x + b_i``.
 
     x is floating (..., I), or integer (...) where an id k stands for the one-hot vector of size I with its one at k;
     the product is then column k of weight_ih, and the one-hot vector is never made. Returns (..., 3H).
@@ -94,7 +94,7 @@ def project(x: Tensor, weight_ih: Tensor, bias_ih: Tensor | None = None) -> Tens
 def gates(
     a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None, *, reset: str = "after"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the gates are before a step: a (B, 3H) from :func:`project`, h (B, H) -> r, z, n, (B, H) each."""
+    """Compute the gates of one step: a (B, 3H) from :func:`project`, h (B, H) -> r, z, n, (B, H) each."""
     H = h.shape[-1]
     a_r, a_z, a_n = a.split(H, -1)  # (B, H) each
     W_rz, W_n = weight_hh.split([2 * H, H])
@@ -113,9 +113,9 @@ def gates(
 
 
 def step(a: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor | None = None, *, reset: str = "after") -> Tensor:
-    """One step: a (B, 3H) from :func:`project`, h (B, H) -> the new state (B, H).
+    """Compute one step: a (B, 3H) from :func:`project`, h (B, H) -> the new state (B, H).
 
-    >>> h = step(torch.zeros(1, 3), torch.ones(1, 1), torch.zeros(3, 1))  # every gate open by half
+    >>> h = step(torch.zeros(1, 3), torch.ones(1, 1), torch.zeros(3, 1))  # every gate half open
     >>> h
     tensor([[0.5000]])
     """
@@ -149,7 +149,7 @@ def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options
     """
     reset, reverse, lengths, resets, reset_state, return_gates, _ = options
     T, B, H = len(x), *h0.shape
-    if lengths is not None and x.is_floating_point():  # not even a NaN there reaches a gradient
+    if lengths is not None and x.is_floating_point():  # a NaN in the padding must not reach a gradient
         x = torch.where((torch.arange(T, device=x.device)[:, None] < lengths)[..., None], x, x.new_zeros(()))
     a = project(x, weights.ih, weights.bias_ih).unbind()  # T of (B, 3H): the input's share needs no recurrence
     fresh = h0.new_zeros(H) if reset_state is None else reset_state
@@ -159,7 +159,7 @@ def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options
         if resets is not None and (t + 1 < T or not reverse):
             begins = resets[t + 1 if reverse else t][:, None]
             if reverse and lengths is not None:
-                begins = begins & (t + 1 < lengths)[:, None]  # what lies beyond a row's end begins nothing
+                begins = begins & (t + 1 < lengths)[:, None]  # no sequence begins in the padding
             if inside is not None:
                 begins = begins & inside
             h = torch.where(begins, fresh, h)

@@ -363,7 +363,7 @@ def test_overwrite_only_what_can_be_trained(fails, trained: Path, tmp_path: Path
 def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> None:
     assert "holds no run" in fails("train", "--out", str(tmp_path / "nothing"), "--resume")
     message = fails("train", "--out", str(trained), "--resume", "--hidden-size", "13")
-    assert "was started with hidden_size = 12, which cannot change when it goes on" in message
+    assert "was started with hidden_size = 12, which cannot change when it continues" in message
     (tmp_path / "other.txt").write_text(TEXT.upper())
     message = fails("train", str(tmp_path / "other.txt"), "--out", str(trained), "--resume")
     assert "is not the text, or gives not the vocabulary, that" in message

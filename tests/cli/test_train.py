@@ -134,7 +134,7 @@ def test_a_reader_that_goes_away_does_not_stop_training(
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(["train", "canal.txt", "--out", "run", *SMALL]) == 0
     error = capsys.readouterr().err
-    assert error.startswith("headgate: standard output cannot be written any more (Broken pipe); training goes on, and")
+    assert error.startswith("headgate: standard output can no longer be written (Broken pipe); training continues, and")
     assert error.count("\n") == 1
     assert RunDirectory.open(Path("run")).log()[-1]["epoch"] == 2
 
@@ -157,7 +157,7 @@ def test_a_full_disk_behind_standard_output_does_not_stop_training(tmp_path: Pat
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0
     assert done.stderr == (
-        "headgate: standard output cannot be written any more (No space left on device); training goes on, and run has "
+        "headgate: standard output can no longer be written (No space left on device); training continues, and run has "
         "the reports\n"
     )
 
@@ -177,7 +177,7 @@ def test_a_full_disk_behind_standard_output_does_not_stop_training(tmp_path: Pat
 def test_a_model_larger_than_memory_is_refused(fails, size: tuple[str, str]) -> None:
     message = fails("train", "canal.txt", *SMALL, *size)
     assert "training this model takes at least " in message
-    assert "take a smaller --hidden-size" in message
+    assert "use a smaller --hidden-size" in message
     assert not Path("runs").exists()
 
 
@@ -204,7 +204,7 @@ def test_running_out_of_memory_leaves_nothing(fails, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loop, "_step", build)
     message = fails("train", "canal.txt", "--quiet", *SMALL)
-    assert "there is not enough memory: take a smaller --hidden-size" in message
+    assert "there is not enough memory: use a smaller --hidden-size" in message
     assert not Path("runs").exists()
 
 
@@ -233,7 +233,7 @@ def test_a_text_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyP
         file.truncate(1 << 40)  # a hole
     message = fails("train", "large.txt", *SMALL)
     assert "large.txt has 1,099.5 GB and takes at least 2,199.0 GB of memory" in message
-    assert "large.txt --out DIR) and train on DIR, or take a part with --limit" in message
+    assert "large.txt --out DIR) and train on DIR, or use only a part with --limit" in message
     assert not Path("runs").exists()
     monkeypatch.setattr(capacity, "available", lambda: 1 << 20)
     capacity.check_text(TextSettings(corpus="large.txt", limit=5), remedy="")  # what it comes to is small

@@ -185,9 +185,9 @@ def test_backend_cpu_refuses_to_be_recorded() -> None:
         RuntimeError, match=r'"native" cannot run: torch.jit.trace .* records the call, .*backend="auto"'
     ):
         torch.jit.trace(lambda *v: linear_cross_entropy(*v, backend="native"), arguments)
-    with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r'followed by a mode.* backend="auto"'):
+    with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r'a mode or .* follows .* backend="auto"'):
         linear_cross_entropy(*arguments, backend="native")
-    with pytest.raises(RuntimeError, match=r'class that computes torch\'s operators itself.*take backend="auto"'):
+    with pytest.raises(RuntimeError, match=r'class that implements torch\'s operators itself.*take backend="auto"'):
         layer(TwoTensor(draw(T, B, I), draw(T, B, I)))
     assert linear_cross_entropy(*arguments, backend="native").isfinite()
 
@@ -575,7 +575,7 @@ def test_expanded_weights_where_they_do_not_reach(case: str) -> None:
     layer = GRU(I, H, batch_first=True, **options)
     x = torch.randint(I, (B, T)) if case == "ids" else torch.randn(B, T, I)
     given = {"lengths": torch.tensor([5, 0, 2])} if case == "lengths" else {}
-    with pytest.raises(RuntimeError, match=r"expanded weights .* dense input .* take torch.vmap\(torch.func.grad\("):
+    with pytest.raises(RuntimeError, match=r"expanded weights .* dense input.* use torch.vmap\(torch.func.grad\("):
         call_for_per_sample_grads(layer, loss_reduction="sum", batch_size=B)(x, **given)
 
 
@@ -604,7 +604,7 @@ def test_saved_tensors_that_come_back_as_others(change: Callable[[Tensor], Tenso
     ):
         states = layer(x)[0]
     with pytest.raises(
-        RuntimeError, match=r"kept for backward, .* hooks on saved tensors must return what they were gi"
+        RuntimeError, match=r"kept for backward, .* hooks on saved tensors must return the tensor that was saved"
     ):
         states.sum().backward()
 
@@ -757,7 +757,7 @@ def test_jit_script_compiles_torchs_own(assert_close) -> None:
 def test_jit_script_says_what_it_cannot(options: dict[str, Any]) -> None:
     for kind in (GRU, GRUCell) if "learned_state" not in options else (GRU,):
         with pytest.raises(
-            RuntimeError, match=r'torch.jit.script compiles .* which has no reset="before".*: take torch'
+            RuntimeError, match=r'torch.jit.script compiles .* which has no reset="before".*: use torch'
         ):
             torch.jit.script(kind(I, H, **options))
 

@@ -188,7 +188,7 @@ def test_without_tensorboard(
     command = ["train", str(tmp_path / "canal.txt"), *SMALL, "--out", str(out)]
     missing = (
         "headgate: --tensorboard needs tensorboard, which is not installed: run pip install '.[tensorboard]' in a "
-        "clone of headgate, or take --no-tensorboard\n"
+        "clone of headgate, or use --no-tensorboard\n"
     )
     assert main([*command, "--tensorboard"]) == 2
     assert capsys.readouterr().err == missing

@@ -1,4 +1,4 @@
-"""A linear head and its cross-entropy in one call of the native library: logits exist only a chunk at a time.
+"""A linear head and its cross-entropy in one call of the native library, which holds one chunk of logits at a time.
 
 Letters: N tokens, H hidden size, V vocabulary.
 """
@@ -14,15 +14,15 @@ from headgate.kernels.dense import check_floats, check_range, dense
 
 
 def losses(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool) -> Tensor:
-    """The loss of every token in nats, detached: states (N, H), weight (V, H), bias (V,), targets (N,) -> (N,).
+    """Compute the loss of each token in nats, detached: states (N, H), weight (V, H), bias (V,), targets (N,) -> (N,).
 
-    invariant: whether a token's loss must have the same bits among any others.
+    ``invariant``: a token's loss has the same bits whatever the other tokens are.
     """
     return _run(states, weight, bias, targets, invariant, (False, False, False))[0]
 
 
 def mean_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool) -> Tensor:
-    """Their mean, whose gradients are computed along with it."""
+    """Compute the mean of :func:`losses`, differentiable; forward computes the gradients too."""
     loss: Tensor = _MeanLoss.apply(states, weight, bias, targets, invariant)
     return loss
 
@@ -32,21 +32,21 @@ class _MeanLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, invariant: bool
     ) -> Tensor:
-        found, gradients = _run(states, weight, bias, targets, invariant, ctx.needs_input_grad[:3])
+        losses, gradients = _run(states, weight, bias, targets, invariant, ctx.needs_input_grad[:3])
         ctx.save_for_backward(states, weight, bias, targets, *gradients)
-        return found.mean()
+        return losses.mean()
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, *gradients = ctx.saved_tensors
-        if torch.is_grad_enabled():  # they are to be differentiated again: through torch's own operations
+        if torch.is_grad_enabled():  # create_graph=True: use torch's own operations, which can be differentiated again
             loss = nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets)
             needed = [v for v, g in zip((states, weight, bias), gradients, strict=True) if g is not None]
             again = iter(torch.autograd.grad(loss, needed, d_loss, create_graph=True))
             return (*(None if g is None else next(again) for g in gradients), None, None)
         if watch.batched((d_loss,)) or watch.by_modes() or watch.recorded() or not watch.plain((d_loss,)):
             return (*(g if g is None else d_loss * g for g in gradients), None, None)
-        scale = d_loss.item()  # one as a rule: then nothing needs to be multiplied
+        scale = d_loss.item()  # usually 1, and then no product is needed
         return (*(g if g is None or scale == 1 else scale * g for g in gradients), None, None)
 
 
@@ -58,25 +58,28 @@ def _run(
     invariant: bool,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The losses, and the gradients of their mean by states, weight and bias. RuntimeError for what does not fit."""
+    """Compute the losses and the gradients of their mean with respect to states, weight and bias.
+
+    Raises RuntimeError for wrong shapes, dtypes or targets.
+    """
     if states.dim() != 2:
         raise RuntimeError(f"states must be (N, H), got {tuple(states.shape)}")
     (N, H), V = states.shape, len(weight)
     check_floats("states", states.dtype)
     if targets.dtype not in (torch.int32, torch.int64) or targets.shape != (N,):
         raise RuntimeError(f"targets must be int32 or int64 ({N},), got {targets.dtype} {tuple(targets.shape)}")
-    given = [
+    arguments = [
         dense("states", states, (N, H), states.dtype),
         dense("weight", weight, (V, H), states.dtype),
         None if bias is None else dense("bias", bias, (V,), states.dtype),
         dense("targets", targets.long(), (N,), torch.int64),
     ]
     check_range("targets", targets, V - 1)
-    found = states.new_empty(N)
+    losses = states.new_empty(N)
     gradients = [
-        torch.empty_like(v) if v is not None and need else None for v, need in zip(given, needed, strict=False)
+        torch.empty_like(v) if v is not None and need else None for v, need in zip(arguments, needed, strict=False)
     ]
-    pointers = [None if v is None else v.data_ptr() for v in (*given, found, *gradients)]
+    pointers = [None if v is None else v.data_ptr() for v in (*arguments, losses, *gradients)]
     described = native.Head(N, H, V, 1 / max(N, 1), machine.capped(torch.get_num_threads()), invariant, *pointers)
     native.call(f"cross_entropy_{native.SUFFIXES[states.itemsize]}", described)
-    return found, gradients
+    return losses, gradients

@@ -1,4 +1,4 @@
-"""Tensors as the native library reads them: their shapes checked, their numbers side by side in memory of the CPU."""
+"""Tensors for the native library: their shapes checked, their values contiguous in CPU memory."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ FLOATS = (torch.float32, torch.float64)
 
 
 def dense(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The same numbers, C-contiguous and aligned: the tensor itself where it is so. A kernel is passed nothing else.
+    """Return the tensor C-contiguous and aligned, without a copy if it is already. A kernel is passed nothing else.
 
-    Raises RuntimeError for another shape, dtype or device, or a tensor that has no numbers in memory.
+    Raises RuntimeError for another shape, dtype or device, or for a tensor without data.
     """
     if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
         raise RuntimeError(
@@ -19,14 +19,14 @@ def dense(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
 
 
 def resolved(name: str, tensor: Tensor) -> Tensor:
-    """The same numbers with the same strides, aligned and not negated lazily."""
+    """Return the tensor aligned and without a lazy negation, with the same strides."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     place = tensor.data_ptr()
     if place % tensor.itemsize:
         return tensor.clone()
     if not place and tensor.numel():
-        raise RuntimeError(f"{name} has no numbers in memory: it is a {type(tensor).__name__}")
+        raise RuntimeError(f"{name} has no data in memory: it is a {type(tensor).__name__}")
     return tensor
 
 

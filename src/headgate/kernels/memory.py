@@ -1,8 +1,8 @@
-"""Memory for large tensors that come and go with every step, kept for the next one.
+"""A store of memory blocks for the large tensors that every training step allocates and frees.
 
-The system gives a process fresh pages one by one, each cleared, at several times the cost of writing the numbers: a
-training step that allocates its outputs anew pays for that at every call. Here a block goes back to a store when its
-tensor is gone, and the next tensor of about that size finds it mapped.
+The operating system maps and clears fresh pages one by one, which takes several times as long as writing the values
+does, and a training step that allocates its outputs pays for that on every call. Here a block returns to the store when
+its tensor is deleted, and the next tensor of about that size reuses it, already mapped.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SMALLEST = 1 << 16  # bytes; below, the allocator of the system keeps what it has
+SMALLEST = 1 << 16  # bytes; the system's allocator reuses smaller blocks itself
 HUGE = 1 << 21  # bytes of a huge page
-IDLE = 256  # a size that was not asked for this often is given up
+IDLE = 256  # a size not requested within this many requests is released
 
 _PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)  # 0 on Windows
 
 
 class _Size:
-    """The blocks of one size that no tensor uses."""
+    """The unused blocks of one size."""
 
     def __init__(self) -> None:
         self.free: list[mmap.mmap] = []
@@ -35,10 +35,10 @@ _asked = 0
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As ``torch.empty`` on the CPU. The memory of a large tensor is lent from the store, for as long as it lives."""
+    """Allocate an uninitialized CPU tensor, like ``torch.empty``; a large one borrows its memory from the store."""
     count = math.prod(shape)
     if count * dtype.itemsize < SMALLEST or not _PRIVATE:
-        return torch.empty(shape, dtype=dtype, device="cpu")  # also where another device is the default
+        return torch.empty(shape, dtype=dtype, device="cpu")  # explicit, in case another device is the default
     size = _rounded(count * dtype.itemsize)
     kept = _sizes.setdefault(size, _Size())
     _give_up_idle(kept)
@@ -61,7 +61,7 @@ def _take_back(gone: weakref.ref[memoryview]) -> None:
 
 
 def _rounded(size: int) -> int:
-    """To an eighth of the power of two below, and to whole pages."""
+    """Round up to a multiple of an eighth of the power of two below, and to whole pages."""
     step = max(mmap.PAGESIZE, 1 << (size.bit_length() - 4))
     return -(-size // step) * step
 

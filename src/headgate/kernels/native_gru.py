@@ -1,8 +1,8 @@
 """The backend ``native``: the native library as a differentiable function of tensors, float32 and float64.
 
-Called eagerly it is an ``autograd.Function``; under ``torch.compile`` and ``torch.export``, and where a mode or a
-tensor of another class watches, the same thing is the operator ``headgate::gru``. A gradient that is to be
-differentiated again, or that is a batch of gradients, is taken through the definition.
+An eager call runs an ``autograd.Function``. Under ``torch.compile`` and ``torch.export``, with a mode active or with
+tensor subclasses, the same computation is the operator ``headgate::gru``. Second derivatives and batched gradients are
+computed through the definition in equations.py.
 
 Letters: T time steps, B batch, I input size, H hidden size.
 """
@@ -22,7 +22,7 @@ from headgate.kernels.dense import check_floats, check_range, dense, resolved
 
 
 class _Arguments(NamedTuple):
-    """Weights and options side by side, as autograd and the operator take them."""
+    """Inputs, weights and options in one flat tuple, as autograd and the operator take them."""
 
     x: Tensor
     h0: Tensor
@@ -46,7 +46,7 @@ class _Arguments(NamedTuple):
 
     @property
     def differentiable(self) -> tuple[Tensor | None, ...]:
-        """The arguments that can need a gradient."""
+        """The arguments that may need a gradient."""
         return self[:DIFFERENTIABLE]  # type: ignore[return-value]
 
     @property
@@ -55,20 +55,20 @@ class _Arguments(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """T, B, I, H"""
+        """The sizes T, B, I, H."""
         return *self.x.shape[:2], self.weight_ih.shape[1], self.weight_hh.shape[1]
 
 
-# The fields begin with the tensors, and these with those that can need a gradient.
+# The tensors come first among the fields, and among them those that may need a gradient.
 DIFFERENTIABLE, TENSORS = _Arguments._fields.index("lengths"), _Arguments._fields.index("before")
 FIELDS = len(_Arguments._fields)
 
 
 def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options()) -> tuple[Tensor, ...]:
-    """As :func:`headgate.equations.sequence`. Other floating dtypes are computed in float32 and converted back."""
+    """Compute :func:`headgate.equations.sequence`; other floating dtypes are computed in float32 and converted back."""
     arguments = _Arguments.of(x, h0, weights, options)
-    dtype, ours = weights.hh.dtype, weights.hh.itemsize in native.SUFFIXES
-    if not ours:
+    dtype, supported = weights.hh.dtype, weights.hh.itemsize in native.SUFFIXES
+    if not supported:
         tensors = (v.float() if v is not None and v.is_floating_point() else v for v in arguments.differentiable)
         arguments = _Arguments(*tensors, *arguments[DIFFERENTIABLE:])  # type: ignore[arg-type]
     needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in arguments.differentiable)
@@ -79,16 +79,16 @@ def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options
     else:
         states, last, gates = _forward(arguments, options.return_gates)
     outputs = (states, last, unblocked(gates, h0.shape[1])) if options.return_gates else (states, last)
-    return outputs if ours else tuple(v.to(dtype) for v in outputs)
+    return outputs if supported else tuple(v.to(dtype) for v in outputs)
 
 
 def _through_the_operator(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether something watches that sees operators only."""
+    """Return True if something follows the call that can only see operators."""
     return torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors)
 
 
 class _Gru(torch.autograd.Function):
-    """The fields of _Arguments -> what _forward returns, the gates kept."""
+    """The fields of _Arguments -> the outputs of _forward, with the gates kept."""
 
     @staticmethod
     def forward(ctx: Any, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,17 +100,17 @@ class _Gru(torch.autograd.Function):
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, states, gates = ctx.saved_tensors
         needed = ctx.needs_input_grad[:DIFFERENTIABLE]
-        found = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
-        return (*_placed(found, needed), *[None] * (FIELDS - DIFFERENTIABLE))
+        gradients = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
+        return (*_placed(gradients, needed), *[None] * (FIELDS - DIFFERENTIABLE))
 
 
 def _blocked(T: int, B: int, H: int) -> tuple[int, ...]:
-    """The shape in which the library keeps gates: some hidden units of all rows lie together."""
+    """Return the shape in which the library stores gates: hidden units in blocks, and in each block all rows."""
     return T, -(-H // native.GATE_LANES), B, 4, native.GATE_LANES
 
 
 def unblocked(gates: Tensor, H: int) -> Tensor:
-    """-> r, z, n (T, B, 3H)"""
+    """Convert gates from the library's layout to r, z, n (T, B, 3H)."""
     T, blocks, B, _, lanes = gates.shape
     units = gates.permute(0, 2, 3, 1, 4).reshape(T, B, 4, blocks * lanes)
     return units[:, :, :3, :H].reshape(T, B, 3 * H)
@@ -124,7 +124,7 @@ def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Te
 
 
 def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    """Gradients of the arguments that need one, each at its argument's place."""
+    """Return a list with each gradient at the position of its argument, and None at the others."""
     rest = iter(found)
     return [next(rest) if need else None for need in needed]
 
@@ -132,15 +132,15 @@ def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tens
 def _gradients(
     arguments: _Arguments, states: Tensor, gates: Tensor, d_outputs: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> Sequence[Tensor | None]:
-    """The gradients of the arguments that need one, in a way that whatever watches can follow."""
-    again = torch.is_grad_enabled()  # they are to be differentiated
+    """Compute the needed gradients by a path that modes, transforms and tensor subclasses can follow."""
+    again = torch.is_grad_enabled()  # the gradients will be differentiated in turn
     if not again:
         if watch.unwatched((*arguments.tensors, states, gates, *d_outputs)):
             if not watch.batched(d_outputs):
                 return _backward(arguments, states, gates, d_outputs, needed)
         elif torch.compiler.is_compiling() or not (watch.batched(d_outputs) or watch.transformed() or watch.recorded()):
-            found: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
-            return found
+            gradients: Sequence[Tensor] = _operator_backward(*arguments, states, gates, *d_outputs, list(needed))
+            return gradients
     with torch.enable_grad():
         return _through_the_definition(arguments, d_outputs, needed, again)
 
@@ -148,7 +148,7 @@ def _gradients(
 def _through_the_definition(
     arguments: _Arguments, d_outputs: Sequence[Tensor | None], needed: Sequence[bool], again: bool
 ) -> Sequence[Tensor | None]:
-    """The gradients, with ``again`` as functions that can be differentiated again."""
+    """Compute the gradients from the definition; ``again`` makes them differentiable."""
     leaves: list[Any] = [
         v.view_as(v) if v is not None and need else v for v, need in zip(arguments.differentiable, needed, strict=True)
     ]
@@ -163,14 +163,14 @@ def _through_the_definition(
         for output, d in zip(outputs, d_outputs, strict=True)
         if d is not None and output.requires_grad
     ]
-    wanted = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
+    inputs = [v for v, need in zip(leaves, needed, strict=True) if need and v is not None]
     return torch.autograd.grad(
-        [output for output, _ in pairs], wanted, [d for _, d in pairs], create_graph=again, allow_unused=True
+        [output for output, _ in pairs], inputs, [d for _, d in pairs], create_graph=again, allow_unused=True
     )
 
 
 def _forward(arguments: _Arguments, keep_gates: bool, *, checked: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """-> states (T, B, H), last (B, H), gates (see native/headgate.h), empty unless kept."""
+    """Run the library forward -> states (T, B, H), last (B, H), gates as in native/headgate.h, empty unless kept."""
     described, alive = _describe(arguments, checked)
     T, B, _, H = arguments.sizes
     h0 = arguments.h0
@@ -192,7 +192,7 @@ def _backward(
     *,
     checked: bool = True,
 ) -> list[Tensor]:
-    """The gradients of the arguments that need one."""
+    """Run the library backward; return the gradients of the arguments that need one."""
     h0 = arguments.h0
     described, alive = _describe(arguments, checked)
     T, B, _, H = arguments.sizes
@@ -201,7 +201,7 @@ def _backward(
         if tensor.shape != shape or tensor.dtype != h0.dtype:
             raise RuntimeError(
                 f"a tensor kept for backward, {shape} {h0.dtype}, came back as {tuple(tensor.shape)} {tensor.dtype}: "
-                "hooks on saved tensors must return what they were given"
+                "hooks on saved tensors must return the tensor that was saved"
             )
     kept = dense("states", states, shapes[0], h0.dtype), dense("gates", gates, shapes[2], h0.dtype)
     described.states, described.gates = (v.data_ptr() for v in kept)
@@ -211,7 +211,7 @@ def _backward(
     ]
     if needed[0] and not arguments.x.is_floating_point():
         raise RuntimeError("ids have no gradient")
-    owners = (*arguments.differentiable[:-1], h0)  # of reset_state every row has its own share
+    owners = (*arguments.differentiable[:-1], h0)  # of reset_state each row gets its own gradient, summed below
     gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
                  for v, need in zip(owners, needed, strict=True)]  # fmt: skip
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
@@ -223,16 +223,17 @@ def _backward(
 
 
 def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Tensor | None]]:
-    """The arguments as the library wants them, and the tensors that must live as long. RuntimeError for wrong ones.
+    """Return the library's description of the arguments, and the tensors that must outlive the call.
 
-    checked: whether functional.py has checked the range of ids and lengths. Compiled programs look at no numbers.
+    ``checked``: functional.py has already checked the range of ids and lengths; compiled programs cannot check values.
+    Raises RuntimeError for wrong arguments.
     """
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh, reset_state, lengths, resets, *_ = arguments
     ids, dtype = not x.is_floating_point(), h0.dtype
     if x.dim() != (2 if ids else 3) or not weight_ih.dim() == weight_hh.dim() == 2 or not weight_hh.shape[1]:
         shapes = [tuple(v.shape) for v in (x, weight_ih, weight_hh)]
         raise RuntimeError(
-            f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H), no H = 0, got {shapes}"
+            f"x must be (T, B, I) or ids (T, B), weight_ih (3H, I), weight_hh (3H, H) with H > 0, got {shapes}"
         )
     check_floats("h0", dtype)
     T, B, I, H = arguments.sizes  # noqa: E741 - the letter of the equations
@@ -267,18 +268,18 @@ def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Te
 
 
 def _read(name: str, values: Tensor, shape: tuple[int, ...], largest: int, checked: bool) -> Tensor:
-    """Ids or lengths as int64. Those of a subclass have not been checked either."""
+    """Return ids or lengths as int64, their range checked unless ``checked``; for a subclass it is always checked."""
     if values.dtype not in (torch.int32, torch.int64) or values.shape != shape:
         raise RuntimeError(f"{name} must be int32 or int64 {shape}, got {values.dtype} {tuple(values.shape)}")
-    found = dense(name, values.long(), shape, torch.int64)
+    result = dense(name, values.long(), shape, torch.int64)
     if not checked or type(values) is not Tensor:
-        check_range(name, found, largest)
-    return found
+        check_range(name, result, largest)
+    return result
 
 
 def _check_run(arguments: _Arguments) -> None:
-    """Raise RuntimeError for shapes that a program was not recorded for, and for forward-mode differentiation."""
-    if forward_ad._current_level >= 0:  # torch would take its tangent for zero
+    """Raise RuntimeError if a recorded program does not allow these shapes, and in forward-mode differentiation."""
+    if forward_ad._current_level >= 0:  # torch would treat the tangent as zero
         raise RuntimeError(
             "headgate::gru cannot be differentiated in forward mode: call the module, not the program recorded of it"
         )
@@ -294,7 +295,7 @@ def _check_run(arguments: _Arguments) -> None:
 
 
 def _schema(rest: str) -> str:
-    """The signature of an operator that takes _Arguments and more."""
+    """Return the signature of an operator that takes _Arguments and ``rest``."""
     kinds = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
     return "(" + ", ".join(f"{kinds[kind]} {name}" for name, kind in get_type_hints(_Arguments).items()) + ", " + rest
 
@@ -343,8 +344,8 @@ def _differentiate(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, 
     *tensors, states, gates = ctx.saved_tensors
     if not gates.numel():  # traced without gradients, run with them: the gates were not kept
         states, _, gates = _operator(*tensors, *ctx.flags, True)
-    found = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
-    return (*_placed(found, needed), *[None] * (FIELDS + 1 - DIFFERENTIABLE))
+    gradients = _gradients(_Arguments(*tensors, *ctx.flags), states, gates, d_outputs, needed)
+    return (*_placed(gradients, needed), *[None] * (FIELDS + 1 - DIFFERENTIABLE))
 
 
 _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: _remember(ctx, inputs, output))
@@ -352,14 +353,14 @@ _operator.register_autograd(_differentiate, setup_context=lambda ctx, inputs, ou
 
 @register_flop_formula(torch.ops.headgate.gru)
 def _flops(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of the products, as torch counts them; looking up the columns of ids is none."""
+    """Count the operations of the matrix products, as torch does; an embedding lookup counts as zero."""
     (T, B), H = x[:2], h0[1]
     return 2 * T * B * 3 * H * (H + (weight_ih[1] if len(x) == 3 else 0))
 
 
 @register_flop_formula(torch.ops.headgate.gru_backward)
 def _flops_of_backward(x: Sequence[int], h0: Sequence[int], weight_ih: Sequence[int], *rest: Any, **_: Any) -> Any:
-    """Of the products for the gradients that are needed, the last argument, and of the chain back through time."""
+    """Count the operations of the products for the needed gradients (the last argument) and of backpropagation."""
     (T, B), H, needed = x[:2], h0[1], rest[-1]
     of_input = (needed[0] + needed[2]) * weight_ih[1] * T if len(x) == 3 else 0
     return 2 * B * 3 * H * (of_input + H * (T * needed[3] + max(T - 1, 0) + (T > 0) * needed[1]))

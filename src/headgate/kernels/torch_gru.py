@@ -1,4 +1,4 @@
-"""The backend ``torch``: PyTorch's own GRU where it has one, else the same function in few, large tensor operations.
+"""The backend ``torch``: PyTorch's own GRU if it has one for the case, else the same function in large operations.
 
 Letters: T time steps, B batch, I input size, H hidden size.
 """
@@ -14,33 +14,33 @@ from headgate.kernels import watch
 
 
 def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options()) -> tuple[Tensor, ...]:
-    """As :func:`headgate.equations.sequence`.
+    """Compute :func:`headgate.equations.sequence` with torch's operations.
 
-    Floating x with reset="after" goes to ``torch._VF.gru`` (cuDNN on a CUDA device). Ids, which that has no way in
-    for without a one-hot tensor, and reset="before" run step by step on the projected input. Lengths, resets and gates
-    it does not know: these are computed as the definition computes them. Under autocast only ``torch._VF.gru`` is in
-    half precision; the others, which mix operations that autocast knows with some that it does not, stay in float32.
+    Floating x with reset="after" goes to ``torch._VF.gru`` (cuDNN on a CUDA device). Ids, for which ``torch._VF.gru``
+    would need a one-hot tensor, and reset="before" run step by step on the projected input. Lengths, resets and gates,
+    which it does not support, go to the definition. Under autocast only ``torch._VF.gru`` runs in half precision; the
+    other paths mix operations that autocast converts with some that it does not, and stay in float32.
     """
     recorded = watch.recorded()
     if recorded and weights.bias_ih is not None and weights.bias_hh is None:
-        weights = weights._replace(bias_hh=torch.zeros_like(weights.bias_ih))  # two biases make it one operation
+        weights = weights._replace(bias_hh=torch.zeros_like(weights.bias_ih))  # torch._VF.gru takes two biases or none
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     reset, reverse = options.reset, options.reverse
-    unknown = options.lengths is not None or options.resets is not None or options.return_gates
-    whole = not unknown and x.is_floating_point() and reset == "after" and (bias_ih is None) == (bias_hh is None)
+    unsupported = options.lengths is not None or options.resets is not None or options.return_gates
+    whole = not unsupported and x.is_floating_point() and reset == "after" and (bias_ih is None) == (bias_hh is None)
     if not whole and torch.is_autocast_enabled(h0.device.type):
         with torch.autocast(h0.device.type, enabled=False):
             return sequence(x, h0, weights, options)
-    if unknown:
+    if unsupported:
         return equations.sequence(x, h0, weights, options)
-    if whole and (recorded or len(x)):  # what is recorded must not be bound to this number of steps
-        given = [w for w in weights if w is not None]
+    if whole and (recorded or len(x)):  # a recorded program must work for any number of steps
+        flat = [w for w in weights if w is not None]
         states, last = torch._VF.gru(
-            x.flip(0) if reverse else x, h0[None].contiguous(), given, bias_ih is not None, 1, 0.0, True, False, False
+            x.flip(0) if reverse else x, h0[None].contiguous(), flat, bias_ih is not None, 1, 0.0, True, False, False
         )
         return states.flip(0) if reverse else states, last[0]
     if not x.is_floating_point() and bias_ih is not None and x.numel() >= 4 * weight_ih.shape[1]:
-        a = project(x, weight_ih + bias_ih[:, None])  # few columns: add the bias to them instead
+        a = project(x, weight_ih + bias_ih[:, None])  # fewer columns than ids: add the bias to the columns
     else:
         a = project(x, weight_ih, bias_ih)  # (T, B, 3H)
     if not len(x):
@@ -58,7 +58,7 @@ def sequence(x: Tensor, h0: Tensor, weights: Weights, options: Options = Options
 
 
 class _After(torch.autograd.Function):
-    """The recurrence with reset="after", whose weight gradient is one product over the sequence, not one a step.
+    """The recurrence with reset="after", its weight gradient one product over the sequence instead of one per step.
 
     a (T, B, 3H), h0 (B, H), weight_hh (3H, H), bias_hh (3H,) -> every state (T, B, H). Backward keeps, for every step,
     the state before it, r, z, n and m = W_hn h + b_hn. With g the inputs of the three gates that come from h:
@@ -88,16 +88,16 @@ class _After(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:
         a, h0, weight_hh, bias_hh, h, rz, m, n = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # the gradient is to be differentiated: take it through the definition
+        again = torch.is_grad_enabled()  # create_graph=True: compute it from the definition
         if again or watch.batched((d_states,)) or watch.transformed() or watch.recorded():
             needed = ctx.needs_input_grad
             with torch.enable_grad():
                 leaves = [
                     v.view_as(v) if need else v for v, need in zip((a, h0, weight_hh, bias_hh), needed, strict=True)
                 ]
-                wanted = [v for v, need in zip(leaves, needed, strict=True) if need]
-                found = iter(torch.autograd.grad(_states(*leaves), wanted, d_states, create_graph=again))
-            return tuple(next(found) if need else None for need in needed)
+                inputs = [v for v, need in zip(leaves, needed, strict=True) if need]
+                gradients = iter(torch.autograd.grad(_states(*leaves), inputs, d_states, create_graph=again))
+            return tuple(next(gradients) if need else None for need in needed)
         T, B, H = n.shape
         r, z = rz.split(H, -1)
         before = h[:-1]

@@ -1,7 +1,7 @@
-"""Whether anything but plain eager execution follows a call: a recorder, a mode, a transform, a tensor of another kind.
+"""Checks for anything that follows a call besides plain eager execution: tracing, modes, transforms, tensor subclasses.
 
-The native library reads and writes through pointers, which none of these sees: what records a call would record the
-memory before it is written. Their calls go through an operator that torch knows, or through the definition.
+The native library reads and writes through pointers, which none of these can see: a tracer would record the output
+before it is written. Such calls go through an operator that torch knows, or through the definition.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,9 @@ _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
 
 
 def unwatched(tensors: Iterable[Any]) -> bool:
-    """Whether nothing follows a call with these tensors. The questions below in one, for the usual answer: it is asked
-    in every call, and must take no time.
+    """Return True if nothing follows a call with these tensors.
+
+    Combines the checks below into one, because every call asks and the usual answer must be fast.
     """
     return not (
         torch.compiler.is_compiling()
@@ -32,7 +33,7 @@ def unwatched(tensors: Iterable[Any]) -> bool:
 
 
 def recorded() -> bool:
-    """Whether torch.jit.trace or an ONNX exporter writes the call down, for a program of torch's own functions."""
+    """Return True if torch.jit.trace or an ONNX exporter records the call as a program of torch's own operators."""
     if torch.compiler.is_compiling():
         return torch.onnx.is_in_onnx_export()
     return torch._C._is_tracing()
@@ -40,12 +41,12 @@ def recorded() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile guards on both
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is under way, of which only the definition knows."""
+    """Return True inside torch.func transforms and forward-mode differentiation; only the definition supports them."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def by_modes() -> bool:
-    """Whether a dispatch mode or a function mode is on the stack. A default device is one that watches nothing."""
+    """Return True if a dispatch or function mode is active, other than the mode that sets a default device."""
     if torch._C._len_torch_dispatch_stack():
         return True
     modes = range(torch._C._len_torch_function_stack())
@@ -53,18 +54,18 @@ def by_modes() -> bool:
 
 
 def plain(tensors: Iterable[Any]) -> bool:
-    """Whether all are tensors of no class but torch's own, or None."""
+    """Return True if each is a Tensor, a Parameter or None, not a subclass."""
     return _PLAIN.issuperset(map(type, tensors))
 
 
 def batched(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether one is a tensor inside torch.vmap, or inside the older vmap behind ``is_grads_batched``."""
+    """Return True if one is a tensor inside torch.vmap or the older vmap that ``is_grads_batched`` uses."""
     of = torch._C._functorch
     return any(v is not None and (of.is_legacy_batchedtensor(v) or of.is_functorch_wrapped_tensor(v)) for v in tensors)
 
 
 def foreign(tensors: Sequence[Any]) -> bool:
-    """Whether one is of a class that computes torch's operators itself, and so cannot know one of ours."""
+    """Return True if one is of a class implementing torch's operators itself, and so cannot know this package's."""
     return any(
         getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__
         and not issubclass(kind, FakeTensor | FunctionalTensor)
@@ -73,7 +74,7 @@ def foreign(tensors: Sequence[Any]) -> bool:
 
 
 def expanded(tensors: Sequence[Any]) -> bool:
-    """Whether one is a weight of torch.nn.utils._expanded_weights, which makes gradients of each sample."""
+    """Return True if one is an ExpandedWeight, with which torch computes per-sample gradients."""
     if torch.compiler.is_compiling():
         return False
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight

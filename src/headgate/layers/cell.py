@@ -24,14 +24,31 @@ from headgate.layers.parameters import (
 
 
 class GRUCell(nn.RNNCellBase):
-    """One step of a gated recurrent unit; a drop-in for ``torch.nn.GRUCell``. For the equations see :class:`GRU`.
+    """One step of a gated recurrent unit; a drop-in replacement for ``torch.nn.GRUCell``.
 
-    input (B, I), or (I,) unbatched, or ids (B,) that stand for one-hot vectors; hx (B, H) or (H,), zeros where it is
-    None -> the new state, (B, H) or (H,). ``bias="single"``, ``reset`` and ``backend`` as for GRU. Packs the weights in
-    every call: for many steps with the same weights, a GRU over the sequence or a Runtime is faster.
+    The equations are those of :class:`GRU`. Called as ``cell(input, hx=None)``; every call packs the weights, so for
+    many steps with the same weights a GRU over the sequence or a Runtime is faster.
 
-    Raises what ``torch.nn.GRUCell`` raises: ValueError for a wrong rank, RuntimeError for shapes that do not fit.
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool or "single"
+        As for :class:`GRU`.
+    device, dtype : optional
+        Device and dtype of the parameters.
+    reset : {"after", "before"}
+        As for :class:`GRU`: two different functions.
+    backend : str
+        As for :class:`GRU`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of a wrong type or value.
+
+    Examples
+    --------
     >>> cell = GRUCell(10, 20)
     >>> cell(torch.randn(3, 10)).shape
     torch.Size([3, 20])
@@ -50,8 +67,8 @@ class GRUCell(nn.RNNCellBase):
         reset: str = "after",
         backend: str = "auto",
     ) -> None:
-        super(nn.RNNCellBase, self).__init__()  # RNNCellBase's own knows no bias that is single
-        bias = bias if bias == "single" else bool(bias)  # torch.nn.GRUCell goes by its truth, too
+        super(nn.RNNCellBase, self).__init__()  # RNNCellBase.__init__ does not support bias="single"
+        bias = bias if bias == "single" else bool(bias)  # as in torch.nn.GRUCell, any truthy value is True
         check_sizes(input_size=input_size, hidden_size=hidden_size)
         check_variant(bias, reset)
         self.input_size = input_size
@@ -73,6 +90,25 @@ class GRUCell(nn.RNNCellBase):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Compute one step.
+
+        Parameters
+        ----------
+        input : Tensor (B, I) or (I,)
+            Floating; or integer ids (B,) or () that stand for one-hot vectors of size I.
+        hx : Tensor (B, H) or (H,), optional
+            The state before the step; zeros by default.
+
+        Returns
+        -------
+        Tensor (B, H) or (H,)
+            The new state.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            As ``torch.nn.GRUCell``: ValueError for a wrong rank, RuntimeError for wrong shapes.
+        """
         if not isinstance(input, Tensor) and isinstance(input, fx.Proxy):
             recorded: Tensor = leaf(self, input, hx)
             return recorded
@@ -105,11 +141,11 @@ class GRUCell(nn.RNNCellBase):
         return h if batched else h.squeeze(0)
 
     def __prepare_scriptable__(self) -> nn.GRUCell:
-        """What torch.jit.script compiles in this module's place: torch.nn.GRUCell, on the same parameters."""
+        """Return the torch.nn.GRUCell, with the same parameters, that torch.jit.script compiles instead."""
         if self.reset != "after" or self.bias == "single":
             raise RuntimeError(
-                'torch.jit.script compiles a GRUCell as torch.nn.GRUCell, which has no reset="before" and no '
-                'bias="single": take torch.jit.trace, torch.compile or torch.export'
+                'torch.jit.script compiles a GRUCell as torch.nn.GRUCell, which has no reset="before" or '
+                'bias="single": use torch.jit.trace, torch.compile or torch.export instead'
             )
         plain = nn.GRUCell(self.input_size, self.hidden_size, bool(self.bias), device="meta")
         for name in NAMES:

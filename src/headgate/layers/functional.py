@@ -1,4 +1,6 @@
-"""``gru()`` and the heads' cross-entropies: check their arguments, pick a backend, call it. Nothing else dispatches.
+"""``gru()`` and the cross-entropies of the heads: check the arguments, pick a backend, call it.
+
+All dispatch between backends happens in this file.
 
 Letters: T time steps, B batch, I input size, H hidden size; N tokens, V vocabulary.
 """
@@ -17,7 +19,7 @@ from headgate.kernels import cross_entropy, native_gru, torch_gru, watch
 from headgate.kernels.dense import check_range
 
 BACKENDS = {"equations": equations.sequence, "torch": torch_gru.sequence, "native": native_gru.sequence}
-LOGITS = 2**24  # so many at most, where torch's operations compute a cross-entropy, exist at a time
+LOGITS = 2**24  # upper bound on the logits that the torch fallback holds at once
 
 
 def gru(
@@ -37,24 +39,52 @@ def gru(
     batch_invariant: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
-    """A GRU over a sequence, one layer, one direction: the function of :func:`headgate.equations.sequence`, faster.
+    """Compute one layer and direction of a GRU: the function of :func:`headgate.equations.sequence`, faster.
 
-    x (T, B, I) floating, or (T, B) int32/int64 ids that stand for one-hot vectors of size I; h0 (B, H);
-    weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,), gates in the order r, z, n; lengths (B,)
-    integers from 0 to T, resets (T, B) boolean, reset_state (H,): see there.
-    Returns every state (T, B, H), the last one (B, H), and with ``return_gates`` also r, z and n (T, B, 3H).
+    Parameters
+    ----------
+    x : Tensor (T, B, I) or (T, B)
+        The input, floating; or int32 or int64 ids that stand for one-hot vectors of size I.
+    h0 : Tensor (B, H)
+        The state before the first step.
+    weight_ih : Tensor (3H, I)
+    weight_hh : Tensor (3H, H)
+    bias_ih, bias_hh : Tensor (3H,), optional
+        Weights and biases, gates in the order r, z, n.
+    reset, reverse, lengths, resets, reset_state, return_gates
+        See :class:`headgate.equations.Options`.
+    batch_invariant : bool
+        True: the backend ``native`` computes a row to the same bits alone and in any batch. False: it may compute
+        large batches (at least 24 rows, with at least 128 hidden units) on the matrix tiles of processors with AMX,
+        about as exact and faster.
+    backend : {"auto", "native", "torch", "equations"}
+        The implementation, see Notes.
 
-    ``backend`` forces one of :data:`BACKENDS`. "auto" takes ``native``, the native library, for tensors on a CPU, and
-    ``torch`` elsewhere, or where the library was not built. Function transforms (torch.func, forward-mode
-    differentiation) go through ``equations``. Where anything else follows the call, "auto" takes what that can see:
-    ``torch`` while torch.jit.trace or an ONNX exporter records it, ``equations`` for tensors of classes that compute
-    torch's operators themselves, and otherwise the operator ``headgate::gru``, which is ``native`` as torch knows it.
+    Returns
+    -------
+    tuple of Tensor
+        Every state (T, B, H), the last one (B, H), and with ``return_gates`` r, z and n of every step (T, B, 3H).
 
-    ``batch_invariant``: with True the backend ``native`` gives a row the same bits alone and in any batch. With False
-    it may compute the rows of large batches (24 rows and 128 hidden units at least) on the matrix tiles of processors
-    that have AMX: about as exact, and faster.
-    Raises RuntimeError for shapes, dtypes and values that do not fit, or a backend that cannot run, and ValueError
-    for an unknown variant or backend.
+    Raises
+    ------
+    RuntimeError
+        For wrong shapes, dtypes or values, or a backend that cannot run.
+    ValueError
+        For an unknown variant or backend.
+
+    Notes
+    -----
+    Backend "auto" is ``native``, the native library, for tensors on a CPU, and ``torch`` on other devices or if the
+    library is not built. Function transforms (torch.func, forward-mode differentiation) use ``equations``. If anything
+    else follows the call, "auto" picks a backend that it can see: ``torch`` while torch.jit.trace or an ONNX exporter
+    records, ``equations`` for tensor subclasses that implement torch's operators themselves, and otherwise the operator
+    ``headgate::gru``, which is ``native`` wrapped for torch.
+
+    Examples
+    --------
+    >>> states, last = gru(torch.randn(5, 3, 2), torch.zeros(3, 4), torch.randn(12, 2), torch.randn(12, 4))
+    >>> states.shape, last.shape
+    (torch.Size([5, 3, 4]), torch.Size([3, 4]))
     """
     weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh)
     options = Options(reset, reverse, lengths, resets, reset_state, return_gates, batch_invariant)
@@ -77,13 +107,16 @@ def linear_cross_entropy(
     batch_invariant: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy of ``softmax(W h + b)`` in nats: states (N, H), weight (V, H), bias (V,), targets (N,) int64 ids.
+    """Compute the cross-entropy of ``softmax(W h + b)`` in nats.
 
-    Returns the mean loss, or with reduction="none" that of every token (N,). The native library never holds the logits
-    of all tokens, and computes the gradients along with the mean; where it does not run, and for gradients of single
-    losses, torch's own operations do, some tokens at a time where there are more than :data:`LOGITS`; these are then
-    computed again in backward. ``batch_invariant`` as in :func:`gru`, a token being a row.
-    Raises RuntimeError for shapes that do not fit or targets out of range.
+    states (N, H), weight (V, H), bias (V,), targets (N,) int64 ids -> the mean loss, or with reduction="none" the loss
+    of each token (N,). ``batch_invariant`` as in :func:`gru`, a token being a row.
+
+    The native library never holds the logits of all tokens, and computes the gradients together with the mean. If it
+    cannot run, or if the losses of single tokens need gradients, torch's operations compute the loss: with more than
+    :data:`LOGITS` logits in chunks of tokens, whose logits backward computes again.
+
+    Raises RuntimeError for wrong shapes or targets out of range.
     """
     (N, H), V = states.shape, weight.shape[0]
     if weight.shape != (V, H) or targets.shape != (N,) or (bias is not None and bias.shape != (V,)):
@@ -95,15 +128,15 @@ def linear_cross_entropy(
     picked = _pick(backend, device) if unwatched else _pick_visible(backend, device, tensors)
     hidden = unwatched or not (torch.compiler.is_compiling() or watch.by_modes() or not watch.plain(tensors))
     if backend == "native" and not hidden and not torch.compiler.is_compiling():
-        raise RuntimeError(_UNSEEN.format("this cross-entropy is followed by a mode, or by a tensor of another class"))
+        raise RuntimeError(_UNSEEN.format("a mode or a tensor of another class follows this cross-entropy"))
     _check_range("targets", targets, V - 1)
     if picked != "native" or not hidden or states.itemsize not in native.SUFFIXES or (needed and reduction == "none"):
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return nn.functional.cross_entropy(nn.functional.linear(states, weight, bias), targets, reduction="none")
 
-        found = _some_at_a_time(losses, states, targets, V)
-        return found if reduction == "none" else found.mean()
+        nats = _some_at_a_time(losses, states, targets, V)
+        return nats if reduction == "none" else nats.mean()
     if reduction == "none":
         return cross_entropy.losses(states, weight, bias, targets, batch_invariant)
     return cross_entropy.mean_loss(states, weight, bias, targets, batch_invariant)
@@ -112,27 +145,28 @@ def linear_cross_entropy(
 def adaptive_cross_entropy(
     head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
-    """Cross-entropy of an adaptive softmax in nats: states (N, H), targets (N,) int64 ids.
+    """Compute the cross-entropy of an adaptive softmax in nats.
 
-    Returns the mean loss, or with reduction="none" that of every token (N,). A cluster that no target lies in has a
-    gradient of zeros and not none, so that an optimizer does the same with it whether one process computes a batch or
-    several, which bring together the gradients of all parameters.
-    Raises RuntimeError for shapes that do not fit or targets out of range.
+    states (N, H), targets (N,) int64 ids -> the mean loss, or with reduction="none" the loss of each token (N,). With
+    the mean, a cluster that contains no target gets a gradient of zeros, not None, so that the optimizer treats it the
+    same whether one process computes the batch or several do, which reduce the gradients of all parameters.
+
+    Raises RuntimeError for wrong shapes or targets out of range.
     """
 
     def losses(states: Tensor, targets: Tensor) -> Tensor:
-        found: Tensor = -head(states, targets).output
-        return found
+        negative: Tensor = -head(states, targets).output
+        return negative
 
-    # Of most tokens only the shortlist is computed, of few a cluster: less than a quarter of all logits each.
-    found = _some_at_a_time(losses, states, targets, head.n_classes // 4)
+    # Most tokens need only the shortlist, a few a cluster too: less than a quarter of all logits per token.
+    nats = _some_at_a_time(losses, states, targets, head.n_classes // 4)
     if reduction == "none":
-        return found
-    return found.mean() + sum(parameter[:0].sum() for parameter in head.tail.parameters())
+        return nats
+    return nats.mean() + sum(parameter[:0].sum() for parameter in head.tail.parameters())
 
 
 def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, targets: Tensor, width: int) -> Tensor:
-    """Losses (N,) of states (N, H), targets (N,), for as many tokens at once as have LOGITS logits, ``width`` each."""
+    """Compute losses (N,) of states (N, H), targets (N,) in chunks of at most LOGITS logits, ``width`` per token."""
     n = max(LOGITS // width, 1)
     if torch.compiler.is_compiling() or watch.transformed() or watch.recorded() or len(targets) <= n:
         return losses(states, targets)
@@ -140,7 +174,7 @@ def _some_at_a_time(losses: Callable[[Tensor, Tensor], Tensor], states: Tensor, 
     return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-_UNSEEN = 'backend "native" cannot run: {}, which does not see what the native library does: take backend="auto"'
+_UNSEEN = 'backend "native" cannot run: {}, which cannot see what the native library does: take backend="auto"'
 
 
 def _pick(backend: str, device: str) -> str:
@@ -158,7 +192,7 @@ def _pick(backend: str, device: str) -> str:
 
 
 def _pick_visible(backend: str, device: str, tensors: Sequence[Tensor | None]) -> str:
-    """The backend where something follows the call. Only those that can be followed."""
+    """Pick a backend that whatever follows the call can see."""
     picked = _pick(backend, device)
     if watch.transformed():
         return "equations"
@@ -170,26 +204,26 @@ def _pick_visible(backend: str, device: str, tensors: Sequence[Tensor | None]) -
     elif watch.expanded(tensors):
         visible, follower = "torch", "expanded weights follow the call"
     elif watch.foreign(tensors):
-        visible, follower = "equations", "a tensor is of a class that computes torch's operators itself"
+        visible, follower = "equations", "a tensor is of a class that implements torch's operators itself"
     if visible and backend == "native":
         raise RuntimeError(_UNSEEN.format(follower))
     return visible if visible and backend == "auto" else picked
 
 
 def _check_expanded(x: Tensor, weights: Weights, options: Options) -> None:
-    """Raise unless torch has a way to the gradient of each sample."""
+    """Raise RuntimeError unless torch can compute per-sample gradients of this call."""
     one_bias = (weights.bias_ih is None) != (weights.bias_hh is None)
-    unknown = options.lengths is not None or options.resets is not None or options.return_gates
-    if options.reset == "before" or not x.is_floating_point() or one_bias or unknown:
+    unsupported = options.lengths is not None or options.resets is not None or options.return_gates
+    if options.reset == "before" or not x.is_floating_point() or one_bias or unsupported:
         raise RuntimeError(
-            'expanded weights take dense input and reset="after", with two biases or none and without lengths, resets '
-            "and gates: for the gradients of each sample take torch.vmap(torch.func.grad(...)) here"
+            'expanded weights need dense input, reset="after", two biases or none, and no lengths, resets or gates: '
+            "use torch.vmap(torch.func.grad(...)) for per-sample gradients here"
         )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled programs stay on their machine
 def reason_against_native(device: str = "cpu") -> str:
-    """Why the backend ``native`` cannot run on such a device; empty where it can."""
+    """Return the reason why the backend ``native`` cannot run on the device, or an empty string if it can."""
     if device != "cpu":
         return f"the tensors are on {device}"
     return "" if native.load() is not None else native.MISSING
@@ -198,12 +232,12 @@ def reason_against_native(device: str = "cpu") -> str:
 @functools.cache
 def _say_that_it_is_slow() -> None:
     warnings.warn(
-        f"headgate computes with torch's own operations, several times slower: {native.MISSING}", stacklevel=4
+        f"headgate falls back to torch's own operations, several times slower: {native.MISSING}", stacklevel=4
     )
 
 
 def _check(x: Tensor, h0: Tensor, weights: Weights, options: Options) -> None:
-    """Raise RuntimeError for tensors that do not fit each other, and ValueError for an unknown variant."""
+    """Raise RuntimeError for inconsistent shapes, dtypes or devices, and ValueError for an unknown variant."""
     if options.reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {options.reset!r}')
     lengths, resets = options.lengths, options.resets
@@ -238,8 +272,8 @@ def _check(x: Tensor, h0: Tensor, weights: Weights, options: Options) -> None:
         ("resets", resets, (torch.bool,), (T, B)),
     ):
         if tensor is not None and (tensor.dtype not in kinds or tensor.shape != shape):
-            wanted = " or ".join(str(kind) for kind in kinds)
-            raise RuntimeError(f"{name} must be {shape} {wanted}, got {tuple(tensor.shape)} {tensor.dtype}")
+            dtypes = " or ".join(str(kind) for kind in kinds)
+            raise RuntimeError(f"{name} must be {shape} {dtypes}, got {tuple(tensor.shape)} {tensor.dtype}")
     for name, tensor in (("x", x), ("lengths", lengths), ("resets", resets)):
         if tensor is not None and tensor.device != h0.device:
             raise RuntimeError(f"{name} is on {tensor.device}, h0 and the weights are on {h0.device}: move one of them")
@@ -250,8 +284,11 @@ def _check(x: Tensor, h0: Tensor, weights: Weights, options: Options) -> None:
 
 
 def _check_range(name: str, values: Tensor, largest: int) -> None:
-    """Values on a CPU must lie in 0..largest. Tensors without values (traced, transformed) are not asked, nor is where
-    asking would be recorded: there the operator asks when it runs, and torch's own operations do."""
+    """Raise RuntimeError unless values on a CPU lie in 0..largest.
+
+    Skips tensors without values (traced, transformed) and calls under a mode, which would record the check: there the
+    operator checks when it runs, and torch's own operations do so too.
+    """
     if torch.compiler.is_compiling() or type(values) is not Tensor or values.device.type != "cpu":
         return
     if watch.transformed() or watch.recorded() or torch._C._len_torch_dispatch_stack():

@@ -1,4 +1,4 @@
-"""The GRU as a module: signature, names, initialization and state_dict of ``torch.nn.GRU``, plus what it lacks.
+"""The GRU as a module: signature, names, initialization and state_dict of ``torch.nn.GRU``, with extensions.
 
 Letters: T time steps, B batch, I input size, H hidden size, L layers, D directions (1 or 2).
 """
@@ -28,7 +28,7 @@ from headgate.layers.parameters import (
 
 
 class Gates(NamedTuple):
-    """What the gates were: each (L*D, T, B, H), (L*D, B, T, H) with batch_first, (L*D, T, H) unbatched."""
+    """The gates of every step, each (L*D, T, B, H), (L*D, B, T, H) with batch_first, or (L*D, T, H) unbatched."""
 
     r: Tensor
     z: Tensor
@@ -36,7 +36,7 @@ class Gates(NamedTuple):
 
 
 class _FlatWeights(list[Any]):
-    """The list that a module's _flat_weights is; a tensor that is put into it goes to the module."""
+    """A module's _flat_weights: assigning an item also assigns the module's weight."""
 
     def __init__(self, module: "GRU", weights: list[Any]) -> None:
         super().__init__(weights)
@@ -48,27 +48,57 @@ class _FlatWeights(list[Any]):
 
 
 class GRU(nn.RNNBase):
-    """Several layers of gated recurrent units over a sequence; a drop-in for ``torch.nn.GRU``.
+    """A multi-layer gated recurrent unit over a sequence; a drop-in replacement for ``torch.nn.GRU``.
 
         r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))        reset="after", as torch.nn.GRU
-        n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn)        reset="before", as Cho et al. (arXiv:1406.1078v3)
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))        reset="after", as in torch.nn.GRU
+        n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn)        reset="before", as in Cho et al. [1]_
         h' = (1 - z) * n + z * h
 
-    Arguments of ``torch.nn.GRU``: input_size, hidden_size, num_layers, bias, batch_first, dropout (between layers),
-    bidirectional, device, dtype. Beyond it:
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers : int
+        I, H and L.
+    bias : bool or "single"
+        As in ``torch.nn.GRU``. "single": one bias per gate, as in textbooks; there is no bias_hh.
+    batch_first : bool
+        Input and output are (B, T, ...) instead of (T, B, ...).
+    dropout : float
+        The probability of a zero in the outputs of every layer but the last, in training.
+    bidirectional : bool
+        Add a backward direction to each layer.
+    device, dtype : optional
+        Device and dtype of the parameters.
+    reset : {"after", "before"}
+        Two different functions: the weights of one do not work for the other.
+    learned_state : bool
+        The default initial state is a parameter of each layer and direction, state_l0 (H,) and so on, initialized to
+        zero.
+    batch_invariant : bool
+        True: on a CPU, a row is computed to the same bits alone and in any batch. False: not necessarily in training,
+        so that large batches can use matrix tiles (AMX); see :func:`headgate.layers.functional.gru`.
+    backend : {"auto", "native", "torch", "equations"}
+        The implementation, see :func:`headgate.layers.functional.gru`.
+    proj_size : int
+        Must be 0, as in ``torch.nn.GRU``.
 
-    reset          "after" or "before": two different functions; weights of one are not weights of the other
-    bias           "single" is the textbook's one bias a gate: bias_hh is zero and no parameter
-    learned_state  True: the state that a sequence starts from, where none is given, is a parameter of each layer and
-                   direction, state_l0 (H,) and so on, zero at first
-    batch_invariant  True: on a CPU a row has the same bits alone and in any batch. False: in training it need not,
-                   which lets the library use matrix tiles (AMX) for large batches; see headgate.layers.functional.gru
-    backend        "auto", or one of headgate.layers.functional.BACKENDS to force it
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of a wrong type or value.
 
-    An ``nn.RNNBase``, so that code which asks for one finds it; not an ``nn.GRU``, which torch.compile refuses.
+    Notes
+    -----
+    A subclass of ``nn.RNNBase``, so that code that checks for one accepts it; not of ``nn.GRU``, which torch.compile
+    refuses.
 
+    References
+    ----------
+    .. [1] Cho et al. 2014, arXiv:1406.1078, version 3.
+
+    Examples
+    --------
     >>> gru = GRU(10, 20)
     >>> states, last = gru(torch.randn(5, 3, 10))
     >>> states.shape, last.shape
@@ -101,7 +131,7 @@ class GRU(nn.RNNBase):
         backend: str = "auto",
         proj_size: int = 0,
     ) -> None:
-        super(nn.RNNBase, self).__init__()  # RNNBase's own knows neither one bias nor learned states
+        super(nn.RNNBase, self).__init__()  # RNNBase.__init__ supports neither bias="single" nor learned states
         if proj_size != 0:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -112,7 +142,7 @@ class GRU(nn.RNNBase):
             raise ValueError(f"dropout should be a number from 0 to 1, the probability of a zero, got {dropout!r}")
         if dropout > 0 and num_layers == 1:
             warnings.warn(
-                f"dropout acts between layers: it does nothing with dropout={dropout} and num_layers=1", stacklevel=2
+                f"dropout acts between layers: dropout={dropout} has no effect with num_layers=1", stacklevel=2
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -157,22 +187,45 @@ class GRU(nn.RNNBase):
         resets: Tensor | None = None,
         return_gates: bool = False,
     ) -> tuple[Any, ...]:
-        """input (T, B, I), or (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence; hx (L*D, B, H), or
-        (L*D, H) unbatched -> the states of the last layer, laid out as the input (T, B, D*H), and the final states
-        (L*D, B, H): layer 0 forward, layer 0 backward, layer 1 forward, ...
+        """Compute all layers over a batch of sequences.
 
-        An integer input without its last axis holds ids that stand for one-hot vectors of size I, which are never
-        made. Without hx the state starts from zeros, or from the learned one. An input in half precision is converted
-        to the weights' float32; weights in half precision are computed with in float32, and the result converted back.
+        Parameters
+        ----------
+        input : Tensor (T, B, I) or PackedSequence
+            Or (B, T, I) with batch_first, or (T, I) unbatched. An integer tensor without the last axis holds ids that
+            stand for one-hot vectors of size I, which are never made. Half precision is converted to the weights'
+            float32.
+        hx : Tensor (L*D, B, H), optional
+            The initial states, (L*D, H) unbatched; by default the learned state, or zeros.
+        lengths : integers (B,), optional
+            From 0 to T: each row is read up to its length. Outputs beyond it are zero, the final state is the one at
+            the row's true end, and the backward direction starts there.
+        resets : Tensor (T, B), optional
+            Boolean, laid out like the input: a new sequence begins at this step, from the learned state or zeros. The
+            backward direction reads each sequence from its own end.
+        return_gates : bool
+            Also return the gates.
 
-        lengths       (B,) integers from 0 to T: a row is read up to its length. Outputs beyond it are zero, the final
-                      state is that at its true end, and the backward direction starts there
-        resets        (T, B) boolean, laid out as the input: a new sequence begins at this step, from zeros or the
-                      learned state; the backward direction, which reads it from its end, does not look beyond it
-        return_gates  True: a third value, Gates
+        Returns
+        -------
+        states : Tensor (T, B, D*H) or PackedSequence
+            The states of the last layer, laid out like the input.
+        last : Tensor (L*D, B, H)
+            The final states: layer 0 forward, layer 0 backward, layer 1 forward, ...
+        gates : Gates
+            Only with ``return_gates``.
 
-        Raises what ``torch.nn.GRU`` raises: ValueError for a wrong rank or dtype, RuntimeError for wrong shapes.
+        Raises
+        ------
+        ValueError, RuntimeError
+            As ``torch.nn.GRU``: ValueError for a wrong rank or dtype, RuntimeError for wrong shapes.
 
+        Notes
+        -----
+        Weights in half precision are computed with in float32, and the result is converted back.
+
+        Examples
+        --------
         >>> gru = GRU(10, 20, bidirectional=True)
         >>> states, last = gru(torch.randn(5, 3, 10), lengths=[5, 0, 2])
         >>> bool((states[2:, 2] == 0).all()), torch.equal(last[0, 2], states[1, 2, :20])
@@ -203,8 +256,8 @@ class GRU(nn.RNNBase):
         if resets is not None:
             shape = tuple(input.shape[:2]) if batched else (len(input),)
             if resets.shape != shape or resets.dtype != torch.bool:
-                found = f"{tuple(resets.shape)} {resets.dtype}"
-                raise RuntimeError(f"resets must be {shape} torch.bool, laid out as the input, got {found}")
+                received = f"{tuple(resets.shape)} {resets.dtype}"
+                raise RuntimeError(f"resets must be {shape} torch.bool, laid out like the input, got {received}")
             resets = resets if batched else resets.unsqueeze(0 if self.batch_first else 1)
             resets = resets.transpose(0, 1) if self.batch_first else resets
         if not ids:
@@ -218,7 +271,7 @@ class GRU(nn.RNNBase):
             for direction, suffix in enumerate(suffixes(layer, D)):
                 start = getattr(self, "state" + suffix, None)
                 if hx is not None:
-                    h0 = hx[layer * D + direction] if L * D > 1 else hx.squeeze(0)  # whose gradient is a view
+                    h0 = hx[layer * D + direction] if L * D > 1 else hx.squeeze(0)  # squeeze: its gradient is a view
                 elif start is not None:
                     h0 = start.expand(B, H)
                 else:
@@ -245,9 +298,11 @@ class GRU(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: Tensor | None, lengths: Any, resets: Any, return_gates: bool
     ) -> tuple[Any, ...]:
-        """A PackedSequence is read as its padded rows with their lengths; states come back packed, gates padded."""
+        """Compute a PackedSequence as padded rows with lengths; return the states packed and the gates padded."""
         if lengths is not None or resets is not None:
-            raise ValueError("a PackedSequence has lengths of its own and no resets: pass the padded input instead")
+            raise ValueError(
+                "a PackedSequence has lengths of its own and no resets: pass the padded input to set either"
+            )
         x, lengths = pad_packed_sequence(packed, self.batch_first)  # rows in the order of the caller
         states, *rest = self.forward(x, hx, lengths=lengths, return_gates=return_gates)
         repacked = pack_padded_sequence(states, lengths, self.batch_first, enforce_sorted=False)
@@ -263,27 +318,26 @@ class GRU(nn.RNNBase):
 
     @property
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # functional_call and parametrizations put in plain tensors
+        dtype: torch.dtype = weights(self, "_l0")[0].dtype  # a plain tensor under functional_call and parametrizations
         return dtype
 
     def _weights(self, suffix: str) -> list[Any]:
-        """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction, as they are computed with."""
-        found = weights(self, suffix)
+        """Return weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction, with any replacements."""
+        own = weights(self, suffix)
         if self._given is None:
-            return found
-        return [self._instead_of(name + suffix, weight) for name, weight in zip(NAMES, found, strict=True)]
+            return own
+        return [self._instead_of(name + suffix, weight) for name, weight in zip(NAMES, own, strict=True)]
 
     def _instead_of(self, name: str, weight: Any) -> Any:
-        """What _flat_weights was given for a weight that is still the module's; else the weight itself."""
+        """Return the tensor assigned through _flat_weights while ``weight`` is still the module's, else ``weight``."""
         then, tensor = (self._given or {}).get(name, (None, None))
         return tensor if tensor is not None and then is weight else weight
 
-    # What torch.nn.GRU keeps in lists beside its parameters, here read off the parameters, so that it cannot be stale
+    # torch.nn.GRU keeps these lists in addition to its parameters; here they derive from them and cannot be stale.
 
     @property
     def _all_weights(self) -> list[list[str]]:
-        """The names of the weights and biases of each layer and direction: with ``bias="single"`` there is no bias_hh.
-        A learned state is neither."""
+        """The names of the weights and biases of each layer and direction; learned states are not included."""
         names = sizes_of(1, 1, self.bias)
         D = 2 if self.bidirectional else 1
         return [[n + suffix for n in names] for layer in range(self.num_layers) for suffix in suffixes(layer, D)]
@@ -306,24 +360,24 @@ class GRU(nn.RNNBase):
 
     @property
     def _flat_weights(self) -> list[Any]:
-        """What is computed with, in the order of the names: parameters, or what has taken their places."""
+        """The tensors used in computation, in the order of the names: parameters, or their replacements."""
         return _FlatWeights(self, [self._instead_of(n, getattr(self, n, None)) for n in self._flat_weights_names])
 
     @_flat_weights.setter
     def _flat_weights(self, tensors: Sequence[Any]) -> None:
-        """Parameters become those of the module. Other tensors are computed with until their weight is replaced, or the
-        module is moved or converted; they are no part of its state."""
+        # A parameter becomes the module's. Any other tensor replaces a weight only in computation, until that weight is
+        # reassigned or the module is moved or converted, and does not enter the state_dict.
         names = self._flat_weights_names
         if len(tensors) != len(names):
             raise ValueError(f"_flat_weights must be {len(names)} tensors ({', '.join(names)}), got {len(tensors)}")
-        given = {}
+        replacements = {}
         for name, tensor in zip(names, tensors, strict=True):
             weight = getattr(self, name, None)
             if isinstance(tensor, nn.Parameter) and tensor is not weight:
                 setattr(self, name, tensor)
             elif tensor is not None and tensor is not weight:
-                given[name] = weight, tensor
-        self._given = given or None
+                replacements[name] = weight, tensor
+        self._given = replacements or None
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -331,9 +385,9 @@ class GRU(nn.RNNBase):
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
-        """For programs written for ``torch.nn.GRU``; there is nothing to flatten."""
+        """Do nothing; for programs written for ``torch.nn.GRU``."""
 
-    # RNNBase's ways of keeping its lists up to date: there is nothing to keep
+    # RNNBase uses these to keep its lists up to date, which is not needed here.
 
     __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
     __setstate__ = nn.Module.__setstate__
@@ -356,8 +410,10 @@ class GRU(nn.RNNBase):
         return nn.Module._apply(self, fn, recurse)
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
-        """As torch.nn.GRU's: raise unless this is a batch, or with ``batch_sizes`` the data of a PackedSequence. Ids
-        have one axis less."""
+        """Raise RuntimeError unless the input is a batch, or with ``batch_sizes`` the data of a PackedSequence.
+
+        As in ``torch.nn.GRU``; ids have one axis fewer.
+        """
         ids = not (input.is_floating_point() or input.is_complex())
         axes = (3 if batch_sizes is None else 2) - ids
         if input.dim() != axes:
@@ -373,11 +429,11 @@ class GRU(nn.RNNBase):
             )
 
     def __prepare_scriptable__(self) -> nn.GRU:
-        """What torch.jit.script compiles in this module's place: torch.nn.GRU, on the same parameters."""
+        """Return the torch.nn.GRU, with the same parameters, that torch.jit.script compiles instead."""
         if self.reset != "after" or self.bias == "single" or self.learned_state:
             raise RuntimeError(
                 'torch.jit.script compiles a GRU as torch.nn.GRU, which has no reset="before", bias="single" or '
-                "learned_state=True: take torch.jit.trace, torch.compile or torch.export"
+                "learned_state=True: use torch.jit.trace, torch.compile or torch.export"
             )
         plain = nn.GRU(
             self.input_size, self.hidden_size, self.num_layers, bool(self.bias), self.batch_first, self.dropout,
@@ -388,7 +444,7 @@ class GRU(nn.RNNBase):
         return plain.train(self.training)
 
     def _read_shape(self, input: Tensor, hx: Tensor | None, dtype: torch.dtype) -> tuple[bool, bool]:
-        """Check ranks and dtypes; returns whether the input holds ids, and whether it has a batch axis."""
+        """Check ranks and dtypes; return two flags: the input holds ids, the input has a batch axis."""
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a tensor or a PackedSequence, got {type(input).__name__}")
         ids = not (input.is_floating_point() or input.is_complex())

@@ -1,4 +1,4 @@
-"""The heads of a language model: from the states of the last layer to logits, or to a cross-entropy without them.
+"""The heads of a language model: from the states of the last layer to logits, or directly to a cross-entropy.
 
 Letters: N tokens, H hidden size, V vocabulary.
 """
@@ -16,7 +16,7 @@ class Head(Protocol):
     """A module that predicts the next id of each of N tokens."""
 
     def logits(self, states: Tensor) -> Tensor:
-        """Compute states (N, H) -> logits (N, V), or log-probabilities."""
+        """Compute logits or log-probabilities (N, V) from states (N, H)."""
 
     def loss(self, states: Tensor, targets: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
         """Compute the cross-entropy in nats of targets (N,): the mean, or with reduction="none" that of each token.
@@ -38,9 +38,9 @@ class LinearHead(nn.Linear):
 class TiedHead(nn.Module):
     """W h + b, where W is the weight of an embedding.
 
-    From Press & Wolf 2017 (arXiv:1608.05859) and Inan et al. 2017 (arXiv:1611.01462). Draws that weight again, as
-    torch.nn.Linear does: from N(0, 1), as torch.nn.Embedding draws it, the first logits would be far too large. The
-    state_dict has it once, as that of the embedding.
+    From Press & Wolf 2017 (arXiv:1608.05859) and Inan et al. 2017 (arXiv:1611.01462). Initializes that weight again, as
+    torch.nn.Linear does, because the N(0, 1) of torch.nn.Embedding would make the first logits far too large. The
+    state_dict contains it once, as the embedding's.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
@@ -58,9 +58,9 @@ class TiedHead(nn.Module):
 
 
 class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):
-    """An adaptive softmax (Grave et al. 2017, arXiv:1609.04309), whose clusters begin at V // 16 and V // 4.
+    """An adaptive softmax (Grave et al. 2017, arXiv:1609.04309) with clusters that begin at V // 16 and V // 4.
 
-    Ids must come most frequent first. Raises InputError for a vocabulary that is too small.
+    Ids must be ordered by frequency, most frequent first. Raises InputError for a vocabulary that is too small.
     """
 
     def __init__(self, hidden_size: int, vocabulary_size: int) -> None:

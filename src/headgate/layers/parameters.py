@@ -1,4 +1,4 @@
-"""What the modules GRU and GRUCell share: the parameters' names and shapes, and what is asked of arguments.
+"""The common parts of GRU and GRUCell: names and shapes of the parameters, checks of the arguments.
 
 Letters: I input size, H hidden size, D directions (1 or 2).
 """
@@ -19,19 +19,19 @@ def check_sizes(**sizes: int) -> None:
 
 def check_variant(bias: bool | str, reset: str) -> None:
     if not isinstance(bias, bool) and bias != "single":
-        raise TypeError(f'bias should be of type bool, got: {type(bias).__name__} {bias!r} (or it is "single")')
+        raise TypeError(f'bias should be of type bool, got: {type(bias).__name__} {bias!r} (or "single")')
     if reset not in ("after", "before"):
         raise ValueError(f'reset must be "after" or "before", got {reset!r}')
 
 
 def converts(given: Tensor, dtype: torch.dtype) -> bool:
-    """Whether it is converted to the weights' dtype without asking: half precision to float32, and under autocast."""
+    """Return True if ``given`` is converted to the weights' dtype implicitly: from half to float32, or by autocast."""
     half = given.dtype in (torch.bfloat16, torch.float16) and dtype == torch.float32
     return half or torch.is_autocast_enabled(given.device.type)
 
 
 def check_dtype(input: Tensor, dtype: torch.dtype, error: type[Exception] = ValueError) -> None:
-    """Raise unless the input has the weights' dtype, or can be converted to it without asking."""
+    """Raise ``error`` unless the input has the weights' dtype or is converted to it implicitly."""
     if input.dtype != dtype and not converts(input, dtype):
         raise error(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
@@ -40,7 +40,7 @@ def check_dtype(input: Tensor, dtype: torch.dtype, error: type[Exception] = Valu
 
 
 def sizes_of(I: int, H: int, bias: bool | str) -> dict[str, tuple[int, ...]]:  # noqa: E741 - the letter of the equations
-    """The parameters of one layer and direction."""
+    """Return the parameters of one layer and direction, name -> shape."""
     sizes: dict[str, tuple[int, ...]] = {"weight_ih": (3 * H, I), "weight_hh": (3 * H, H)}
     if bias:
         sizes["bias_ih"] = (3 * H,)
@@ -50,7 +50,7 @@ def sizes_of(I: int, H: int, bias: bool | str) -> dict[str, tuple[int, ...]]:  #
 
 
 def suffixes(layer: int, D: int) -> list[str]:
-    """The endings of the parameter names of a layer, one a direction."""
+    """Return the suffixes of a layer's parameter names, one per direction."""
     return [f"_l{layer}", f"_l{layer}_reverse"][:D]
 
 
@@ -58,20 +58,20 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def weights(module: nn.Module, suffix: str) -> list[Any]:
-    """weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction: None for a bias that there is not."""
-    found = module._parameters  # a parametrization puts a property in a parameter's place
+    """Return weight_ih, weight_hh, bias_ih, bias_hh of a layer and direction; a missing bias is None."""
+    parameters = module._parameters  # a parametrization replaces a parameter by a property
     names = (name + suffix for name in NAMES)
-    return [found[name] if name in found else getattr(module, name, None) for name in names]
+    return [parameters[name] if name in parameters else getattr(module, name, None) for name in names]
 
 
 def leaf(module: nn.Module, input: fx.Proxy, *arguments: Any, **options: Any) -> Any:
-    """What torch.fx writes down for a call of the module: the call as a whole, as for modules of torch's own."""
+    """Record a call of the module in torch.fx as one node, like a call of torch's own modules."""
     path = input.tracer.path_of_module(module)  # type: ignore[attr-defined]
     return input.tracer.create_proxy("call_module", path, (input, *arguments), options)
 
 
 def represent(module: nn.Module, **defaults: Any) -> str:
-    """Sizes, and what differs from the defaults."""
+    """Return the sizes and the arguments that differ from their defaults, for ``extra_repr``."""
     text = f"{module.input_size}, {module.hidden_size}"
     for name, default in defaults.items():
         value = getattr(module, name)

@@ -1,4 +1,4 @@
-"""A language model: ids -> GRU -> head; ``(tokens, state) -> (logits, state)``.
+"""A language model, ids -> GRU -> head: ``(tokens, state) -> (logits, state)``.
 
 Letters: T time steps, B batch, V vocabulary, H hidden size, L layers.
 """
@@ -20,20 +20,32 @@ from headgate.settings.weights import check_weights
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next token of a text from the tokens before it.
+    """A model that predicts the next token of a text from the tokens before it.
 
-    The input is one-hot (never made: a row of weight_ih is gathered), or an embedding where settings.embedding > 0.
-    Dropout acts on the embedding, between layers and before the head. ``settings.initialization`` "normal" is the
-    textbook's from-scratch start: weights from N(0, 0.01), biases zero. At each ``document_id``, the id with which a
-    document begins, the state starts over from zeros. ``settings.head``:
+    The input is one-hot (never made: columns of weight_ih are gathered), or an embedding if ``settings.embedding`` > 0.
+    Dropout acts on the embedding, between layers and before the head.
 
-    linear    :class:`headgate.layers.heads.LinearHead`
-    tied      :class:`headgate.layers.heads.TiedHead`: its weight is that of the embedding
-    adaptive  :class:`headgate.layers.heads.AdaptiveHead`, for large vocabularies
+    Parameters
+    ----------
+    settings : Settings or ModelSettings
+        The settings of the model, or of a whole run. ``initialization`` "normal" is the textbook's from-scratch start:
+        weights from N(0, 0.01), zero biases. ``head`` selects :class:`headgate.layers.heads.LinearHead`,
+        :class:`~headgate.layers.heads.TiedHead`, which shares the embedding's weight, or
+        :class:`~headgate.layers.heads.AdaptiveHead`, for large vocabularies.
+    vocabulary_size : int
+        V.
+    document_id : int, optional
+        The id that begins a document: the state starts over from zeros there.
+    backend : str
+        As for :class:`headgate.GRU`.
 
-    ``settings``: those of the model, or of a whole run. Raises InputError if the head does not fit the sizes or the
-    vocabulary.
+    Raises
+    ------
+    InputError
+        If the head does not fit the sizes or the vocabulary.
 
+    Examples
+    --------
     >>> model = LanguageModel(Settings().replaced(hidden_size=8), vocabulary_size=5)
     >>> logits, state = model(torch.tensor([[0], [3]]))
     >>> logits.shape, state.shape
@@ -52,8 +64,8 @@ class LanguageModel(nn.Module):
         settings = settings.model if isinstance(settings, Settings) else settings
         self.document_id = document_id
         V, H = vocabulary_size, settings.hidden_size
-        if wrong := settings.head_problem():
-            raise InputError(wrong)
+        if problem := settings.head_problem():
+            raise InputError(problem)
         self.settings = settings
         self.embedding = nn.Embedding(V, settings.embedding) if settings.embedding else None
         self.gru = GRU(
@@ -85,7 +97,23 @@ class LanguageModel(nn.Module):
     def load(cls, path: str | os.PathLike[str], *, best: bool = False, backend: str = "auto") -> "LanguageModel":
         """Load the model of a run directory, in evaluation mode, on the CPU.
 
-        ``best``: the weights with the lowest held-out loss. Raises InputError for a directory without such weights.
+        Parameters
+        ----------
+        path : str or path
+            The run directory.
+        best : bool
+            Load the weights with the lowest held-out loss instead of the newest.
+        backend : str
+            As for :class:`headgate.GRU`.
+
+        Returns
+        -------
+        LanguageModel
+
+        Raises
+        ------
+        InputError
+            If the directory has no such weights, or they do not fit its settings.
         """
         run = RunDirectory.open(Path(path))
         weights, V = run.weights(best=best), run.tokenizer.vocabulary_size
@@ -98,16 +126,48 @@ class LanguageModel(nn.Module):
         return model.eval()
 
     def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens (T, B) integer, state (L, B, H) or None for zeros -> logits (T, B, V), state after the last step. The
-        logits of an adaptive head are log-probabilities."""
+        """Compute the logits of the next token at every step.
+
+        Parameters
+        ----------
+        tokens : Tensor (T, B)
+            Integer ids.
+        state : Tensor (L, B, H), optional
+            The state before the first step; zeros by default.
+
+        Returns
+        -------
+        logits : Tensor (T, B, V)
+            Log-probabilities if the head is adaptive.
+        state : Tensor (L, B, H)
+            The state after the last step.
+        """
         states, state = self._read(tokens, state)
         return self.head.logits(states.flatten(0, 1)).unflatten(0, tokens.shape), state
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: Tensor | None = None, *, reduction: str = "mean"
     ) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of the tokens that follow, targets (T, B), in nats: their mean, or with reduction="none"
-        that of each, (T * B,); and the state after the last step. The same as from the logits, without making them."""
+        """Compute the cross-entropy of the next tokens, as from :meth:`forward` but without storing all logits.
+
+        Parameters
+        ----------
+        tokens : Tensor (T, B)
+            Integer ids.
+        targets : Tensor (T, B)
+            The id that follows each token.
+        state : Tensor (L, B, H), optional
+            The state before the first step; zeros by default.
+        reduction : {"mean", "none"}
+            Return the mean loss or that of each token.
+
+        Returns
+        -------
+        loss : Tensor
+            In nats: a scalar, or (T * B,) with reduction="none".
+        state : Tensor (L, B, H)
+            The state after the last step.
+        """
         states, state = self._read(tokens, state)
         loss = self.head.loss(
             states.flatten(0, 1), targets.flatten(), reduction=reduction, batch_invariant=not self.training,
@@ -116,7 +176,7 @@ class LanguageModel(nn.Module):
         return loss, state
 
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the head reads, (T, B, H), and the state after the last step."""
+        """Compute the input of the head (T, B, H) and the state after the last step."""
         x = tokens if self.embedding is None else self.dropout(self.embedding(tokens))
         resets = None if self.document_id is None else tokens == self.document_id
         states, state = self.gru(x, state, resets=resets)
@@ -124,14 +184,17 @@ class LanguageModel(nn.Module):
 
 
 def numpy_weights(model: LanguageModel) -> dict[str, np.ndarray]:
-    """The weights as NumPy arrays, which share the memory of a model on a CPU."""
+    """Return the weights as NumPy arrays; they share the memory of a model on the CPU."""
     return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
 
 
 def evaluation_losses(
     model: LanguageModel,
 ) -> Callable[[np.ndarray, np.ndarray, Tensor | None], tuple[np.ndarray, Tensor]]:
-    """A model as :func:`headgate.runtime.evaluation.evaluate` wants it: in evaluation mode, left as it was found."""
+    """Return the losses of a model as a function for :func:`headgate.runtime.evaluation.evaluate`.
+
+    It runs the model in evaluation mode and restores the mode afterwards.
+    """
 
     def losses(x: np.ndarray, y: np.ndarray, state: Tensor | None) -> tuple[np.ndarray, Tensor]:
         was_training = model.training

@@ -1,4 +1,4 @@
-"""A sequence model: sequence -> GRU -> what it ended with -> dropout -> linear.
+"""A sequence model: sequence -> GRU -> summary of its states -> dropout -> linear.
 
 Letters: T time steps, B batch, I input size, H hidden size, D directions (1 or 2), O output size.
 """
@@ -15,15 +15,33 @@ POOLS = ("last", "mean", "max")
 
 
 class SequenceModel(nn.Module):
-    """Reads a sequence and gives O numbers for it: a GRU whose summary of the sequence goes through a linear layer.
+    """A model that maps a sequence to O numbers: a GRU, a summary of its states, and a linear layer.
 
-    ``pool`` says what the summary is, over the valid steps only: "last", the last one's state (of both directions, each
-    where it has read everything: forward at the true end, backward at the first step), "mean" or "max" over all
-    states. Dropout acts between layers and on the summary. Further arguments are those of :class:`headgate.GRU`.
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        I, H and O.
+    num_layers : int
+        Layers of the GRU.
+    batch_first : bool
+        The input is (B, T, I) instead of (T, B, I).
+    bidirectional : bool
+        Add a backward direction to each layer.
+    pool : {"last", "mean", "max"}
+        The summary, over the valid steps only: the final state of each direction (forward at the sequence's true end,
+        backward at its first step), or the mean or maximum of all states.
+    dropout : float
+        Acts between layers and on the summary.
+    reset, bias, backend, device, dtype
+        As for :class:`headgate.GRU`.
 
-    In evaluation mode a sequence's answer has the same bits alone, padded, and at any place in any batch (with the
-    native library, on a CPU).
+    Notes
+    -----
+    In evaluation mode, with the native library on a CPU, the output for a sequence has the same bits alone, padded, and
+    at any position of any batch.
 
+    Examples
+    --------
     >>> model = SequenceModel(10, 20, 1)
     >>> model(torch.randn(3, 7, 10), lengths=[7, 1, 4]).shape  # (B, T, I) -> (B, O)
     torch.Size([3, 1])
@@ -59,9 +77,24 @@ class SequenceModel(nn.Module):
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), output_size, device=device, dtype=dtype)
 
     def forward(self, x: Tensor | PackedSequence, lengths: Any = None) -> Tensor:
-        """x (B, T, I), or (T, B, I) with batch_first=False, or (T, I) unbatched, or a PackedSequence, or ids without
-        the last axis; lengths (B,) from 0 to T, or None: all T -> (B, O), or (O,). A sequence without steps has a
-        summary of zeros. Raises what :class:`headgate.GRU` raises.
+        """Compute the output for each sequence.
+
+        Parameters
+        ----------
+        x : Tensor (B, T, I) or PackedSequence
+            Or (T, B, I) with batch_first=False, or (T, I) unbatched; or integer ids without the last axis.
+        lengths : integers (B,), optional
+            From 0 to T; all T by default. The summary of a sequence of length 0 is zero.
+
+        Returns
+        -------
+        Tensor (B, O)
+            Or (O,) unbatched.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            As :class:`headgate.GRU`, and ValueError for a PackedSequence with ``lengths``.
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
@@ -85,7 +118,7 @@ class SequenceModel(nn.Module):
         if lengths is None:
             lengths = torch.full((states.shape[1 - time],), T)
         ends: Tensor = torch.as_tensor(lengths, device=states.device).unsqueeze(1)  # (B, 1)
-        if self.pool == "mean":  # states are zero from a row's end on; summed in order, they change no bit
+        if self.pool == "mean":  # padding states are zero: summed in order, they leave every bit unchanged
             total = states.cumsum(time).select(time, -1) if T else states.sum(time)
             return total / ends.clamp(min=1)
         steps = torch.arange(T, device=states.device)
@@ -95,23 +128,23 @@ class SequenceModel(nn.Module):
 
 
 def _linear_by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``nn.functional.linear`` whose rows have the same bits alone or in a batch: a BLAS picks the order of its sums by
-    the shape, a sum over the last axis does not."""
+    """Compute ``nn.functional.linear`` to the same bits for a row alone or in a batch.
+
+    A BLAS picks the order of its sums by the shape; a sum over the last axis does not.
+    """
     return torch.stack([(x * row).sum(-1) for row in weight], -1) + bias
 
 
 def spread_memory(gru: GRU, steps: int) -> None:
-    """Let half of the units of each layer remember, before any training, over sequences of so many steps: each for a
-    time of its own.
+    """Initialize half of each layer's units to remember for different times, up to ``steps`` (chrono initialization).
 
-    With z the share of the old state that is kept, a unit remembers for about 1 / (1 - z) steps. The biases of its
-    update gate become log(u), u drawn uniformly between 1 and the steps but one (Tallec and Ollivier 2018, "chrono
-    initialization"). The other half forgets as soon as ever: what the last steps say is then learned as well as before.
-    Draws from torch's generator.
+    With z the share of the old state that is kept, a unit remembers for about 1 / (1 - z) steps. The bias of its update
+    gate becomes log(u), u uniform between 1 and steps - 1 (Tallec and Ollivier 2018). The other half keeps its usual
+    short memory, so that the model still learns from the last steps as well as before. Draws from torch's generator.
     """
     H = gru.hidden_size
     if gru.bias is not True:
-        raise ValueError(f"a layer with bias=True is needed, got bias={gru.bias!r}")
+        raise ValueError(f"gru must have bias=True, got bias={gru.bias!r}")
     with torch.no_grad():
         for name, bias in gru.named_parameters():
             if name.startswith("bias_ih"):

@@ -1,4 +1,4 @@
-"""The lines that a training begins and ends with."""
+"""The lines printed at the beginning and end of training."""
 
 import sys
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from headgate.training.loop import Result
 
 
 def model_in_words(settings: Settings) -> str:
-    """A model in a line: units, layers, variant."""
+    """Describe a model in one line: units, layers, variant."""
     m = settings.model
     return f"GRU of {m.hidden_size} units, {m.num_layers} layer{'s' * (m.num_layers > 1)}, reset {m.reset}"
 
 
-LEGEND = (  # of the reports, for who reads them on a terminal
+LEGEND = (  # explains the reports, on a terminal
     "",
-    "perplexity: among how many tokens the model hesitates on average; less is better",
-    "held out: the same at the end of the text, on which the model is not trained",
-    "  | what the model writes by then",
+    "perplexity: how many tokens the model hesitates between on average; lower is better",
+    "held out: the same for the end of the text, which the model is not trained on",
+    "  | text that the model generates at this point",
     "Ctrl-C saves and stops; --resume continues",
     "",
 )
 
 
 def introduction(directory: RunDirectory, corpus: Corpus, processes: Processes) -> list[str]:
-    """The lines that a training begins with."""
+    """Return the lines to print before training."""
     settings, threads = directory.settings, directory.settings.training.threads
     shared = f"{processes.world_size} processes of " if processes.world_size > 1 else ""
     threads = torch.get_num_threads() if processes.world_size > 1 else threads
@@ -44,7 +44,7 @@ def introduction(directory: RunDirectory, corpus: Corpus, processes: Processes) 
 
 
 def summary(directory: RunDirectory, result: Result, published: Sequence[Published]) -> list[str]:
-    """The lines that a training ends with."""
+    """Return the lines to print after training."""
     log, progress = directory.log(), result.progress
     lines = [
         f"{result.ending}: {progress.step:,} steps, {progress.epoch} epochs"

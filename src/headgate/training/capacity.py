@@ -1,4 +1,4 @@
-"""How much memory a training needs at the least, and how much there is: what is certain to fail is refused before."""
+"""Estimates of the memory that training needs and the machine has, so that a run bound to fail is refused early."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ NUMBER = 4  # bytes of a float32, and of an id
 
 
 def available() -> int:
-    """The bytes that this process can have at most: what the machine, its control groups and its own limits leave."""
+    """Return an upper bound on this process's memory in bytes, from the machine, control groups and resource limits."""
     bounds = [_address_space(), *_control_groups()]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _swap())
@@ -30,14 +30,14 @@ def _swap() -> int:
 def _address_space() -> int:
     try:
         import resource
-    except ModuleNotFoundError:  # no such limits there
+    except ModuleNotFoundError:  # this system has no such limits
         return sys.maxsize
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _control_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """The limits of the control groups (v1 or v2) that this process is in, swap included."""
+    """Yield the memory limits of this process's control groups (v1 or v2) in bytes, swap included."""
     for version, folder in control_groups("memory", root, of):
         names = ("memory.max", "memory.swap.max") if version == 2 else ("memory.limit_in_bytes", "")
         limit, swap = (_number(folder / name) if name else None for name in names)
@@ -46,19 +46,19 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None where there is no such file, or it says max."""
+    """Read the number in a file; None if there is no such file or it says max."""
     try:
         text = file.read_text().strip()
-    except OSError:  # the root of the groups has none, and a container shows only some
+    except OSError:  # the root group has no limit files, and a container shows only some groups
         return None
     return int(text) if text.isdigit() else None
 
 
 def needed(settings: Settings, V: int) -> int:
-    """A lower bound for the bytes of training such a model on a vocabulary of V ids.
+    """Return a lower bound on the memory, in bytes, for training such a model on a vocabulary of V ids.
 
-    Weights, their gradients and what the optimizer keeps of each, and of each unit in a batch its output and gates,
-    which going back through time reads. Rounded down: small tensors, the head's logits and a checkpoint come on top.
+    Counts the weights, their gradients and optimizer state, and the outputs and gates of a batch, which backpropagation
+    reads. Leaves out small tensors, the head's logits and checkpoints.
     """
     m, t = settings.model, settings.training
     H, E = m.hidden_size, m.embedding
@@ -71,35 +71,35 @@ def needed(settings: Settings, V: int) -> int:
 
 
 def check_model(settings: Settings, V: int) -> None:
-    """InputError where a model cannot be trained in the memory that there is. Says nothing of a GPU's."""
+    """Raise InputError if the model cannot be trained in the available memory; a GPU's memory is not checked."""
     if settings.training.device != "cpu":
         return
     least, most = needed(settings, V), available()
     if least > most:
         raise InputError(
-            f"training this model takes at least {in_gigabytes(least)} of memory, there are {in_gigabytes(most)}: "
-            "take a smaller --hidden-size, fewer --num-layers, or a smaller --batch-size or --sequence-length"
+            f"training this model takes at least {in_gigabytes(least)} of memory, available are {in_gigabytes(most)}: "
+            "use a smaller --hidden-size, fewer --num-layers, or a smaller --batch-size or --sequence-length"
         )
 
 
 def check_text(settings: TextSettings, *, remedy: str) -> None:
-    """InputError where a plain file cannot be read whole in the memory that there is, as text and as ids."""
+    """Raise InputError if a plain file, as text and as ids, does not fit into the available memory."""
     path = Path(settings.corpus)
     files = [f for f in path.rglob("*") if f.suffix.lower() in (".txt", ".text", ".md")] if path.is_dir() else [path]
     size = sum(os.path.getsize(file) for file in files if file.is_file())
     if settings.limit or settings.normalize == "letters" or settings.corpus.lower().endswith((".gz", ".zip")):
-        return  # what it comes to is not known
-    factor = {"bytes": NUMBER, "characters": 2}.get(settings.tokenizer, 0.5)  # at the least, whatever its language
+        return  # the size after that is not known
+    factor = {"bytes": NUMBER, "characters": 2}.get(settings.tokenizer, 0.5)  # a lower bound in any language
     if (least := int(size * factor)) > (most := available()):
         raise InputError(
-            f"{settings.corpus} has {in_gigabytes(size)} and takes at least {in_gigabytes(least)} of memory when it is "
-            f"read whole, there are {in_gigabytes(most)}: {remedy}"
+            f"{settings.corpus} has {in_gigabytes(size)} and takes at least {in_gigabytes(least)} of memory when read "
+            f"whole, available are {in_gigabytes(most)}: {remedy}"
         )
 
 
 @contextlib.contextmanager
 def enough(remedy: str) -> Iterator[None]:
-    """Turn running out of memory, in Python, NumPy or torch, into an InputError that names the remedy."""
+    """Context manager: turn an out-of-memory error of Python, NumPy or torch into an InputError with the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -110,7 +110,7 @@ def enough(remedy: str) -> Iterator[None]:
 
 
 def in_gigabytes(size: int) -> str:
-    """A size for people.
+    """Format a size in bytes as gigabytes.
 
     >>> in_gigabytes(1_500_000_000), in_gigabytes(40_000_000)
     ('1.5 GB', '0.04 GB')

@@ -1,4 +1,4 @@
-"""Where a model is trained, and in which precision: the device, automatic mixed precision, the scaling of losses."""
+"""The device that a model is trained on, automatic mixed precision, and loss scaling."""
 
 import contextlib
 
@@ -11,12 +11,11 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Device:
-    """A device that training runs on. On a CPU all is float32, and nothing here does anything.
+    """A device to train on, with its precision; on a CPU everything is float32 and the methods have nothing to do.
 
-    With precision "float16" or "bfloat16" torch.autocast picks the operations that run in it; weights, optimizer and
-    state stay float32. With "float16" the loss is multiplied before backward by a factor that grows until a gradient
-    overflows, because small gradients would become zero (Micikevicius et al., arXiv:1710.03740); it is saved with a
-    checkpoint.
+    With precision "float16" or "bfloat16", torch.autocast picks the operations that run in it; weights, optimizer and
+    state stay float32. With "float16" the loss is scaled before backward, because small gradients would become zero
+    (Micikevicius et al., arXiv:1710.03740): the factor grows until a gradient overflows, and is saved in checkpoints.
     """
 
     def __init__(self, device: torch.device, precision: str = "float32") -> None:
@@ -26,7 +25,10 @@ class Device:
 
     @classmethod
     def of(cls, name: str, precision: str, *, number: int = 0) -> "Device":
-        """``cpu``, ``mps``, or ``cuda``: the GPU ``number`` of this machine. InputError where it is not there."""
+        """Return the device ``cpu``, ``mps``, or ``cuda``: GPU ``number`` of this machine.
+
+        Raises InputError if it is not available.
+        """
         if name == "cuda":
             if not torch.cuda.is_available():
                 raise InputError(
@@ -35,7 +37,7 @@ class Device:
             if number >= torch.cuda.device_count():
                 raise InputError(
                     f"process {number} of this machine needs a GPU of its own, there are {torch.cuda.device_count()}: "
-                    "start as many processes as GPUs"
+                    "start at most one process per GPU"
                 )
             torch.cuda.set_device(number)
             return cls(torch.device("cuda", number), precision)
@@ -44,19 +46,19 @@ class Device:
         return cls(torch.device(name), precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Within it the forward pass runs in the precision."""
+        """Context manager: run the forward pass in the chosen precision."""
         return contextlib.nullcontext() if self._half is None else torch.autocast(self.place.type, self._half)
 
     def backward(self, loss: Tensor) -> None:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the gradients those of the loss itself, after ``backward``; they may be infinite."""
+        """Divide the gradients by the loss scale, after ``backward``; they may be infinite."""
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer, *, finite: bool) -> None:
-        """A step of the optimizer if loss and gradients, the same on all processes, are ``finite``, else none."""
+        """Make an optimizer step if loss and gradients are ``finite``, which all processes agree on."""
         if self._scaler is None:
             if finite:
                 optimizer.step()
@@ -67,7 +69,7 @@ class Device:
 
     @property
     def scaling(self) -> dict[str, float]:
-        """The state of the scaling of losses; empty where there is none."""
+        """The state of the loss scaling; empty if the loss is not scaled."""
         return {} if self._scaler is None else self._scaler.state_dict()
 
     @scaling.setter
@@ -76,7 +78,7 @@ class Device:
             self._scaler.load_state_dict(state)
 
     def random_state(self) -> Tensor:
-        """The state of the generator that dropout draws from."""
+        """Return the state of the random generator that dropout draws from."""
         if self.place.type == "cuda":
             return torch.cuda.get_rng_state(self.place)
         return torch.mps.get_rng_state() if self.place.type == "mps" else torch.get_rng_state()

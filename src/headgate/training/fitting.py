@@ -1,4 +1,4 @@
-"""fit(): the loop from sequences and targets to a sequence model. One epoch after another, the best weights kept.
+"""fit(): the loop that trains a sequence model on sequences and targets and keeps the best weights.
 
 Letters: n sequences, T steps, F features, B batch, O outputs.
 """
@@ -21,7 +21,7 @@ from headgate.sequences.arrays import Sequences, batches_by_length
 from headgate.settings.run import TrainingSettings
 from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer
 
-# Asked after each step; once it says True, training ends there as if it had been the last.
+# Called after each step; once it returns True, training ends as if that step had been the last.
 stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("stopping", default=lambda: False)
 
 # outputs (B, O), targets (B, ...) -> the loss of each (B,)
@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Sequences with their targets (n, O) float32 or (n,) classes, and their weights (n,) float32, whose mean is 1."""
+    """Sequences with targets, (n, O) float32 or (n,) classes, and optional weights (n,) float32 of mean 1."""
 
     sequences: Sequences
     targets: np.ndarray
@@ -43,7 +43,7 @@ class Examples:
 
 @dataclass
 class FitState:
-    """A model under way: what another epoch needs, and what has been."""
+    """A model in training, with everything that another epoch needs, and its history."""
 
     model: SequenceModel
     settings: TrainingSettings
@@ -57,27 +57,27 @@ class FitState:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean squared error of each sequence: outputs and targets (B, O) -> (B,)."""
+    """Compute the mean squared error of each sequence: outputs and targets (B, O) -> (B,)."""
     return (outputs - targets).square().mean(1)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The cross-entropy of each sequence in nats: logits (B, O), classes (B,) -> (B,)."""
+    """Compute the cross-entropy of each sequence in nats: logits (B, O), classes (B,) -> (B,)."""
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
 def fit(state: FitState, training: Examples, held_out: Examples | None = None, *, verbose: int = 0) -> None:
-    """Train for ``settings.epochs`` more epochs; with a held-out part, ends with the weights that were best on it.
+    """Train for ``settings.epochs`` more epochs; with held-out examples, end with the weights that were best on them.
 
-    Stops once ``settings.patience`` epochs have brought no better held-out loss. Draws dropout from torch's generator,
-    the order of the sequences from ``state.random``. ``verbose`` 1 prints every tenth epoch, 2 every one, and both show
-    a bar on a terminal. Raises InputError where the loss of a whole epoch is not finite.
+    Stops early after ``settings.patience`` epochs without a better held-out loss. Draws dropout from torch's generator
+    and the order of the sequences from ``state.random``. ``verbose`` 1 prints every tenth epoch, 2 every epoch; both
+    show a progress bar on a terminal. Raises InputError if the loss is not finite in most steps of an epoch.
     """
     settings, begin = state.settings, len(state.history)
     epochs = begin + settings.epochs
     per_epoch = -(-len(training.sequences) // settings.batch_size)
     best, best_epoch, best_weights = math.inf, begin, None
-    if held_out is not None and begin:  # going on must not end worse than it began
+    if held_out is not None and begin:  # more training must not make the model worse
         best, best_weights = mean_loss(state.model, held_out, state.loss), _copy(state.model)
     bar = tqdm(
         total=settings.epochs, disable=not (verbose and sys.stdout.isatty()), file=sys.stdout, unit="epoch",
@@ -110,7 +110,7 @@ def fit(state: FitState, training: Examples, held_out: Examples | None = None, *
 
 
 def _epoch(state: FitState, training: Examples, first_step: int, total: int) -> float:
-    """One pass over the sequences; their mean loss, each taken before its step."""
+    """Train on each sequence once; return the mean of the losses before each step."""
     settings, model = state.settings, state.model.train()
     parameters = list(model.parameters())
     loss_sum, taken, skipped = 0.0, 0, 0
@@ -137,7 +137,7 @@ def _epoch(state: FitState, training: Examples, first_step: int, total: int) -> 
 
 
 def mean_loss(model: SequenceModel, examples: Examples, loss: Loss, batch: int = 256) -> float:
-    """The (weighted) mean loss over all examples, in evaluation mode."""
+    """Compute the (weighted) mean loss over all examples, in evaluation mode."""
     model.eval()
     total = 0.0
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def mean_loss(model: SequenceModel, examples: Examples, loss: Loss, batch: int =
 
 
 def trivial_loss(examples: Examples) -> float:
-    """The (weighted) mean loss of predicting the same for every sequence: the mean, or the frequencies of classes."""
+    """Compute the (weighted) mean loss of a constant prediction: the mean target, or the class frequencies."""
     targets, weights = examples.targets, examples.weights
     weights = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
     if targets.ndim == 2:
@@ -160,21 +160,21 @@ def trivial_loss(examples: Examples) -> float:
 
 
 def predict(model: SequenceModel, sequences: Sequences, batch: int = 256) -> np.ndarray:
-    """What a model, in evaluation mode, gives for every sequence: (n, O)."""
+    """Compute the outputs (n, O) for all sequences, in evaluation mode."""
     model.eval()
-    found = np.empty((len(sequences), model.head.out_features), np.float32)
+    outputs = np.empty((len(sequences), model.head.out_features), np.float32)
     with torch.inference_mode():
         for indices in batches_by_length(sequences.lengths, batch):
-            found[indices] = _read(model, sequences.take(indices)).cpu().numpy()
-    return found
+            outputs[indices] = _read(model, sequences.take(indices)).cpu().numpy()
+    return outputs
 
 
 def _loss(model: SequenceModel, batch: Examples, loss: Loss) -> Tensor:
-    """The mean loss of a batch, each sequence's times its weight."""
-    found = _read(model, batch.sequences)
-    losses = loss(found, torch.from_numpy(batch.targets).to(found.device))
+    """Compute the weighted mean loss of a batch."""
+    outputs = _read(model, batch.sequences)
+    losses = loss(outputs, torch.from_numpy(batch.targets).to(outputs.device))
     if batch.weights is not None:
-        losses = losses * torch.from_numpy(batch.weights).to(found.device)
+        losses = losses * torch.from_numpy(batch.weights).to(outputs.device)
     return losses.mean()
 
 
@@ -182,8 +182,8 @@ def _read(model: SequenceModel, sequences: Sequences) -> Tensor:
     device = model.head.weight.device
     x = torch.from_numpy(sequences.padded()).to(device)
     equal = bool((sequences.lengths == x.shape[1]).all())
-    found: Tensor = model(x, None if equal else torch.from_numpy(sequences.lengths).to(device))
-    return found
+    outputs: Tensor = model(x, None if equal else torch.from_numpy(sequences.lengths).to(device))
+    return outputs
 
 
 def _copy(model: SequenceModel) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""train(): the loop from a text and settings to a model. One step after another, continued exactly where it stopped.
+"""train(): the loop that trains a language model on a text; a stopped run continues exactly where it ended.
 
 Letters: T time steps, B batch, L layers, H hidden size.
 """
@@ -26,19 +26,19 @@ from headgate.training.optimization import clip_gradients, learning_rate
 from headgate.training.report import Report
 from headgate.training.state import Progress, Training, save, start_or_continue
 
-BAD_STEPS = 10  # so many steps in a row without a finite loss and gradient end the run
+BAD_STEPS = 10  # consecutive steps without a finite loss and gradient that end the run
 
 
 @dataclass
 class Speed:
-    """Tokens a second of the training steps alone, without the first epoch (or its first 100 steps) of the process.
+    """Tokens per second of the training steps alone, without the warm-up: the process's first epoch or 100 steps.
 
-    Until there is more than that, it is the speed of that.
+    During the warm-up, the speed so far.
     """
 
     seconds: float = 0.0
     tokens: int = 0
-    cold: float = 0.0  # speed of the warm-up, once that is over
+    cold: float = 0.0  # speed during the warm-up, 0 until it is over
 
     def add(self, seconds: float, tokens: int) -> None:
         self.seconds += seconds
@@ -55,7 +55,7 @@ class Speed:
 
 @dataclass
 class Result:
-    """How training ended: ``finished``, ``stopped early``, ``paused`` at max_steps or ``interrupted``."""
+    """The end of training; ``ending`` is finished, stopped early, paused (at max_steps) or interrupted."""
 
     ending: str
     progress: Progress
@@ -70,13 +70,14 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = Processes(),
 ) -> Result:
-    """Train the model of ``run`` on ``corpus`` from its newest checkpoint, or from the start where there is none.
+    """Train the model of ``run`` on ``corpus`` from its newest checkpoint, or from the start if it has none.
 
-    Seeds torch's generator and sets its number of threads (with several processes, torchrun has). ``stop`` is asked in
-    every step; once it says True the step's checkpoint is written and training ends, to be continued by the next call
-    as if it had never stopped. Several processes, each of which calls this, compute what one alone computes.
-    Raises InputError where the text is too short for a batch, the loss stays infinite, or a checkpoint cannot be
-    written; the newest checkpoint is then intact.
+    Seeds torch's generator and sets its number of threads (with several processes, torchrun has set it). ``stop`` is
+    called in every step; once it returns True, training writes a checkpoint after the step and ends, and the next call
+    continues as if it had never stopped. Several processes that each call this compute the same as one alone.
+
+    Raises InputError if the text is too short for a batch, the loss stays non-finite, or a checkpoint cannot be
+    written; the previous checkpoint is then intact.
     """
     settings = run.settings.training
     batches = Batches.of(corpus.training, settings, rank=processes.rank, world_size=processes.world_size)
@@ -137,28 +138,32 @@ def _step(
     processes: Processes,
     *wishes: bool,
 ) -> tuple[float, float, bool, bool]:
-    """One optimizer step: x, y (T, B). Returns the mean loss in nats and the gradient norm before clipping, both of all
-    processes, and for each of two wishes whether any process has it.
+    """Make one optimizer step on x, y (T, B).
 
-    A loss or gradient that is not finite changes nothing but the carried state, which starts over.
+    Returns the mean loss in nats and the gradient norm before clipping, both over all processes, and for each of two
+    wishes whether any process has it. If the loss or gradient is not finite, only the carried state changes: it starts
+    over.
     """
     training.optimizer.zero_grad()
     own = _backward(training, x, y, settings.accumulate)
     training.device.unscale(training.optimizer)
     norm = clip_gradients(list(training.model.parameters()), settings.clip)
-    loss, *wanted = processes.all_reduce(own, *wishes)
+    loss, *granted = processes.all_reduce(own, *wishes)
     finite = math.isfinite(loss + norm)
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.device.step(training.optimizer, finite=finite)
     if not finite:
         training.state, loss = None, math.nan
-    return loss, norm, bool(wanted[0]), bool(wanted[1])
+    return loss, norm, bool(granted[0]), bool(granted[1])
 
 
 def _backward(training: Training, x: Tensor, y: Tensor, parts: int) -> float:
-    """The gradients of the mean loss over x, y (T, B), and that loss; carries the state on. In several parts, each of
-    them some rows, one after the other: the same, but for rounding, with less memory."""
+    """Backpropagate the mean loss over x, y (T, B), update the carried state and return the loss.
+
+    With ``parts`` > 1, accumulate gradients over that many micro-batches of rows: the same result up to rounding, in
+    less memory.
+    """
     if parts == 1:
         with training.device.autocast():
             loss, training.state = training.loss(x, y, training.state)
@@ -167,7 +172,7 @@ def _backward(training: Training, x: Tensor, y: Tensor, parts: int) -> float:
     total, states = 0.0, []
     for part in range(parts):
         before = None if training.state is None else training.state[:, part::parts].contiguous()
-        last = part == parts - 1  # only then are the gradients of all processes brought together
+        last = part == parts - 1  # only this part reduces the gradients of all processes
         with contextlib.nullcontext() if last else getattr(training.loss, "no_sync", contextlib.nullcontext)():
             with training.device.autocast():
                 loss, state = training.loss(x[:, part::parts], y[:, part::parts], before)
@@ -196,7 +201,7 @@ def _count(progress: Progress, loss: float, rate: float, tokens: int) -> None:
 
 
 def _ending(settings: TrainingSettings, progress: Progress) -> str:
-    """Why training ends here; empty where it goes on."""
+    """Return the reason why training ends here, or an empty string if it continues."""
     if settings.patience and progress.waited >= settings.patience:
         return "stopped early"
     if progress.epoch >= settings.epochs:
@@ -217,7 +222,7 @@ def _report(
     settings: TrainingSettings,
     processes: Processes,
 ) -> None:
-    """Report the epoch so far; at its end (``training`` given) look at the held-out part first."""
+    """Report the epoch so far; at its end (``training`` is not None) evaluate the held-out part first."""
     loss = progress.loss_sum / progress.tokens if progress.tokens else math.nan
     entry = {
         "step": progress.step,
@@ -255,7 +260,7 @@ def _sample_due(settings: TrainingSettings, epoch: int) -> bool:
 
 
 def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> list[str]:
-    """What the model writes now after each of the run's prefixes. Draws nothing from torch's generator."""
+    """Generate a sample from each of the run's prefixes, without drawing from torch's generator."""
     settings = run.settings.training
     runtime = Runtime(numpy_weights(model), run.settings.model, run.tokenizer, threads=torch.get_num_threads())
     return [
@@ -267,11 +272,11 @@ def write_samples(model: LanguageModel, run: RunDirectory, corpus: Corpus) -> li
 
 
 def prefixes(settings: TrainingSettings, corpus: Corpus) -> tuple[str, ...]:
-    """The beginnings of samples: the prefixes of the settings, else the text's first words, up to ten characters."""
+    """Return the prefixes of the samples: those of the settings, or the text's first words, up to ten characters."""
     if settings.sample_prefixes:
         return settings.sample_prefixes
     line = next((line.strip() for line in corpus.beginning.splitlines() if line.strip()), "")
     start = line[:10]
-    if " " in start and (start[-1:] + line[10:11]).isalnum() and len(line) > 10:  # in the middle of a word
+    if " " in start and (start[-1:] + line[10:11]).isalnum() and len(line) > 10:  # cut in the middle of a word
         start = start.rpartition(" ")[0]
     return (start.strip(),)

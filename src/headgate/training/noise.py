@@ -1,4 +1,4 @@
-"""The chapter's toy: a sequence model fitted to numbers drawn anew in every epoch, inputs and targets alike."""
+"""The textbook chapter's toy: a sequence model fitted to random inputs and targets, drawn again in every epoch."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from headgate.training.optimization import make_optimizer
 
 
 def fit_noise(noise: Noise, *, seed: int, say: Callable[[str], None]) -> list[float]:
-    """Train for ``noise.epochs`` epochs of one batch, mean squared error, Adam; the loss before each step.
+    """Train for ``noise.epochs`` epochs of one batch (mean squared error, Adam); return the loss before each step.
 
-    Inputs (samples, steps, features) and targets (samples, 1) are standard normal numbers. Says the loss of every tenth
-    epoch. torch goes on drawing afterwards as if nothing had been drawn.
+    Inputs (samples, steps, features) and targets (samples, 1) are standard normal. Calls ``say`` with the loss of every
+    tenth epoch. Restores torch's random generator afterwards.
     """
     settings = TrainingSettings(optimizer="adam", learning_rate=noise.learning_rate)
     losses = []

@@ -1,4 +1,4 @@
-"""How gradients become steps: the optimizer, the learning rate over the run, clipping by norm."""
+"""The optimizer, the learning rate schedule, and clipping of gradients by norm."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from headgate.settings.run import TrainingSettings
 
 
 def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over all parameters at once (``fused``), with the betas and epsilon of PyTorch."""
+    """Return SGD, Adam or AdamW, fused over all parameters, with PyTorch's betas and epsilon."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
@@ -19,27 +19,30 @@ def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter
 
 
 def check_state(optimizer: torch.optim.Optimizer, states: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """ValueError unless each parameter's numbers have its shape: a fused optimizer reads and writes beyond others."""
+    """Raise ValueError unless each parameter's optimizer state has its shape.
+
+    A fused optimizer would read and write out of bounds.
+    """
     parameters = optimizer.param_groups[0]["params"]
     names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     if states and states.keys() != set(range(len(parameters))):
-        raise ValueError(f"the optimizer has numbers of the parameters {sorted(states)}, not of {len(parameters)}")
+        raise ValueError(f"the optimizer has the state of parameters {sorted(states)}, not of all {len(parameters)}")
     for index, values in states.items():
         shape = parameters[index].shape
         expected = {name: torch.Size() if name == "step" else shape for name in names}
-        found = {name: value.shape for name, value in values.items()}
-        if found.get("step") == (1,):  # as a scaled loss leaves it
-            found["step"] = torch.Size()
-        if found != expected:
-            raise ValueError(f"the optimizer's numbers of parameter {index} are {found}, not {expected}")
+        shapes = {name: value.shape for name, value in values.items()}
+        if shapes.get("step") == (1,):  # its shape with a scaled loss
+            shapes["step"] = torch.Size()
+        if shapes != expected:
+            raise ValueError(f"the optimizer's state of parameter {index} has the shapes {shapes}, not {expected}")
         if any(value.dtype != torch.float32 for value in values.values()):
-            raise ValueError(f"the optimizer's numbers of parameter {index} are not all float32")
+            raise ValueError(f"the optimizer's state of parameter {index} is not all float32")
 
 
 def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
-    """The learning rate of a step (counted from 0) of ``total``, before schedule plateau's halvings.
+    """Return the learning rate of step ``step`` (from 0) of ``total``, before the halvings of schedule "plateau".
 
-    It rises linearly over the first ``warmup`` steps; then it is constant, or falls as half a cosine to a hundredth.
+    It rises linearly over the first ``warmup`` steps, then is constant or falls along half a cosine to a hundredth.
 
     >>> learning_rate(TrainingSettings(learning_rate=1.0, schedule="cosine"), 50, 100)
     0.505
@@ -53,9 +56,10 @@ def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> float:
-    """Scale all gradients together so that their norm is at most ``largest`` (0: leave them); the norm it was before.
+    """Scale all gradients so that their joint norm is at most ``largest`` (0: no limit); return the norm before.
 
-    A sequence, because it is walked through twice: a generator would be used up by the first walk, and nothing clipped.
+    ``parameters`` must be a sequence because it is iterated over twice: a generator would be exhausted after the first
+    pass and nothing would be clipped.
     """
     if largest > 0:
         return float(nn.utils.clip_grad_norm_(parameters, largest, foreach=True))

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live bar on a terminal, plain lines in a pipe, log.jsonl, samples.txt, events."""
+"""The reports of a training run: a live bar on a terminal, plain lines in a pipe, log.jsonl, samples.txt, events."""
 
 import contextlib
 import json
@@ -16,20 +16,20 @@ from headgate.training.tensorboard_log import Events
 
 
 class Report:
-    """Tells the terminal and the run directory. ``quiet`` tells the run directory only."""
+    """Reports to the terminal and the run directory; with ``quiet``, to the run directory only."""
 
     def __init__(self, run: RunDirectory, *, quiet: bool = False) -> None:
         self.run = run
         self.quiet = quiet
-        self.steps = 0  # made since this was created
+        self.steps = 0  # since this report was created
         self._bar: Any = None
-        self._events: Events | None = None  # from the first report on: of several processes, one reports
+        self._events: Events | None = None  # created at the first report, because only one of several processes reports
         epochs = run.settings.training.epochs
         self._line_every = max(epochs // 20, 1)  # epochs: about twenty lines per run
         self._digits = 5  # of the number of steps
 
     def begin(self, step: int, total: int) -> None:
-        """Training continues after ``step`` of ``total``."""
+        """Begin the bar at ``step`` of ``total``."""
         self._digits = len(str(total))
         live = not self.quiet and sys.stdout.isatty()
         self._bar = tqdm(
@@ -38,7 +38,7 @@ class Report:
         )  # fmt: skip
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A step was made; ``loss`` is its own, nan where it was skipped."""
+        """Show a step on the bar; ``loss`` is that step's, nan if it was skipped."""
         self.steps += 1
         if not self._bar.disable:
             self._bar.set_postfix_str(
@@ -48,7 +48,7 @@ class Report:
                 self._bar.update(step - self._bar.n)
 
     def entry(self, entry: dict[str, Any], *, end_of_epoch: bool) -> None:
-        """One line of log.jsonl, where what is not finite is null; and now and then a line to read."""
+        """Append a line to log.jsonl, with null for numbers that are not finite, and print some of the lines."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
         if self._events is None and self.run.settings.training.tensorboard:
             self._events = Events(self.run.path / "events", self.run.log())
@@ -66,11 +66,11 @@ class Report:
         self.line(text + (f"  {entry['skipped']} steps skipped" if entry["skipped"] else ""))
 
     def diverged(self, step: int, epoch: int) -> None:
-        """Training ends here, because it does not get anywhere."""
+        """Log that training ends here because its loss stays non-finite."""
         self.run.append("log.jsonl", json.dumps({"step": step, "epoch": epoch, "diverged": True}) + "\n")
 
     def samples(self, epoch: int, texts: list[str]) -> None:
-        """What the model wrote after an epoch."""
+        """Write and print the samples generated after an epoch."""
         self.run.append("samples.txt", "".join(f"epoch {epoch}: {text}\n" for text in texts))
         if self._events is not None:
             self._events.samples([text.encode("utf-8", "backslashreplace").decode() for text in texts])
@@ -95,9 +95,9 @@ class Report:
 
     @contextlib.contextmanager
     def _whoever_reads(self) -> Iterator[None]:
-        """Context manager: where standard output cannot be written any more, say so once and be quiet from then on.
+        """Context manager: if standard output can no longer be written, say so once and be quiet from then on.
 
-        The reader of a pipe has gone, a terminal was closed, a disk is full: no reason to lose a run.
+        A pipe whose reader exited, a closed terminal or a full disk is no reason to lose a run.
         """
         try:
             yield
@@ -107,6 +107,6 @@ class Report:
                 self._bar.disable = True
             console.discard(sys.stdout)
             console.tell(
-                f"headgate: standard output cannot be written any more ({error.strerror}); training goes on, and "
+                f"headgate: standard output can no longer be written ({error.strerror}); training continues, and "
                 f"{self.run.path} has the reports"
             )

@@ -1,4 +1,4 @@
-"""headgate.train(): a language model from a text, in Python."""
+"""headgate.train(): train a language model on a text from Python."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ from headgate.training.start import opened
 
 @dataclass(frozen=True)
 class Run:
-    """A run that :func:`train` has trained.
+    """A run trained by :func:`train`.
 
     Attributes
     ----------
     directory : RunDirectory
-        What it left on disk.
+        The run on disk.
     ending : str
         "finished", "stopped early" (after ``patience`` epochs), or "paused" (at ``max_steps``).
     """
@@ -45,16 +45,16 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The reports, one dictionary each: step, epoch, loss (nats per token), perplexity, held_out_perplexity, ..."""
+        """The reports, a dictionary each: step, epoch, loss (nats per token), perplexity, held_out_perplexity, ..."""
         return self.directory.log()
 
     @property
     def curve(self) -> Path:
-        """The picture of perplexity over epochs."""
+        """The path of the plot of perplexity over epochs."""
         return self.path / "curve.png"
 
     def model(self, *, best: bool = True) -> LanguageModel:
-        """Load the model, in evaluation mode; ``best``: the weights with the lowest held-out loss, if there are any."""
+        """Load the model in evaluation mode; ``best``: the weights with the lowest held-out loss, if saved."""
         return LanguageModel.load(self.path, best=best and _has_best(self.path))
 
     def runtime(self, *, best: bool = True) -> Runtime:
@@ -81,9 +81,9 @@ def train(
 ) -> Run:
     """Train a language model on a text, or continue the run in ``out``.
 
-    The same call continues a run that was interrupted, from its newest checkpoint and to the same bits; with more
-    ``epochs`` it trains a finished one for longer. Ctrl-C saves a checkpoint and raises KeyboardInterrupt; a second
-    one raises it at once.
+    The same call continues an interrupted run from its newest checkpoint, to the same bits as without interruption;
+    with more ``epochs`` it continues a finished run. Ctrl-C saves a checkpoint and raises KeyboardInterrupt; a second
+    Ctrl-C raises it at once.
 
     Parameters
     ----------
@@ -91,13 +91,13 @@ def train(
         A file, directory, archive or compressed file, or a name that ``headgate corpora`` lists; "voyage", the bundled
         tale, by default.
     out : str or path, optional
-        The run directory; by default the first of runs/NAME, runs/NAME-2, ... that is free.
+        The run directory; by default the first free one of runs/NAME, runs/NAME-2, ...
     recipe : str, optional
         A recipe (``headgate recipes``) or a TOML file, whose settings are the defaults.
     overwrite : bool
         Replace the run in ``out``.
     data_dir : str or path, optional
-        A directory that holds downloaded texts already.
+        A directory with texts that are already downloaded.
     quiet : bool
         Print nothing; the run directory has the reports.
     **settings
@@ -106,28 +106,30 @@ def train(
     Returns
     -------
     Run
-        With the curve, the log, the model and the runtime at hand.
+        The curve, the log, the model and the runtime of the run.
 
     Raises
     ------
     InputError
-        For settings that are unknown, impossible, or not those of the run in ``out``; for a text that cannot be read
-        or is too short.
+        If a setting is unknown, invalid or contradicts the run in ``out``, or if the text cannot be read or is too
+        short.
 
     Examples
     --------
     >>> run = train("voyage", out="runs/first", epochs=2)  # doctest: +SKIP
     >>> run.runtime().generate("The gate", 80)  # doctest: +SKIP
     """
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     if corpus is not None:
-        given["corpus"] = os.fspath(corpus)
+        changes["corpus"] = os.fspath(corpus)
     path = None if out is None else Path(out)
     resume = path is not None and is_run(path) and not overwrite
     folder = None if data_dir is None else Path(data_dir)
     with (
         _torch_as_it_was(),
-        opened(path, given, recipe=recipe, resume=resume, overwrite=overwrite, data_dir=folder, quiet=quiet) as session,
+        opened(
+            path, changes, recipe=recipe, resume=resume, overwrite=overwrite, data_dir=folder, quiet=quiet
+        ) as session,
         Signals() if threading.current_thread() is threading.main_thread() else contextlib.nullcontext() as signals,
     ):
         result = session.train(stop=signals.received if signals else lambda: False)

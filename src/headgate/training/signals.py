@@ -1,12 +1,15 @@
-"""Ctrl-C and other signals that end training after the step under way."""
+"""Ctrl-C and other signals, which end training after the current step."""
 
 import os
 import signal
 
 
 class Signals:
-    """Context manager: the first Ctrl-C, SIGTERM or SIGHUP (the terminal was closed) is noted, the next one of its kind
-    is taken as ever. A signal that is ignored, as SIGHUP under nohup, stays ignored."""
+    """Context manager: note the first Ctrl-C, SIGTERM or SIGHUP (terminal closed) instead of handling it.
+
+    A second signal of the same kind is handled as usual. A signal that is ignored, as SIGHUP is under nohup, stays
+    ignored.
+    """
 
     number = 0
 
@@ -26,7 +29,7 @@ class Signals:
         signal.signal(number, self._before[signal.Signals(number)])
         if number == signal.SIGINT and os.isatty(2):
             os.write(
-                2, b"\nstopping after this step, to save; Ctrl-C again stops at once, without saving\n"
+                2, b"\nsaving and stopping after this step; press Ctrl-C again to stop at once without saving\n"
             )  # print is not reentrant
 
     def received(self) -> bool:

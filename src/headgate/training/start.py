@@ -1,4 +1,4 @@
-"""Starting and continuing runs of language models: what ``headgate train`` and :func:`headgate.train` share."""
+"""Starting and continuing runs of language models, for ``headgate train`` and :func:`headgate.train`."""
 
 import contextlib
 import dataclasses
@@ -35,14 +35,13 @@ from headgate.training.loop import Result
 from headgate.training.report import Report
 
 MEMORY = (
-    "take a smaller --hidden-size or fewer --num-layers, or a smaller --batch-size or --sequence-length, or "
-    "--accumulate"
+    "use a smaller --hidden-size or fewer --num-layers, or a smaller --batch-size or --sequence-length, or --accumulate"
 )
 
 
 @dataclass
 class Session:
-    """A run that is open for training: its directory, locked, and its text."""
+    """A run open for training: its locked directory and its text."""
 
     directory: RunDirectory
     corpus: Corpus
@@ -50,7 +49,7 @@ class Session:
     processes: Processes
 
     def train(self, *, stop: Callable[[], bool]) -> Result:
-        """Train to the end, or until ``stop`` says so; report it, and draw the curve."""
+        """Train to the end or until ``stop`` returns True, with reports, and draw the curve."""
         if self.processes.is_main:
             self.processes.barrier()  # the others wait for the directory
         published = [Published(**row) for row in self.directory.facts.get("published", ())]
@@ -80,40 +79,40 @@ def opened(
     data_dir: Path | None = None,
     quiet: bool = False,
 ) -> Iterator[Session]:
-    """Context manager: start a run with the ``given`` settings, or with ``resume`` continue one; locked meanwhile.
+    """Context manager: start a run with the ``given`` settings, or with ``resume`` continue one, and keep it locked.
 
-    Several processes that torchrun started join one run. A new run in which no step was made is removed at the end of
-    the block if that raises. ``out`` None: runs/NAME, numbered if that is taken; the newest of these with ``resume``.
+    Processes that torchrun started join one run. If the block raises before the first step of a new run, the run is
+    removed. If ``out`` is None, the run is runs/NAME, numbered if that is taken; with ``resume``, the newest of these.
     """
     chosen = recipes.load(recipe) if recipe else None
     if chosen is not None and chosen.noise is not None:
-        raise InputError(f"recipe {chosen.name} fits sequences: headgate fit --recipe {recipe}")
+        raise InputError(f"recipe {chosen.name} fits sequences: use headgate fit --recipe {recipe}")
     settings = (chosen.settings if chosen else Settings()).replaced(**given)
     name = None if out else _default_name(chosen, settings)
     out = out or default_directory(str(name), newest=resume)
     resume = resume or _same_job(out)
-    with capacity.enough(MEMORY), Processes.joined() as together:
-        if not together.is_main:
-            together.barrier()  # until the first has made the directory
+    with capacity.enough(MEMORY), Processes.joined() as processes:
+        if not processes.is_main:
+            processes.barrier()  # wait until the first process has created the directory
             directory, corpus = _continued(out, {}, data_dir, first=False)
-            yield Session(directory, corpus, Report(directory, quiet=True), together)
+            yield Session(directory, corpus, Report(directory, quiet=True), processes)
             return
         if resume:
             directory, corpus = _continued(out, given, data_dir)
             with locked(directory.path):
                 directory.write_settings()
-                yield Session(directory, corpus, Report(directory, quiet=quiet), together)
+                yield Session(directory, corpus, Report(directory, quiet=quiet), processes)
             return
         settings = _as_prepared(settings, given)
         if idle := without_effect(given, settings):
             raise InputError("; ".join(idle))
-        settings, corpus, facts = _checked(settings, chosen, data_dir, count=together.world_size)
-        if together.world_size > 1:  # the others know which directory it is
+        settings, corpus, facts = _checked(settings, chosen, data_dir, count=processes.world_size)
+        if processes.world_size > 1:  # the other processes expect this directory, so it cannot get another number
             name = None
         with _claimed(out, settings, corpus, facts, name=name, overwrite=overwrite) as directory:
             report = Report(directory, quiet=quiet)
             try:
-                yield Session(directory, corpus, report, together)
+                yield Session(directory, corpus, report, processes)
             except BaseException:  # Ctrl-C too
                 if not report.steps:
                     directory.remove()
@@ -121,30 +120,32 @@ def opened(
 
 
 def _same_job(out: Path) -> bool:
-    """Whether torchrun has started again what it had begun: the run in ``out`` is of the same job."""
+    """Return True if the run in ``out`` belongs to this torchrun job, which was then restarted."""
     return bool(distributed.job()) and is_run(out) and RunDirectory.open(out).facts.get("job") == distributed.job()
 
 
 def _as_prepared(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The settings, as far as a prepared corpus settles them; InputError where ``given`` contradicts those."""
+    """Return the settings with those that a prepared corpus fixes; raise InputError if ``given`` contradicts them."""
     text = settings.text
     if not corpora.is_stored(text):
         return settings
-    settled = {**prepared_corpus.settings_of(Path(text.corpus)), "limit": 0}
-    if wrong := [name for name in settled if name in given and given[name] != settled[name]]:
+    fixed = {**prepared_corpus.settings_of(Path(text.corpus)), "limit": 0}
+    if wrong := [name for name in fixed if name in given and given[name] != fixed[name]]:
         raise InputError(
-            f"{text.corpus} was prepared with {', '.join(f'{name} = {settled[name]}' for name in wrong)}: omit "
+            f"{text.corpus} was prepared with {', '.join(f'{name} = {fixed[name]}' for name in wrong)}: omit "
             f"{', '.join('--' + name.replace('_', '-') for name in wrong)}, or prepare the text again"
         )
-    return settings.replaced(**settled)
+    return settings.replaced(**fixed)
 
 
 @contextlib.contextmanager
 def _claimed(
     out: Path, settings: Settings, corpus: Corpus, facts: dict[str, Any], *, name: str | None, overwrite: bool
 ) -> Iterator[RunDirectory]:
-    """Context manager: a new run, locked, in ``out``, or where another training has just taken that, in the next
-    runs/NAME-2, ... that is free, if there is a ``name``. What is left empty in the end is removed."""
+    """Context manager: create a new run in ``out`` and keep it locked; remove directories that are left empty.
+
+    With a ``name``, if another process has just taken ``out``, use the next free one of runs/NAME-2, ...
+    """
     taken: list[Path] = []
     while True:
         if name is not None:
@@ -153,7 +154,7 @@ def _claimed(
         made = [path for path in (out, *out.parents) if not path.exists()]
         out.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            tidy = stack.enter_context(contextlib.ExitStack())  # when the lock is released
+            tidy = stack.enter_context(contextlib.ExitStack())  # runs after the lock is released
             try:
                 stack.enter_context(locked(out))
                 tidy.callback(_remove_empty, out, made)
@@ -167,7 +168,7 @@ def _claimed(
 
 
 def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
-    """Remove a directory that holds nothing but its lock, and of those that were ``made`` what is empty then."""
+    """Remove a directory that contains nothing but its lock, and those of ``made`` that are then empty."""
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock", "checkpoints"}:
         (folder / "lock").unlink(missing_ok=True)
     for path in ((folder / "checkpoints"), *made):
@@ -178,30 +179,29 @@ def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
 def _checked(
     settings: Settings, recipe: Recipe | None, data_dir: Path | None, *, count: int
 ) -> tuple[Settings, Corpus, dict[str, Any]]:
-    """The settings of a run as it begins, its text and what config.json says of both; InputError where it cannot be
-    trained, before anything is written."""
+    """Return the settings of a new run, its text, and the facts about both for config.json.
+
+    Raises InputError if the run cannot be trained, before anything is written.
+    """
     if settings.training.tensorboard:
         tensorboard_log.check()
     if os.path.exists(settings.text.corpus) and settings.text.corpus not in NAMED:
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
     prepare = f"prepare it (headgate prepare {shlex.quote(settings.text.corpus)} --out DIR) and train on DIR"
     if settings.text.corpus not in NAMED and not corpora.is_stored(settings.text):
-        capacity.check_text(settings.text, remedy=f"{prepare}, or take a part with --limit")
+        capacity.check_text(settings.text, remedy=f"{prepare}, or use only a part with --limit")
     with capacity.enough(prepare):
         corpus = corpora.load(settings.text, data_dir=data_dir, share=distributed.on_this_machine())
     settings = settings.replaced(threads=settings.training.threads or machine.capped(torch.get_num_threads()))
-    Batches.of(
-        corpus.training, settings.training, world_size=count
-    )  # raises where the text is too short, before anything is written
-    Device.of(
-        settings.training.device, settings.training.precision, number=distributed.on_this_machine()[0]
-    )  # likewise
+    # The next calls only check: they raise before anything is written.
+    Batches.of(corpus.training, settings.training, world_size=count)
+    Device.of(settings.training.device, settings.training.precision, number=distributed.on_this_machine()[0])
     if settings.model.head == "adaptive":
-        cutoffs(corpus.tokenizer.vocabulary_size)  # likewise
+        cutoffs(corpus.tokenizer.vocabulary_size)
         if settings.text.tokenizer not in ("words", "subwords"):
             raise InputError(
-                "head = adaptive needs a vocabulary in which frequent tokens come first, which that of "
-                f"{settings.text.tokenizer} is not: take --tokenizer words or subwords, or --head linear or tied"
+                "head = adaptive needs a vocabulary ordered by frequency, which tokenizer = "
+                f"{settings.text.tokenizer} does not have: use --tokenizer words or subwords, or --head linear or tied"
             )
     capacity.check_model(settings, corpus.tokenizer.vocabulary_size)
     comparable = recipe is not None and recipe.settings.text == settings.text
@@ -222,15 +222,17 @@ def _checked(
 def _continued(
     out: Path, given: dict[str, Any], data_dir: Path | None, *, first: bool = True
 ) -> tuple[RunDirectory, Corpus]:
-    """The run in ``out`` with the settings that may change when it goes on; raises InputError for the others. The first
-    process is told of changes; the others read what that has written."""
+    """Open the run in ``out``, with changes to the settings that may change; raise InputError for others.
+
+    The ``first`` process applies the changes; the others read what it has written.
+    """
     directory = RunDirectory.open(out)
     before = {name: value for section in directory.settings.to_dict().values() for name, value in section.items()}
     changed = {name: value for name, value in given.items() if before[name] != value and name != "corpus"}
     if fixed := [name for name in changed if name not in CHANGEABLE]:
         raise InputError(
             f"{out} was started with {', '.join(f'{name} = {before[name]}' for name in fixed)}, which cannot change "
-            "when it goes on: omit the flag, or start another run with --out"
+            "when it continues: omit the flag, or start another run with --out"
         )
     if "corpus" in given:
         known = given["corpus"] == "-" or given["corpus"] in NAMED

@@ -1,4 +1,4 @@
-"""What training changes, step by step: as it begins, in a checkpoint, and as it comes out of one.
+"""The state of training: at its start, saved in a checkpoint, and restored from one.
 
 Letters: L layers, B batch, H hidden size, V vocabulary.
 """
@@ -23,39 +23,39 @@ from headgate.training.optimization import check_state, make_optimizer
 
 @dataclass
 class Progress:
-    """Where a run is; everything in it is saved."""
+    """The counters of a run; all are saved in checkpoints."""
 
-    step: int = 0  # steps made in all, skipped ones included
+    step: int = 0  # steps so far, skipped ones included
     epoch: int = 0
-    position: int = 0  # batches of this epoch done
-    loss_sum: float = 0.0  # nats over the tokens of this epoch so far
-    tokens: int = 0  # predicted in this epoch so far
+    position: int = 0  # batches done in this epoch
+    loss_sum: float = 0.0  # nats, over the tokens so far in this epoch
+    tokens: int = 0  # predicted so far in this epoch
     skipped: int = 0
     skipped_in_a_row: int = 0
     best_loss: float = math.inf  # the lowest held-out loss
     best_epoch: int = 0
-    waited: int = 0  # epochs since
+    waited: int = 0  # epochs since the best one
     rate_factor: float = 1.0  # of schedule plateau
-    scaling: dict[str, float] = field(default_factory=dict)  # of the loss, in float16
+    scaling: dict[str, float] = field(default_factory=dict)  # state of the loss scaling, in float16
 
 
 @dataclass
 class Training:
-    """What a step changes, apart from the progress; saved with it."""
+    """Everything a step changes except the counters in Progress; saved with them."""
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
-    loss: Loss  # that of the model; its gradients are those of all processes
+    loss: Loss  # the model's, with gradients averaged over all processes
     device: Device
-    state: Tensor | None = None  # (L, B, H), this process' rows, carried from batch to batch
+    state: Tensor | None = None  # (L, B, H), this process's rows, carried from batch to batch
     best: dict[str, np.ndarray] = field(default_factory=dict)  # weights with the lowest held-out loss
 
 
 def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Processes) -> tuple[Training, Progress]:
-    """A run as its newest checkpoint left it, or at its start where there is none; for each of ``processes``.
+    """Restore a run from its newest checkpoint, or start it if it has none; every process calls this.
 
-    Seeds torch's generator and sets its number of threads (with several processes, torchrun has). Raises InputError for
-    a checkpoint that is not of such a run.
+    Seeds torch's generator and sets its number of threads (with several processes, torchrun has set it). Raises
+    InputError if the checkpoint does not fit the run.
     """
     settings = run.settings.training
     if settings.threads and processes.world_size == 1:
@@ -65,7 +65,7 @@ def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Proces
     if not processes.is_main:
         checkpoint = run.newest()
     processes.barrier()  # before anything is written again
-    if checkpoint is not None:  # before a model of that size is made
+    if checkpoint is not None:  # before a model of that size is allocated
         _check(checkpoint, run, tokenizer.vocabulary_size)
     torch.manual_seed(settings.seed)
     model = LanguageModel(
@@ -86,7 +86,7 @@ def start_or_continue(run: RunDirectory, tokenizer: Tokenizer, processes: Proces
 
 
 def _check(checkpoint: Checkpoint, run: RunDirectory, V: int) -> None:
-    """InputError unless the weights, the carried state and the progress can be those of such a run."""
+    """Raise InputError unless weights, carried state and progress of the checkpoint fit the run."""
     settings = run.settings
     try:
         check_weights(checkpoint.arrays.get("weights", {}), settings.model, V)
@@ -95,16 +95,16 @@ def _check(checkpoint: Checkpoint, run: RunDirectory, V: int) -> None:
         shape = (settings.model.num_layers, settings.training.batch_size, settings.model.hidden_size)
         carried = checkpoint.arrays.get("carried", {}).get("state")
         if carried is not None and (carried.shape != shape or carried.dtype != np.float32):
-            raise ValueError(f"the carried state is {carried.dtype} of the shape {carried.shape}, not {shape}")
+            raise ValueError(f"the carried state must be float32 {shape}, got {carried.dtype} {carried.shape}")
         if checkpoint.state.keys() != (names := asdict(Progress()).keys()):
-            raise ValueError(f"its state names {', '.join(sorted(checkpoint.state.keys() ^ names))}")
+            raise ValueError(f"its state lacks or adds {', '.join(sorted(checkpoint.state.keys() ^ names))}")
         for name, initial in asdict(Progress()).items():
             value = checkpoint.state[name]
             if type(value) is not type(initial):
-                raise ValueError(f"{name} must be of the type {type(initial).__name__}, got {value!r}")
+                raise ValueError(f"{name} must be of type {type(initial).__name__}, got {value!r}")
             numbers = value.values() if isinstance(value, dict) else [value]
             if not all((type(n) in (int, float) and 0 <= n < 2**63) or n == math.inf for n in numbers):
-                raise ValueError(f"{name} cannot be {value!r}")
+                raise ValueError(f"{name} must be a non-negative number below 2**63 or infinity, got {value!r}")
     except ValueError as error:
         raise _misfit(checkpoint, run, error) from None
 
@@ -117,7 +117,7 @@ def _misfit(checkpoint: Checkpoint, run: RunDirectory, error: Exception) -> Inpu
 
 
 def save(run: RunDirectory, training: Training, progress: Progress, saved_step: int, processes: Processes) -> None:
-    """Write a checkpoint of all processes: the first one writes, the others tell it their rows and wait."""
+    """Write a checkpoint of all processes: the others send their rows to the first, which writes, and wait."""
     carried = None if training.state is None else processes.all_gather_rows(training.state.detach().float().cpu())
     generators = processes.all_gather(training.device.random_state())
     if not processes.is_main:
@@ -140,10 +140,10 @@ def save(run: RunDirectory, training: Training, progress: Progress, saved_step: 
     try:
         run.save(Checkpoint(progress.step, {k: dict(v) for k, v in arrays.items()}, asdict(progress)))
     except OSError as error:
-        before = f"that of step {saved_step} is intact" if saved_step else "there is none before it"
+        before = f"that of step {saved_step} is intact" if saved_step else "there is no earlier one"
         raise InputError(
             f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
-            f"{before}: make room, then continue with --resume"
+            f"and {before}: make room, then continue with --resume"
         ) from error
     processes.barrier()
 

@@ -1,4 +1,4 @@
-"""The reports of a run as TensorBoard reads them. TensorBoard is imported only where a run is to have them."""
+"""The reports of a run as TensorBoard event files; TensorBoard is imported only if a run writes them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from headgate.errors import InputError, not_installed
 
 
 class Events:
-    """A folder of event files that shows what log.jsonl has, each step once, and what the model wrote."""
+    """A folder of event files with the entries of log.jsonl, each step once, and the samples."""
 
     def __init__(self, folder: Path, log: Sequence[Mapping[str, Any]]) -> None:
-        """Go on behind ``log``, the entries so far.
+        """Continue after ``log``, the entries so far.
 
-        Where the folder shows something else, TensorBoard is told to forget it from there on, and the log is written
-        again: a run killed behind its last checkpoint has reported steps that will be made anew, and one that went
-        without events for a while lacks some.
+        From the first step at which the folder differs from the log, TensorBoard purges its events and the log is
+        written again. They differ after a run is killed, because the steps after its last checkpoint were reported and
+        will be repeated, or after it ran for a while without events.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -31,14 +31,14 @@ class Events:
             self.entry(entry)
 
     def entry(self, entry: Mapping[str, Any]) -> None:
-        """The numbers of one entry of the log, written when this returns; what is null has none."""
+        """Write and flush the numbers of one log entry; null values are left out."""
         self._step = entry["step"]
         for name, number in _numbers(entry).items():
             self._writer.add_scalar(name, number, self._step)
         self._writer.flush()
 
     def samples(self, texts: Sequence[str]) -> None:
-        """What the model wrote at the step of the last entry, shown as it is: Markdown takes no part in it."""
+        """Write the samples at the step of the last entry, indented so that TensorBoard does not render Markdown."""
         for number, text in enumerate(texts, 1):
             self._writer.add_text(f"sample/{number}", "    " + text.replace("\n", "\n    "), self._step)
         self._writer.flush()
@@ -48,17 +48,17 @@ class Events:
 
 
 def check() -> None:
-    """InputError where there is no TensorBoard."""
+    """Raise InputError if TensorBoard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "tensorboard":
             raise
-        raise InputError(f"{not_installed('--tensorboard', 'tensorboard')}, or take --no-tensorboard") from None
+        raise InputError(f"{not_installed('--tensorboard', 'tensorboard')}, or use --no-tensorboard") from None
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an entry, apart from its step, in the precision that event files have."""
+    """Return the numbers of an entry except its step, rounded to the float32 of event files."""
     with np.errstate(over="ignore"):
         return {
             name: float(np.float32(value))
@@ -68,20 +68,20 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _shown(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """The steps that TensorBoard shows of a folder, with their numbers."""
+    """Return the steps that TensorBoard shows for a folder, with their numbers."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     if not folder.is_dir():
         return []
     logger = logging.getLogger("tensorboard")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of every place where events are taken back
+    logger.setLevel(logging.ERROR)  # it warns of each purge
     try:
-        found = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
     finally:
         logger.setLevel(level)
     steps: dict[int, dict[str, float]] = {}
-    for name in found.Tags()[SCALARS]:
-        for event in found.Scalars(name):
+    for name in events.Tags()[SCALARS]:
+        for event in events.Scalars(name):
             steps.setdefault(event.step, {})[name] = event.value
     return sorted(steps.items())
