@@ -31,7 +31,7 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "headgate", *arguments], capture_output=True, **options)
 
 
-@pytest.mark.parametrize("module", ["headgate.cli.main", "headgate.cli.train", "headgate.settings.recipe"])
+@pytest.mark.parametrize("module", ["headgate.cli.main", "headgate.cli.show", "headgate.settings.recipe"])
 def test_interrupt_while_importing_is_quiet(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -1,6 +1,7 @@
-"""How many processors a process may use, where control groups, affinity and the environment limit it."""
+"""How many processors and how much memory a process may use."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,51 @@ def test_affinity_is_an_upper_bound() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "1"
+
+
+def test_free_memory_is_some_of_the_machine_s():
+    found = machine.free_memory()
+    assert found is None or 0 < found < 1 << 48
+
+
+def test_the_smallest_limit_of_memory_counts(monkeypatch):
+    for name, value in (("_free_of_machine", 9), ("_free_of_groups", 7), ("_free_addresses", None)):
+        monkeypatch.setattr(machine, name, lambda value=value: value)
+    assert machine.free_memory() == 7
+    monkeypatch.setattr(machine, "_free_of_groups", lambda: -1)
+    assert machine.free_memory() == 0
+
+
+def test_free_memory_of_groups_of_version_two(tmp_path):
+    """What is in the system's cache, and can be given up, is free."""
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n")
+    (tmp_path / "root" / "a" / "b").mkdir(parents=True)
+    for folder, limit, used, cached in (("a", "1000", "700", 50), ("a/b", "max", "600", 0)):
+        for name, text in (("max", limit), ("current", used), ("stat", f"file 9\ninactive_file {cached}\n")):
+            (tmp_path / "root" / folder / f"memory.{name}").write_text(text)
+    assert machine._free_of_groups(tmp_path / "root", own) == 350
+    assert machine._free_of_groups(tmp_path / "nowhere", own) is None
+    assert machine._free_of_groups(tmp_path / "root", tmp_path / "nothing") is None
+
+
+def test_free_memory_of_groups_of_version_one(tmp_path):
+    own = tmp_path / "cgroup"
+    own.write_text("5:cpu:/c\n4:hugetlb,memory:/a\n")
+    folder = tmp_path / "root" / "memory" / "a"
+    folder.mkdir(parents=True)
+    for name, text in (("limit_in_bytes", "900"), ("usage_in_bytes", "300"), ("stat", "total_inactive_file 5\n")):
+        (folder / f"memory.{name}").write_text(text)
+    assert machine._free_of_groups(tmp_path / "root", own) == 605
+
+
+def test_free_memory_of_a_limited_address_space():
+    code = "from headgate import machine; print(machine.free_memory())"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28)),
+    )
+    assert 0 < int(ran.stdout) < 1 << 28

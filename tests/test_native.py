@@ -181,7 +181,7 @@ def python(code: str, **environment: str) -> str:
 # --- sigmoid and tanh -------------------------------------------------------------------------------------------------
 
 
-BOUND = float(re.search(r"([\d.]+) units of the last\s+(?://\s+)?place", (ROOT / "native/activation.h").read_text())[1])
+BOUND = float(re.search(r"([\d.]+) units in the last\s+(?://\s+)?place", (ROOT / "native/activation.h").read_text())[1])
 
 
 def apply(name: str, x: Array, y: Array | None = None) -> Array:

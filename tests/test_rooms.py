@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "headgate"
 
 # Rooms and single files, from the ground up. Those above the line work where torch is not installed.
 WITHOUT_TORCH = (
-    "errors", "machine", "free_memory", "console", "settings", "storage", "native",
+    "errors", "machine", "console", "settings", "storage", "native",
     "text", "sequences", "runs", "runtime", "pictures",
 )  # fmt: skip
 WITH_TORCH = ("equations", "kernels", "layers", "models", "training", "estimators", "cli")

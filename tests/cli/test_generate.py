@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from headgate import machine
 from headgate.cli.main import main
 from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs import find
@@ -20,7 +21,6 @@ from headgate.runtime import sampling
 from headgate.settings.run import Settings
 from headgate.storage import files
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
-from headgate.training import capacity
 
 SMALL = Settings().replaced(hidden_size=7, num_layers=2, embedding=5, sample_prefixes=("gate",))
 TEXT = "the gate is shut, \u00e9\u8def\U0001f600\n"
@@ -236,7 +236,7 @@ def test_any_seed_will_do(write) -> None:
 
 def test_a_beam_that_no_memory_holds_is_refused(fails, monkeypatch: pytest.MonkeyPatch) -> None:
     run = str(make(Path("run")))
-    monkeypatch.setattr(capacity, "available", lambda: 1 << 30)
+    monkeypatch.setattr(machine, "available_memory", lambda: 1 << 30)
     message = fails("generate", run, "--beam", "2000000000")
     assert "a beam of 2,000,000,000 takes at least " in message
     assert message.endswith("take a smaller --beam\n")

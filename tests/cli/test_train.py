@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from headgate import machine
 from headgate.cli.main import main
 from headgate.models import language_model
 from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import Settings, TextSettings
 from headgate.storage.lock import locked
+from headgate.text import sources
 from headgate.training import capacity, loop
 from headgate.training.report import Report
 
@@ -186,7 +188,7 @@ def test_a_large_model_that_would_fit_is_not_refused(monkeypatch: pytest.MonkeyP
     model = language_model.LanguageModel(settings.model, 100)
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert 0.9 * 4 * weights < capacity.needed(settings, 100) < 4 * weights + 4 * 32 * 35 * 512 * 2 * 4
-    monkeypatch.setattr(capacity, "available", lambda: capacity.needed(settings, 100))
+    monkeypatch.setattr(capacity, "available_memory", lambda: capacity.needed(settings, 100))
     capacity.check_model(settings, 100)
 
 
@@ -235,8 +237,8 @@ def test_a_text_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyP
     assert "large.txt has 1,099.5 GB and takes at least 2,199.0 GB of memory" in message
     assert "large.txt --out DIR) and train on DIR, or use only a part with --limit" in message
     assert not Path("runs").exists()
-    monkeypatch.setattr(capacity, "available", lambda: 1 << 20)
-    capacity.check_text(TextSettings(corpus="large.txt", limit=5), remedy="")  # what it comes to is small
+    monkeypatch.setattr(sources, "available_memory", lambda: 1 << 20)
+    sources.check_size(TextSettings(corpus="large.txt", limit=5), remedy="")  # what it comes to is small
 
 
 def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
@@ -246,12 +248,12 @@ def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
     (tmp_path / "v2" / "a" / "memory.max").write_text("5000\n")
     (tmp_path / "v2" / "a" / "memory.swap.max").write_text("100\n")
     (tmp_path / "v2" / "a" / "b" / "memory.max").write_text("max\n")
-    assert list(capacity._control_groups(tmp_path / "v2", of)) == [5100]
+    assert list(machine._limits_of_groups(tmp_path / "v2", of)) == [5100]
     (tmp_path / "v1" / "memory").mkdir(parents=True)
     (tmp_path / "v1" / "memory" / "memory.limit_in_bytes").write_text("7000\n")
     of.write_text("3:cpu:/\n2:memory:/\n")
-    assert list(capacity._control_groups(tmp_path / "v1", of)) == [7000 + capacity._swap()]
-    assert list(capacity._control_groups(tmp_path / "v1", tmp_path / "none")) == []
+    assert list(machine._limits_of_groups(tmp_path / "v1", of)) == [7000 + machine._swap()]
+    assert list(machine._limits_of_groups(tmp_path / "v1", tmp_path / "none")) == []
 
 
 # Directories

@@ -55,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from headgate import machine
     from headgate.runs.run_directory import RunDirectory
     from headgate.runtime.evaluation import evaluate
     from headgate.runtime.runtime import Runtime
     from headgate.text import catalogue, sources
     from headgate.text import corpus as corpora
-    from headgate.training import capacity
 
     if min(options.limit, options.rows, options.threads) < 0:
         raise InputError("--limit, --rows and --threads must be at least 0")
@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
         if options.text not in catalogue.NAMED:
-            capacity.check_text(settings, remedy="evaluate a part of it with --limit")
-        with capacity.enough("evaluate a part of the text with --limit"):
+            sources.check_size(settings, remedy="evaluate a part of it with --limit")
+        with machine.enough("evaluate a part of the text with --limit"):
             passages = list(sources.passages(settings, data_dir=data_dir))
             ids, name = corpora.encode(tokenizer, passages), options.text
         ratio = sum(len(passage.text) for passage in passages) / max(len(ids), 1)
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             foreign += [piece for piece in pieces if piece in unknown]
 
     lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
-    with capacity.enough("take fewer --rows, or a part of the text with --limit"):
+    with machine.enough("take fewer --rows, or a part of the text with --limit"):
         losses = _losses(directory, options)
         result = evaluate(losses, ids, rows=rows, characters_per_token=ratio)
         if options.weights != "float32":

@@ -74,9 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from headgate import machine
     from headgate.runtime.runtime import Runtime
     from headgate.runtime.sampling import Sampling, seed_of
-    from headgate.training import capacity
 
     names = ("top_k", "top_p", "min_p", "repetition_penalty")
     filters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         answer: dict[str, Any] = {"prefix": prefix}
         if options.beam:
-            with capacity.enough("take a smaller --beam"):
+            with machine.enough("take a smaller --beam"):
                 answer["text"], answer["log_probability"] = runtime.beam_search(prefix, options.length, options.beam)[0]
         else:
             answer["text"] = runtime.generate(prefix, options.length, **vars(sampling), seed=own)
@@ -154,12 +154,12 @@ def _prefix(path: Path) -> str:
 
 def _check_beam(width: int, runtime: Any) -> None:
     """InputError where the logits and states of so many beams are more than there is memory."""
-    from headgate.training import capacity
+    from headgate import machine
 
     model = runtime.settings
     least = width * (2 * 8 * runtime.tokenizer.vocabulary_size + 2 * 4 * model.num_layers * model.hidden_size)
-    if least > (most := capacity.available()):
+    if least > (most := machine.available_memory()):
         raise InputError(
-            f"a beam of {width:,} takes at least {capacity.in_gigabytes(least)} of memory, there are "
-            f"{capacity.in_gigabytes(most)}: take a smaller --beam"
+            f"a beam of {width:,} takes at least {machine.in_gigabytes(least)} of memory, there are "
+            f"{machine.in_gigabytes(most)}: take a smaller --beam"
         )

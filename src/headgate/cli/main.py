@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import itertools
 import os
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from headgate import __version__, console
-from headgate.cli import evaluate, fit, generate, predict, prepare, runs, show, train
 from headgate.cli import help as pages
 from headgate.errors import EXTRAS, InputError, not_installed, similar
 
@@ -107,17 +107,17 @@ class _Parser(argparse.ArgumentParser):
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
-    parser, commands = _parser()
+    name = next((a for a in arguments if not a.startswith("-")), "")
+    parser, command = _parser(name)
     if not arguments:
         print(pages.highlighted(pages.WELCOME) if console.coloured(sys.stdout) else pages.WELCOME, end="")
         parser.exit()
-    name = next((a for a in arguments if not a.startswith("-")), None)
-    if name in commands:
-        flags = [f for action in commands[name]._actions for f in action.option_strings if f.startswith("--")]
+    if command is not None:
+        flags = [f for action in command._actions for f in action.option_strings if f.startswith("--")]
         for argument in itertools.takewhile(lambda a: a != "--", arguments):
             flag = argument.partition("=")[0]
             if flag.startswith("--") and " " not in flag and flag not in flags:
-                raise InputError(f"unknown argument {flag}: {_suggestion(flag, flags, commands[name].prog)}")
+                raise InputError(f"unknown argument {flag}: {_suggestion(flag, flags, command.prog)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise InputError(f"unknown argument {unknown[0]}: '{options.program} --help' says what can be given")
@@ -129,36 +129,35 @@ def _suggestion(word: str, known: Iterable[str], program: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
 
 
-def _parser() -> "tuple[_Parser, dict[str, _Parser]]":
-    """The parser, and those of the commands by name."""
+COMMANDS = (  # name, file, what it takes, what it does
+    ("train", "train", "[CORPUS]", "train a language model on a text"),
+    ("generate", "generate", "[RUN]", "let a trained model write"),
+    ("evaluate", "evaluate", "[RUN [TEXT]]", "say how well a model predicts a text"),
+    ("fit", "fit", "DATA --target COLUMN", "learn from a table to predict or to forecast"),
+    ("predict", "predict", "RUN [DATA]", "predict with what fit has learned"),
+    ("runs", "runs", "[DIR]", "list runs: their state, perplexity, age and size"),
+    ("compare", "compare", "RUN RUN ...", "show where runs differ, and their curves"),
+    ("prepare", "prepare", "CORPUS --out DIR", "tokenize texts of any size to train on"),
+    ("recipes", "show", "", "list the experiments that come with headgate"),
+    ("corpora", "show", "", "list the texts that have a name, and where they are"),
+    ("info", "show", "", "show versions, and what can compute here"),
+)
+
+
+def _parser(chosen: str) -> "tuple[_Parser, _Parser | None]":
+    """The parser, and that of the chosen command, whose file alone is loaded; the others are only listed."""
     parser = _Parser(prog="headgate", description=pages.ABOUT, usage="headgate COMMAND [options]")
     commands = parser.add_subparsers(title="commands", prog="headgate", metavar="COMMAND", required=True)
     parser.add_argument("-h", "--help", action="help", help="show this page")
     parser.add_argument(
         "-V", "--version", action="version", version=f"headgate {__version__}", help="print the version"
     )
-    for name, takes, add_arguments, run, text in (
-        ("train", "[CORPUS]", train.add_arguments, train.run, "train a language model on a text"),
-        ("generate", "[RUN]", generate.add_arguments, generate.run, "let a trained model write"),
-        ("evaluate", "[RUN [TEXT]]", evaluate.add_arguments, evaluate.run, "say how well a model predicts a text"),
-        ("fit", "DATA --target COLUMN", fit.add_arguments, fit.run, "learn from a table to predict or to forecast"),
-        ("predict", "RUN [DATA]", predict.add_arguments, predict.run, "predict with what fit has learned"),
-        ("runs", "[DIR]", runs.add_runs_arguments, runs.runs, "list runs: their state, perplexity, age and size"),
-        (
-            "compare",
-            "RUN RUN ...",
-            runs.add_compare_arguments,
-            runs.compare,
-            "show where runs differ, and their curves",
-        ),
-        ("prepare", "CORPUS --out DIR", prepare.add_arguments, prepare.run, "tokenize texts of any size to train on"),
-        ("recipes", "", show.add_arguments, show.recipes, "list the experiments that come with headgate"),
-        ("corpora", "", show.add_arguments, show.corpora, "list the texts that have a name, and where they are"),
-        ("info", "", show.add_arguments, show.info, "show versions, and what can compute here"),
-    ):
+    for name, file, takes, text in COMMANDS:
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
         command = commands.add_parser(name, help=text, description=pages.described(name, text), usage=usage)
-        add_arguments(command)
         command.add_argument("-h", "--help", action="help", help="show this page")
-        command.set_defaults(run=run, program=f"headgate {name}")
-    return parser, commands.choices
+        if name == chosen:
+            module = importlib.import_module(f"headgate.cli.{file}")
+            module.add_arguments(command)
+            command.set_defaults(run=getattr(module, "run" if file == name else name), program=f"headgate {name}")
+    return parser, commands.choices.get(chosen)

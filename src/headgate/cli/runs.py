@@ -1,10 +1,9 @@
-"""``headgate runs`` and ``compare``: what runs have come to, and where they differ."""
+"""``headgate runs``: the state, perplexity, age and size of runs."""
 
 import argparse
 from pathlib import Path
 
 from headgate import console
-from headgate.errors import InputError
 
 LOOKS = {  # of states
     "running": "cyan", "finished": "green", "fitted": "green", "stopped early": "green", "interrupted": "yellow",
@@ -12,14 +11,14 @@ LOOKS = {  # of states
 }  # fmt: skip
 
 
-def add_runs_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", nargs="?", default="runs", metavar="DIR", help="a directory of runs, or one run (runs)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per run")
 
 
-def runs(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """A line for each run."""
     from headgate.runs.overview import as_json, find, in_words
 
@@ -36,52 +35,4 @@ def runs(options: argparse.Namespace) -> int:
     for o in found:
         if o.problem:
             print(f"  {o.problem}")
-    return 0
-
-
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="RUN", help="run directories of language models")
-    parser.add_argument(
-        "-o", "--out", default="compare.png", metavar="FILE", help="the picture of all curves (compare.png)"
-    )
-    parser.add_argument("--json", action="store_true", help="the differences as JSON")
-
-
-def compare(options: argparse.Namespace) -> int:
-    """The settings that differ, where each run ended, and all curves in one picture."""
-    from headgate.pictures.appearance import check_picture
-    from headgate.pictures.curve import draw_comparison
-    from headgate.runs.overview import differences, look
-    from headgate.runs.run_directory import RunDirectory
-
-    if len(options.paths) < 2:
-        raise InputError("give two runs or more to compare: headgate compare RUN RUN")
-    check_picture(Path(options.out))
-    opened, logs, problems = [], {}, []
-    for path in options.paths:
-        try:
-            run = RunDirectory.open(Path(path))
-            logs[str(run.path)] = run.log()
-            opened.append(run)
-        except (InputError, OSError) as error:
-            problems.append(error)
-    if len(opened) < 2:
-        raise problems[0]
-    for problem in problems:
-        console.tell(f"headgate: left out: {problem}")
-    paths = [str(run.path) for run in opened]
-    differing = differences(opened)
-    if options.json:
-        console.print_json({"runs": paths, "differences": differing})
-    else:
-        found = [look(run.path) for run in opened]
-        rows = [(name, *map(str, values)) for name, values in differing.items()]
-        for name in ("state", "epoch", "perplexity", "held_out"):
-            values = [getattr(o, name) for o in found]
-            rows.append((name, *(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values)))
-        table = [("", *paths), *rows]
-        console.print_table(table, "<" * len(table[0]))
-    draw_comparison(logs, Path(options.out))
-    if not options.json:
-        print(f"curves  {options.out}")
     return 0

@@ -156,7 +156,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         Without y: the series of ``fit``. The forecaster itself stays as it is."""
         panel = self._panel_to_test(y, X)
         horizon = self._checked_horizon(horizon)
-        if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 1:
+        if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 1:  # type: ignore[redundant-expr]
             raise InputError(f"folds must be a whole number, at least 1, got {folds!r}")
         rows: list[dict[str, Any]] = []
         without, absent = 0, Counter[str]()
@@ -528,7 +528,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     def _checked_horizon(self, horizon: int | None) -> int:
         horizon = self.horizon if horizon is None else horizon
-        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:  # type: ignore[redundant-expr]
             raise InputError(f"horizon must be a whole number of steps, at least 1, got {horizon!r}")
         return int(horizon)
 

@@ -113,7 +113,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
         if any(len(scale.mean) != len(scale.deviation) for scale in (self.x_scale_, self.y_scale_)) or not outputs:
             raise ValueError("means and deviations, or outputs, are missing")
-        if type(self._table) is not bool or (1 if self._table else self.n_features_in_) != features:
+        if type(self._table) is not bool or (1 if self._table else self.n_features_in_) != features:  # type: ignore[redundant-expr]
             raise ValueError(f"numbers of {features} features, not of n_features_in_")
         self._fit = self._begin(features, outputs, self._settings(self._least_epochs()), 0)
         self._fit.model.load_state_dict(weights)

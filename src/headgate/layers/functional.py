@@ -120,7 +120,7 @@ def linear_cross_entropy(
     """
     (N, H), V = states.shape, weight.shape[0]
     if weight.shape != (V, H) or targets.shape != (N,) or (bias is not None and bias.shape != (V,)):
-        shapes = [tuple(v.shape) for v in (states, weight, targets) if v is not None]
+        shapes = [tuple(v.shape) for v in (states, weight, targets)]
         raise RuntimeError(f"states (N, H), weight (V, H) and targets (N,) do not fit each other: {shapes}")
     needed = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (states, weight, bias))
     tensors = states, weight, bias, targets

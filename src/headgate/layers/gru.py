@@ -138,7 +138,7 @@ class GRU(nn.RNNBase):
         check_variant(bias, reset)
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first should be of type bool, got: {type(batch_first).__name__}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:  # type: ignore[redundant-expr]
             raise ValueError(f"dropout should be a number from 0 to 1, the probability of a zero, got {dropout!r}")
         if dropout > 0 and num_layers == 1:
             warnings.warn(

@@ -319,7 +319,7 @@ def _read(path: Path, described: bytes, kind: str) -> Saved:
         raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
     file = path / "model.safetensors"
     pending = path / _pending(file.name, listed.get(file.name, ""))
-    learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
+    learned: dict[str, Any] = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
     contents = [content for content in map(_content, (file, pending)) if content is not None]
     if not contents:
         raise InputError(f"{file} is missing: restore it, or fit again")

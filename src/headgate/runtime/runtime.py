@@ -335,7 +335,7 @@ def _integers(name: str, values: np.ndarray) -> np.ndarray:
 
 def _length(length: int) -> int:
     """How many ids to write. InputError for what is not such a number."""
-    if not isinstance(length, int | np.integer) or length < 0:
+    if not isinstance(length, int | np.integer) or length < 0:  # type: ignore[redundant-expr]
         raise InputError(f"length must be a whole number of at least 0, got {length!r}")
     return int(length)
 

@@ -87,7 +87,7 @@ class Panel:
 
         Raises InputError for other shapes, gaps, infinities, and an index that is not sorted and regular.
         """
-        plain = fill.item() if isinstance(fill, np.generic) else fill
+        plain = fill.item() if isinstance(fill, np.generic) else fill  # type: ignore[redundant-expr]
         number = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= 1e308
         if not (fill is None or number or (isinstance(fill, str) and fill in FILLS)):
             raise InputError(f'fill must be None, "linear", "forward" or a number, got {fill!r}')

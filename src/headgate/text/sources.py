@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from headgate.errors import InputError, suggest
-from headgate.free_memory import free_memory
+from headgate.machine import available_memory, free_memory, in_gigabytes
 from headgate.settings.run import TextSettings
 from headgate.text.archives import (
     IN_ARCHIVES,
@@ -103,6 +103,21 @@ def fits_memory(source: str) -> Iterator[None]:
             f"{_called(source)} is too large for the memory{room}: {how} with 'headgate prepare {name} --out DIR' and "
             "train on DIR, or use a part of it with --limit"
         ) from None
+
+
+def check_size(settings: TextSettings, *, remedy: str) -> None:
+    """Raise InputError if a plain file, as text and as ids, does not fit into the available memory."""
+    path = Path(settings.corpus)
+    files = [f for f in path.rglob("*") if f.suffix.lower() in (".txt", ".text", ".md")] if path.is_dir() else [path]
+    size = sum(os.path.getsize(file) for file in files if file.is_file())
+    if settings.limit or settings.normalize == "letters" or settings.corpus.lower().endswith((".gz", ".zip")):
+        return  # the size after that is not known
+    factor = {"bytes": 4, "characters": 2}.get(settings.tokenizer, 0.5)  # a lower bound in any language
+    if (least := int(size * factor)) > (most := available_memory()):
+        raise InputError(
+            f"{settings.corpus} has {in_gigabytes(size)} and takes at least {in_gigabytes(least)} of memory when read "
+            f"whole, available are {in_gigabytes(most)}: {remedy}"
+        )
 
 
 def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:

@@ -23,7 +23,7 @@ from headgate.settings.run import CHANGEABLE, Settings, without_effect
 from headgate.settings.weights import cutoffs
 from headgate.storage.lock import InUseError, locked
 from headgate.text import corpus as corpora
-from headgate.text import prepared_corpus
+from headgate.text import prepared_corpus, sources
 from headgate.text.batches import Batches
 from headgate.text.catalogue import NAMED
 from headgate.text.corpus import Corpus
@@ -91,7 +91,7 @@ def opened(
     name = None if out else _default_name(chosen, settings)
     out = out or default_directory(str(name), newest=resume)
     resume = resume or _same_job(out)
-    with capacity.enough(MEMORY), Processes.joined() as processes:
+    with machine.enough(MEMORY), Processes.joined() as processes:
         if not processes.is_main:
             processes.barrier()  # wait until the first process has created the directory
             directory, corpus = _continued(out, {}, data_dir, first=False)
@@ -189,8 +189,8 @@ def _checked(
         settings = settings.replaced(corpus=os.path.abspath(settings.text.corpus))
     prepare = f"prepare it (headgate prepare {shlex.quote(settings.text.corpus)} --out DIR) and train on DIR"
     if settings.text.corpus not in NAMED and not corpora.is_stored(settings.text):
-        capacity.check_text(settings.text, remedy=f"{prepare}, or use only a part with --limit")
-    with capacity.enough(prepare):
+        sources.check_size(settings.text, remedy=f"{prepare}, or use only a part with --limit")
+    with machine.enough(prepare):
         corpus = corpora.load(settings.text, data_dir=data_dir, share=distributed.on_this_machine())
     settings = settings.replaced(threads=settings.training.threads or machine.capped(torch.get_num_threads()))
     # The next calls only check: they raise before anything is written.
