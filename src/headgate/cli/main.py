@@ -108,11 +108,12 @@ class _Parser(argparse.ArgumentParser):
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
     name = next((a for a in arguments if not a.startswith("-")), "")
-    parser, command = _parser(name)
+    parser, commands = _parser(name)
     if not arguments:
         print(pages.highlighted(pages.WELCOME) if console.coloured(sys.stdout) else pages.WELCOME, end="")
         parser.exit()
-    if command is not None:
+    if name in commands:
+        command = commands[name]
         flags = [f for action in command._actions for f in action.option_strings if f.startswith("--")]
         for argument in itertools.takewhile(lambda a: a != "--", arguments):
             flag = argument.partition("=")[0]
@@ -144,8 +145,11 @@ COMMANDS = (  # name, file, what it takes, what it does
 )
 
 
-def _parser(chosen: str) -> "tuple[_Parser, _Parser | None]":
-    """The parser, and that of the chosen command, whose file alone is loaded; the others are only listed."""
+def _parser(chosen: str | None = None) -> "tuple[_Parser, dict[str, _Parser]]":
+    """Build the parser, and those of the commands by name.
+
+    Only the file of the chosen command is loaded, and the others are only listed; all are loaded if none is chosen.
+    """
     parser = _Parser(prog="headgate", description=pages.ABOUT, usage="headgate COMMAND [options]")
     commands = parser.add_subparsers(title="commands", prog="headgate", metavar="COMMAND", required=True)
     parser.add_argument("-h", "--help", action="help", help="show this page")
@@ -156,8 +160,8 @@ def _parser(chosen: str) -> "tuple[_Parser, _Parser | None]":
         usage = " ".join(("headgate", name, *takes.split(), "[options]"))
         command = commands.add_parser(name, help=text, description=pages.described(name, text), usage=usage)
         command.add_argument("-h", "--help", action="help", help="show this page")
-        if name == chosen:
+        if chosen in (None, name):
             module = importlib.import_module(f"headgate.cli.{file}")
             module.add_arguments(command)
             command.set_defaults(run=getattr(module, "run" if file == name else name), program=f"headgate {name}")
-    return parser, commands.choices.get(chosen)
+    return parser, commands.choices
