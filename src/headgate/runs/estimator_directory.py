@@ -219,9 +219,13 @@ def _listed(config: Mapping[str, Any]) -> dict[str, str] | None:
     if "files" not in config:
         return None
     listed = config["files"]
-    if not isinstance(listed, dict) or not all(
-        re.fullmatch(_NAME, name) and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
-        for name, digest in listed.items()
+    if (
+        not isinstance(listed, dict)
+        or "model.safetensors" not in listed
+        or not all(
+            re.fullmatch(_NAME, name) and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+            for name, digest in listed.items()
+        )
     ):
         raise ValueError("names of files with their checksums are expected")
     return listed
