@@ -1,12 +1,12 @@
 """A fitted estimator on disk, without pickle: config.json and model.safetensors in a directory.
 
-config.json            kind of estimator, parameters, what was found out while fitting; versions; checksums of the files
-model.safetensors      the weights, and the numbers that standardize
+config.json            kind of estimator, parameters, facts learned while fitting; versions; checksums of the files
+model.safetensors      the weights, and the means and deviations for standardizing
 
-Saving over an estimator happens inside its directory, so that this may be a mount point or a link: new files are
-written beside the old ones under names that hold their checksums; config.json is renamed into place, and from then on
-the new estimator is the one that is read; then the files get their own names. A reader takes the files that config.json
-means, under either name, and starts again if config.json has changed meanwhile.
+An estimator is replaced inside its directory, so the directory may be a mount point or a link. The new files are written
+next to the old ones, under names that contain their checksums. Renaming config.json into place makes the new estimator
+the current one; after that the files get their final names. A reader uses the files whose checksums config.json lists,
+under either name, and starts over if config.json has changed in the meantime.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ from headgate.settings.earlier import translated
 from headgate.storage import files
 from headgate.storage.lock import alone
 
-FORMAT = 1  # of config.json; raised when an older headgate could not read it
+FORMAT = 1  # of config.json; increased when older versions of headgate cannot read it
 _REMEDY = "restore it, or fit again"
-_PATIENCE = 60.0  # seconds that a save waits for another one to the same directory
+_PATIENCE = 60.0  # seconds that a save waits for another save to the same directory
 _COMPANIONS = (
     "data.json",
     "log.jsonl",
     "curve.png",
     "forecast.png",
-)  # files beside those of a config.json without "files"
+)  # the further files of an estimator whose config.json has no "files"
 _NAME = r"\w[\w.-]*"  # of a file in the directory
-_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # names of a save under way, or killed
+_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # left by a save that is running or was killed
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What was read: the kind of estimator, its parameters, and what it had learned as facts and arrays."""
+    """An estimator as read from disk: its kind, its parameters, and what it learned, as facts and arrays."""
 
     path: Path
     kind: str
@@ -53,7 +53,7 @@ class Saved:
 
     @contextlib.contextmanager
     def damage(self) -> Iterator[None]:
-        """Within it, parts that do not fit each other are an InputError that names the directory."""
+        """Context manager: turn errors from inconsistent contents into an InputError that names the directory."""
         try:
             yield
         except (
@@ -67,17 +67,17 @@ class Saved:
             MemoryError,
         ) as error:
             raise InputError(
-                f"config.json and model.safetensors in {self.path} do not fit each other ({one_line(error)}): "
+                f"config.json and model.safetensors in {self.path} do not match ({one_line(error)}): "
                 "restore both"
             ) from None
 
 
 @dataclass(frozen=True)
 class Place:
-    """A directory that was claimed to save in."""
+    """A directory that :func:`claim` has reserved for a save."""
 
     path: Path
-    room: Path  # a file that keeps the space
+    room: Path  # a file that reserves the disk space
 
     def write(
         self,
@@ -100,7 +100,7 @@ class Place:
             "headgate": __version__,
             "sha256": _checksum(learned, content["model.safetensors"]),
             "files": listed,
-            "replaced": sorted(_names(self.path) - content.keys()),  # files that go
+            "replaced": sorted(_names(self.path) - content.keys()),  # files to remove
             **learned,
         }
         described = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode(
@@ -129,10 +129,11 @@ def write(
     overwrite: bool = False,
     more: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Save an estimator in a new or empty directory; ``overwrite`` replaces one that was saved there.
+    """Save an estimator in a new or empty directory; with ``overwrite``, replace the estimator that is there.
 
-    All of it or nothing, also when several processes save there. Parameters and facts may be JSON, NumPy numbers and
-    arrays, and dicts with such keys; InputError for others. ``more`` are further files.
+    The save is atomic, even if several processes save to the directory. Parameters and facts may contain JSON values,
+    NumPy numbers and arrays, and dicts with such keys; anything else raises InputError. ``more`` maps the names of
+    further files to their contents.
     """
     with claim(path, overwrite=overwrite, patience=_PATIENCE) as place:
         place.write(kind, parameters, facts, arrays, more)
@@ -140,14 +141,14 @@ def write(
 
 @contextlib.contextmanager
 def claim(path: str | os.PathLike[str], *, overwrite: bool, size: int = 0, patience: float = 0.0) -> Iterator[Place]:
-    """Make a directory to save in, and keep it, with room for ``size`` bytes, until the block ends.
+    """Context manager: create a directory for a save, lock it, and reserve ``size`` bytes of disk space in it.
 
-    What was made and not used is removed. Raises InputError if something else is there, another process works in it
-    after ``patience`` seconds, or it cannot hold that much.
+    Directories that were created but not used are removed. Raises InputError if the directory holds something else, if
+    another process still uses it after ``patience`` seconds, or if there is not enough space.
     """
     path = Path(os.path.abspath(path))
     check_place(path, overwrite=overwrite)
-    folder = Path(os.path.realpath(path))  # where a link leads to, which is not there yet perhaps
+    folder = Path(os.path.realpath(path))  # a link's target, which may not exist yet
     made: list[Path] = []
     try:
         with contextlib.ExitStack() as stack:
@@ -156,11 +157,11 @@ def claim(path: str | os.PathLike[str], *, overwrite: bool, size: int = 0, patie
                 try:
                     stack.enter_context(alone(folder, patience=patience))
                     break
-                except FileNotFoundError:  # who made it has just removed it, unused
+                except FileNotFoundError:  # another process created it and has just removed it, unused
                     continue
                 except OSError as error:
                     raise OSError(error.errno, error.strerror, str(path)) from None
-            check_place(path, overwrite=overwrite)  # somebody may have saved there meanwhile
+            check_place(path, overwrite=overwrite)  # another process may have saved there in the meantime
             _recover(folder)
             room = folder / ".room"
             try:
@@ -170,19 +171,19 @@ def claim(path: str | os.PathLike[str], *, overwrite: bool, size: int = 0, patie
                 room.unlink(missing_ok=True)
     finally:
         for unused in made:
-            with contextlib.suppress(OSError):  # it is not empty: used
+            with contextlib.suppress(OSError):  # not empty, so it was used
                 unused.rmdir()
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a directory and those above it; the ones that were made, the deepest first."""
+    """Create a directory and its missing parents, and return those that were created, deepest first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _keep(room: Path, size: int, path: Path) -> None:
-    """Fill a file with so many bytes. InputError if they don't fit."""
+    """Reserve ``size`` bytes of disk space with a file; raises InputError if there is not enough."""
     if not size:
         return
     try:
@@ -201,21 +202,24 @@ def _keep(room: Path, size: int, path: Path) -> None:
 
 
 def _pending(name: str, digest: str) -> str:
-    """The name of a file until the estimator that it belongs to is the one that is read."""
+    """Return the temporary name of a file, used until its estimator is the current one."""
     return f".{name}.{digest[:16]}"
 
 
 def _names(folder: Path) -> set[str]:
-    """The names of the files of the estimator in a directory."""
+    """Return the names of the files of the estimator in a directory."""
     try:
         listed = _listed(json.loads((folder / "config.json").read_bytes()))
-    except (OSError, ValueError, AttributeError, RecursionError):  # nothing is there, or nothing of ours
+    except (OSError, ValueError, AttributeError, RecursionError):  # no config.json, or not one of ours
         return set()
     return set(_COMPANIONS if listed is None else listed)
 
 
 def _listed(config: Mapping[str, Any]) -> dict[str, str] | None:
-    """The files that a config.json names, with their checksums; None in the format before. ValueError for nonsense."""
+    """Return the files that a config.json lists, with their checksums; None if it is too old to list them.
+
+    Raises ValueError if the list is malformed.
+    """
     if "files" not in config:
         return None
     listed = config["files"]
@@ -227,12 +231,12 @@ def _listed(config: Mapping[str, Any]) -> dict[str, str] | None:
             for name, digest in listed.items()
         )
     ):
-        raise ValueError("names of files with their checksums are expected")
+        raise ValueError("files must map names, model.safetensors among them, to SHA-256 checksums")
     return listed
 
 
 def _recover(folder: Path) -> None:
-    """Give the files that config.json means their own names, and remove what is left of saves that were killed."""
+    """Give the files that config.json lists their final names, and remove the remains of saves that were killed."""
     listed, replaced = {}, []
     with contextlib.suppress(FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
         config = json.loads((folder / "config.json").read_bytes())
@@ -254,7 +258,7 @@ def _digest(file: Path) -> str | None:
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """InputError unless an estimator can be saved in this directory."""
+    """Raise InputError unless an estimator can be saved in this directory."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name a directory")
     if not path.is_dir() or all(_UNFINISHED.fullmatch(p.name) or p.name == "lost+found" for p in path.iterdir()):
@@ -266,9 +270,9 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 
 
 def companion(path: str | os.PathLike[str], name: str) -> bytes | None:
-    """A further file of the estimator that was saved in a directory; None if it has none of that name.
+    """Return a further file of the estimator in a directory, or None if it has none of that name.
 
-    Raises InputError if it is damaged.
+    Raises InputError if the file is damaged.
     """
     path, before = Path(path), None
     while True:
@@ -284,7 +288,7 @@ def companion(path: str | os.PathLike[str], name: str) -> bytes | None:
                 return content
         if described == before:
             raise InputError(
-                f"{path / name} is damaged, or not of the same save as config.json: restore it, or fit again"
+                f"{path / name} is damaged or from a different save than config.json: restore it, or fit again"
             )
         before = described
 
@@ -297,16 +301,18 @@ def _content(file: Path) -> bytes | None:
 
 
 def read(path: str | os.PathLike[str], kind: str) -> Saved:
-    """Read what :func:`write` wrote. InputError where it is not there, another kind, or damaged."""
+    """Read an estimator that :func:`write` saved; raises InputError if it is missing, damaged or of another kind."""
     path, before = Path(path), None
     if not (path / "config.json").is_file():
-        raise InputError(f"{path} holds no fitted estimator (there is no config.json): give the directory of a save")
+        raise InputError(
+            f"{path} holds no fitted estimator (there is no config.json): name the directory of a saved estimator"
+        )
     while True:
         described = (path / "config.json").read_bytes()
         try:
             return _read(path, described, kind)
         except InputError:
-            if described == before:  # else another save has begun to replace it
+            if described == before:  # otherwise another save has just replaced it
                 raise
         before = described
 
@@ -314,13 +320,15 @@ def read(path: str | os.PathLike[str], kind: str) -> Saved:
 def _read(path: Path, described: bytes, kind: str) -> Saved:
     where = f"{path}/config.json"
     config, listed = files.parse_json(described, where, lambda c: (dict(c), _listed(c) or {}), remedy=_REMEDY)
-    found, version = config.get("estimator"), config.get("format")
-    if found is None:
-        raise InputError(f"{path} holds no fitted estimator, but a language model: headgate generate reads it")
-    if found != kind:
-        raise InputError(f"{path} holds a {found}, not a {kind}: load it as what it is")
+    stored, version = config.get("estimator"), config.get("format")
+    if stored is None:
+        raise InputError(f"{path} holds a language model, not a fitted estimator: use headgate generate")
+    if stored != kind:
+        raise InputError(f"{path} holds a {stored}, not a {kind}: use {stored}.load")
     if version != FORMAT:
-        raise InputError(f"{where} has format {version!r}, this headgate reads {FORMAT}: use the one that wrote it")
+        raise InputError(
+            f"{where} has format {version!r}, but this headgate reads {FORMAT}: use the version that wrote it"
+        )
     file = path / "model.safetensors"
     pending = path / _pending(file.name, listed.get(file.name, ""))
     learned: dict[str, Any] = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
@@ -329,22 +337,22 @@ def _read(path: Path, described: bytes, kind: str) -> Saved:
         raise InputError(f"{file} is missing: restore it, or fit again")
     content = next((c for c in contents if _checksum(learned, c) == config.get("sha256")), None)
     if content is None:
-        raise InputError(f"{where} or {file.name} is damaged, or not of the same save: restore both, or fit again")
+        raise InputError(f"{where} or {file.name} is damaged or from a different save: restore both, or fit again")
     arrays = files.parse_arrays(content, file)
-    with Saved(path, found, {}, {}, {}).damage():
+    with Saved(path, stored, {}, {}, {}).damage():
         parameters, facts = (
             {name: _from_json(value) for name, value in learned[part].items()} for part in ("parameters", "facts")
         )
-    return Saved(path, found, translated(parameters), facts, arrays)
+    return Saved(path, stored, translated(parameters), facts, arrays)
 
 
 def _checksum(learned: Mapping[str, Any], content: bytes) -> str:
-    """Of what config.json says was learned, and of model.safetensors."""
+    """Return the checksum of the learned part of config.json together with model.safetensors."""
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode() + content).hexdigest()
 
 
 def _to_json(value: Any, name: str) -> Any:
-    """A value as JSON. Arrays and dicts are marked as such, because JSON knows neither dtypes nor keys but strings."""
+    """Convert a value to JSON, with arrays and dicts marked, as JSON has no dtypes and only strings as keys."""
     if isinstance(value, np.random.Generator | np.random.RandomState):
         return None
     if isinstance(value, np.ndarray):
