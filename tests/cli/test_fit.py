@@ -252,7 +252,7 @@ def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: C
     out, text = tmp_path / "run", tmp_path / "t.txt"
     arguments = ("fit", tables / "rides.csv", "--target", "price", "--group", "ride", "--features", "speed", *QUICK)
     run(*arguments, "--out", out, "--quiet")
-    held = f"{out} holds a GRURegressor, no language model: headgate predict reads it"
+    held = f"{out} holds a GRURegressor, not a language model: use headgate predict"
     assert fails("generate", out, "--prefix", "a") == held
     assert fails("evaluate", out) == held
     text.write_text("water and stone. " * 40)
@@ -279,7 +279,7 @@ def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: C
         "--hidden-size",
         "4",
     )
-    assert "holds no fitted estimator, but a language model: headgate generate reads it" in fails("predict", language)
+    assert "holds a language model, not a fitted estimator: use headgate generate" in fails("predict", language)
     assert "is not empty and holds no fitted estimator" in fails(*arguments, "--out", language, "--overwrite")
 
 

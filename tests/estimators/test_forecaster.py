@@ -1209,11 +1209,13 @@ def test_a_directory_is_only_replaced_on_request(tmp_path):
 def test_another_kind_of_estimator(tmp_path):
     GRURegressor(hidden_size=3, epochs=1).fit(features()[:, :, None], values()).save(tmp_path / "regressor")
     small().fit(values()).save(tmp_path / "forecaster")
-    with refused(f"{tmp_path}/regressor holds a GRURegressor, not a GRUForecaster: load it as what it is"):
+    with refused(f"{tmp_path}/regressor holds a GRURegressor, not a GRUForecaster: use GRURegressor.load"):
         GRUForecaster.load(tmp_path / "regressor")
-    with refused(f"{tmp_path}/forecaster holds a GRUForecaster, not a GRURegressor: load it as what it is"):
+    with refused(f"{tmp_path}/forecaster holds a GRUForecaster, not a GRURegressor: use GRUForecaster.load"):
         GRURegressor.load(tmp_path / "forecaster")
-    with refused(f"{tmp_path}/none holds no fitted estimator (there is no config.json): give the directory of a save"):
+    with refused(
+        f"{tmp_path}/none holds no fitted estimator (there is no config.json): name the directory of a saved estimator"
+    ):
         GRUForecaster.load(tmp_path / "none")
 
 
@@ -1307,12 +1309,12 @@ def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
     config["parameters"]["num_layers"] = layers
     shutil.copytree(written, tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
-    damaged = f"{tmp_path}/saved/config.json or model.safetensors is damaged, or not of the same save: restore both, "
+    damaged = f"{tmp_path}/saved/config.json or model.safetensors is damaged or from a different save: restore both, "
     with refused(damaged + "or fit again"):
         GRUForecaster.load(tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_bytes(signed(config, written))
     with refused(
-        f"config.json and model.safetensors in {tmp_path}/saved do not fit each other (weights of the sizes "
+        f"config.json and model.safetensors in {tmp_path}/saved do not match (weights of the sizes "
         "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} are not those of hidden_size=6): restore both"
     ):
         GRUForecaster.load(tmp_path / "saved")

@@ -264,15 +264,13 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_another_kind(tmp_path: Path) -> None:
     regressor().save(tmp_path / "model")
-    with pytest.raises(InputError, match=r"holds a GRURegressor, not a GRUClassifier: load it as what it is$"):
+    with pytest.raises(InputError, match=r"holds a GRURegressor, not a GRUClassifier: use GRURegressor\.load$"):
         GRUClassifier.load(tmp_path / "model")
 
 
 def test_a_language_model(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "run", Settings(), CharacterTokenizer.from_text("abc"), {})
-    with pytest.raises(
-        InputError, match=r"holds no fitted estimator, but a language model: headgate generate reads it$"
-    ):
+    with pytest.raises(InputError, match=r"holds a language model, not a fitted estimator: use headgate generate$"):
         GRURegressor.load(tmp_path / "run")
     with pytest.raises(InputError, match="is not empty and holds no fitted estimator"):
         regressor().save(tmp_path / "run", overwrite=True)
@@ -290,7 +288,7 @@ def test_another_format(tmp_path: Path) -> None:
     for version in (estimator_directory.FORMAT + 1, "1", None):
         edit(path, lambda config, version=version: config.update(format=version))
         with pytest.raises(
-            InputError, match=f"has format {version!r}, this headgate reads {estimator_directory.FORMAT}: "
+            InputError, match=f"has format {version!r}, but this headgate reads {estimator_directory.FORMAT}: "
         ):
             GRURegressor.load(path)
 
@@ -328,7 +326,7 @@ def test_parts_that_do_not_fit(change: Any, tmp_path: Path) -> None:
         GRUClassifier.load(path)
 
 
-DAMAGED = r"/config\.json or model\.safetensors is damaged, or not of the same save: restore both, or fit again$"
+DAMAGED = r"/config\.json or model\.safetensors is damaged or from a different save: restore both, or fit again$"
 
 
 def re_of(path: Path) -> str:

@@ -176,7 +176,7 @@ def test_what_is_no_run_is_not_opened(tmp_path):
         assert not is_run(path)
         with pytest.raises(
             InputError,
-            match=rf"^{path} holds no run \(there is no config\.json\): give the directory that train made$",
+            match=rf"^{path} holds no run \(there is no config\.json\): name the directory of a run$",
         ):
             RunDirectory.open(path)
 
@@ -210,7 +210,7 @@ def test_weights_before_the_first_checkpoint(tmp_path):
     ):
         run.weights()
     with pytest.raises(
-        InputError, match=rf"^{tmp_path} has no best\.safetensors: the run held no text out; omit --best$"
+        InputError, match=rf"^{tmp_path} has no best\.safetensors: the run has no held-out text; omit --best$"
     ):
         run.weights(best=True)
 
@@ -739,7 +739,7 @@ def test_a_damaged_file_is_read_or_named(data, name, two_checkpoints, tmp_path_f
         (
             "config.json",
             b'{"format": 3, "settings": {}, "facts": {}}',
-            r"/config\.json has format 3, this headgate reads 1 to 2: use the one that wrote it$",
+            r"/config\.json has format 3, but this headgate reads 1 to 2: use the version that wrote it$",
         ),
         (
             "config.json",
@@ -803,7 +803,7 @@ def test_a_line_that_is_no_report_is_named(tmp_path, line):
     run.append("log.jsonl", '{"step": 1, "loss": 0.5, "perplexity": null}\n')
     assert len(run.log()) == 1
     run.append("log.jsonl", line + "\n")
-    with pytest.raises(InputError, match=r"log\.jsonl is damaged \(line 2 is no report\): remove that line$"):
+    with pytest.raises(InputError, match=r"log\.jsonl is damaged \(line 2 is not a report\): remove that line$"):
         run.log()
 
 
@@ -816,6 +816,6 @@ def test_weights_that_are_no_numbers_are_named(tmp_path, value):
     arrays["b"][2] = value
     run.write("model.safetensors", files.format_arrays(arrays))
     with pytest.raises(
-        InputError, match=r"model\.safetensors is damaged \(b holds what is no finite number\): restore"
+        InputError, match=r"model\.safetensors is damaged \(b contains values that are not finite\): restore"
     ):
         run.weights()

@@ -207,7 +207,7 @@ def test_a_companion_is_that_of_the_estimator(tmp_path: Path) -> None:
     assert estimator_directory.companion(path, "data.json") == b'{"version": 1}'
     assert estimator_directory.companion(path, "none.json") is None
     (path / "data.json").write_bytes(b'{"version": 7}')
-    with pytest.raises(InputError, match=r"data\.json is damaged, or not of the same save as config\.json: restore"):
+    with pytest.raises(InputError, match=r"data\.json is damaged or from a different save than config\.json: restore"):
         estimator_directory.companion(path, "data.json")
 
 

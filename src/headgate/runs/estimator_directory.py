@@ -3,10 +3,10 @@
 config.json            kind of estimator, parameters, facts learned while fitting; versions; checksums of the files
 model.safetensors      the weights, and the means and deviations for standardizing
 
-An estimator is replaced inside its directory, so the directory may be a mount point or a link. The new files are written
-next to the old ones, under names that contain their checksums. Renaming config.json into place makes the new estimator
-the current one; after that the files get their final names. A reader uses the files whose checksums config.json lists,
-under either name, and starts over if config.json has changed in the meantime.
+An estimator is replaced inside its directory, so the directory may be a mount point or a link. The new files are
+written next to the old ones, under names that contain their checksums. Renaming config.json into place makes the new
+estimator the current one; after that the files get their final names. A reader uses the files whose checksums
+config.json lists, under either name, and starts over if config.json has changed in the meantime.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _COMPANIONS = (
     "forecast.png",
 )  # the further files of an estimator whose config.json has no "files"
 _NAME = r"\w[\w.-]*"  # of a file in the directory
-_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # left by a save that is running or was killed
+_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # of a running or killed save
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class Saved:
             MemoryError,
         ) as error:
             raise InputError(
-                f"config.json and model.safetensors in {self.path} do not match ({one_line(error)}): "
-                "restore both"
+                f"config.json and model.safetensors in {self.path} do not match ({one_line(error)}): restore both"
             ) from None
 
 

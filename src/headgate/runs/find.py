@@ -1,4 +1,4 @@
-"""Which run is meant, and where a new one goes."""
+"""Names of runs: the directory that an argument refers to, and the directory of a new run."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +13,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # run directories that come w
 
 
 def default_directory(name: str, *, newest: bool = False, taken: Collection[Path] = ()) -> Path:
-    """runs/NAME, runs/NAME-2, ...: the first that is free and not ``taken``, or the newest that is there."""
+    """Return the first of runs/NAME, runs/NAME-2, ... that is free and not ``taken``, or the last one in use."""
     path = free = RUNS / name
     number = 1
     while is_run(free) or free.is_file() or free in taken:
@@ -23,9 +23,10 @@ def default_directory(name: str, *, newest: bool = False, taken: Collection[Path
 
 
 def find_run(name: str | None) -> Path:
-    """The run that an argument of a command means: that path, else runs/NAME, else a model that comes with headgate.
+    """Return the run that a command's argument names: that path, else runs/NAME, else a model that comes with headgate.
 
-    Without an argument, the newest run under runs/, which is said on standard error. InputError where there is none.
+    Without an argument, return the newest run under runs/ and name it on standard error. Raises InputError if there is
+    no such run.
     """
     if name is None:
         newest = _newest()
@@ -35,7 +36,7 @@ def find_run(name: str | None) -> Path:
         if is_run(path):
             return path
     if Path(name).exists():
-        return Path(name)  # to be told what is wrong with it
+        return Path(name)  # opening it says what is wrong with it
     known = [path.name for folder in (RUNS, PRETRAINED) for path in _runs_in(folder)]
     close = similar(name, known)
     hint = f"did you mean {' or '.join(close)}?" if close else "'headgate runs' lists those under runs/"
@@ -43,7 +44,7 @@ def find_run(name: str | None) -> Path:
 
 
 def _newest() -> Path:
-    """The run under runs/ whose weights were written last."""
+    """Return the run under runs/ whose weights were written last."""
     trained = {
         path: (path / "model.safetensors").stat().st_mtime
         for path in _runs_in(RUNS)

@@ -1,4 +1,4 @@
-"""What a run has come to, read from its directory without disturbing it."""
+"""The state and progress of runs, read from their directories without changing them."""
 
 import json
 import os
@@ -16,14 +16,15 @@ from headgate.storage.lock import in_use
 
 @dataclass(frozen=True)
 class Overview:
-    """One run: its state, how far it is, and how good.
+    """The state, progress and quality of one run.
 
-    state       running, interrupted (--resume goes on), finished, stopped early, diverged, damaged, unreadable;
+    state       running, interrupted (continue with --resume), finished, stopped early, diverged, damaged, unreadable;
                 "fitted" for an estimator
-    perplexity  of the last report; held_out: the lowest; None where there is none
-    age         seconds since it was last written to
+    perplexity  the training perplexity of the last report; None if there is none
+    held_out    the lowest held-out perplexity; None if there is none
+    age         seconds since the directory was last written to
     size        bytes on disk
-    problem     what is wrong with one that is damaged or unreadable
+    problem     what is wrong with a damaged or unreadable run
     """
 
     path: Path
@@ -38,7 +39,7 @@ class Overview:
 
 
 def find(folder: Path) -> list[Overview]:
-    """The runs in a folder, or the folder itself where it is one; by name. InputError where there is none."""
+    """Return the runs in a folder by name, or the folder itself if it is a run; raises InputError if there are none."""
     if not folder.is_dir():
         raise InputError(f"there is no directory {folder}: name the one that holds the runs")
     paths = [folder] if _may_be_run(folder) else sorted(p for p in folder.iterdir() if _may_be_run(p))
@@ -48,8 +49,8 @@ def find(folder: Path) -> list[Overview]:
 
 
 def look(path: Path) -> Overview:
-    """The overview of one run; one that is damaged or cannot be read has a problem instead of numbers."""
-    written = [found for folder, _, names in os.walk(path) for name in names if (found := _stat(Path(folder, name)))]
+    """Return the overview of one run; for a damaged or unreadable run, with a problem instead of numbers."""
+    written = [stat for folder, _, names in os.walk(path) for name in names if (stat := _stat(Path(folder, name)))]
     age = max(time.time() - max((s.st_mtime for s in written), default=0.0), 0.0)
     size = sum(s.st_size for s in written)
     if estimator_in(path):
@@ -75,7 +76,7 @@ def look(path: Path) -> Overview:
 
 
 def _may_be_run(path: Path) -> bool:
-    """Say whether a directory holds a run, or does not let us see."""
+    """Return True if a directory holds a run, or cannot be searched."""
     try:
         return is_run(path)
     except PermissionError:
@@ -83,7 +84,7 @@ def _may_be_run(path: Path) -> bool:
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """The size and age of a file; None where it has just gone, as those of checkpoints do."""
+    """Return the status of a file; None if it has just been removed, as files of old checkpoints are."""
     try:
         return file.stat()
     except OSError:
@@ -104,14 +105,14 @@ def _state(run: RunDirectory, log: Sequence[dict[str, Any]], progress: dict[str,
 
 
 def differences(runs: Sequence[RunDirectory]) -> dict[str, list[Any]]:
-    """The settings in which runs differ: name -> the value of each."""
+    """Return the settings in which runs differ, as name -> values in the order of the runs."""
     tables = [{k: v for section in run.settings.to_dict().values() for k, v in section.items()} for run in runs]
     values = {name: [table[name] for table in tables] for name in tables[0]}
-    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
 def in_words(seconds: float) -> str:
-    """A span of time in one unit.
+    """Format a time span in its largest unit.
 
     >>> in_words(59), in_words(7200), in_words(200_000)
     ('59 s', '2 h', '2 d')

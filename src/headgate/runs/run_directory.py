@@ -1,17 +1,17 @@
-"""What a run leaves on disk: settings, tokenizer, weights, log, checkpoints. Written so that nothing half-done is read.
+"""The files of a run: settings, tokenizer, weights, log, checkpoints. Written atomically: no reader sees half a file.
 
-    config.json            settings, every default resolved; versions; what the corpus was
+    config.json            settings, with all defaults filled in; versions; facts about the corpus
     tokenizer.json         the vocabulary
-    model.safetensors      the weights to use: those of the last checkpoint (after early stopping: the best ones)
-    best.safetensors       the weights with the lowest held-out loss so far, where a part is held out
-    checkpoints/step-N/    everything that continuing needs; complete exactly when its manifest.json is there
-    log.jsonl              one report a line
-    samples.txt            what the model wrote along the way
+    model.safetensors      the current weights: those of the last checkpoint (after early stopping: the best ones)
+    best.safetensors       the weights with the lowest held-out loss so far, if a part is held out
+    checkpoints/step-N/    everything needed to continue; complete if and only if it has a manifest.json
+    log.jsonl              one report per line
+    samples.txt            texts that the model wrote during training
     curve.png              perplexity over epochs
-    events/                the reports once more, for TensorBoard (--tensorboard)
-    lock                   locked by the process that trains, which it names
+    events/                the same reports for TensorBoard (--tensorboard)
+    lock                   locked by the process that trains; contains its process id
 
-Every file is written under a temporary name, flushed to the disk and renamed. Arrays are NumPy; no torch, no pickle.
+Every file is written under a temporary name, flushed to disk and renamed. Arrays are NumPy; no torch, no pickle.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ from headgate.text import tokenizer as tokenizers
 from headgate.text.tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
-FORMAT = 2  # of config.json; raised when an older headgate could not read it
+FORMAT = 2  # of config.json; increased when older versions of headgate cannot read it
 CHECKPOINT_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A moment of training: named groups of arrays (weights, optimizer, ...) and a JSON-able state."""
+    """The state of training after a step: named groups of arrays (weights, optimizer, ...) and a state for JSON."""
 
     step: int
     arrays: dict[str, dict[str, np.ndarray]]
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """One run on disk. :meth:`create` starts one, :meth:`open` reads one; both raise InputError when that cannot be."""
+    """One run on disk. :meth:`create` starts a run, :meth:`open` reads one; both raise InputError on failure."""
 
     FILES = ("config.json", "tokenizer.json", "model.safetensors", "best.safetensors", "log.jsonl", "samples.txt")
 
@@ -58,7 +58,7 @@ class RunDirectory:
         self.path = path
         self.settings = settings
         self.tokenizer = tokenizer
-        self.facts = facts  # what config.json says beside the settings: versions, corpus
+        self.facts = facts  # the rest of config.json: versions, corpus
 
     @classmethod
     def create(
@@ -71,9 +71,9 @@ class RunDirectory:
         overwrite: bool = False,
         held: bool = False,
     ) -> "RunDirectory":
-        """Start a run in a new or empty directory; ``overwrite`` removes the run (and nothing else) that is there.
+        """Start a run in a new or empty directory; with ``overwrite``, first remove the run (and nothing else) in it.
 
-        ``held``: the caller has locked the directory.
+        Pass ``held=True`` if the caller has locked the directory.
         """
         check_free(path, overwrite=overwrite)
         if is_run(path):
@@ -86,14 +86,14 @@ class RunDirectory:
         return run
 
     def remove(self) -> None:
-        """Remove the run, and nothing else that is in its directory."""
+        """Remove the run, but nothing else in its directory."""
         _remove_run(self.path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
         """Read the settings and the tokenizer of the run in ``path``."""
         if not is_run(path):
-            raise InputError(f"{path} holds no run (there is no config.json): give the directory that train made")
+            raise InputError(f"{path} holds no run (there is no config.json): name the directory of a run")
         where = f"{path}/config.json"
         _check_kind(path)
         tables, facts, version = files.parse_json(
@@ -101,8 +101,9 @@ class RunDirectory:
             remedy="restore it, or train again",
         )  # fmt: skip
         if type(version) is not int or not 1 <= version <= FORMAT:
-            known = f"1 to {FORMAT}"
-            raise InputError(f"{where} has format {version!r}, this headgate reads {known}: use the one that wrote it")
+            raise InputError(
+                f"{where} has format {version!r}, but this headgate reads 1 to {FORMAT}: use the version that wrote it"
+            )
         if not isinstance(tables, dict) or not isinstance(facts, dict):
             raise InputError(f"{where} is damaged (settings and facts must be tables): restore it, or train again")
         try:
@@ -120,28 +121,28 @@ class RunDirectory:
         self.write("config.json", files.format_json(config, indent=2))
 
     def weights(self, *, best: bool = False) -> dict[str, np.ndarray]:
-        """The weights to use, or those with the lowest held-out loss."""
+        """Return the current weights, or with ``best`` those with the lowest held-out loss."""
         file = self.path / ("best.safetensors" if best else "model.safetensors")
         if not file.exists():
             raise InputError(
                 f"{self.path} has no {file.name}: "
-                + ("the run held no text out; omit --best" if best else "it has not reached a checkpoint yet")
+                + ("the run has no held-out text; omit --best" if best else "it has not reached a checkpoint yet")
             )
         arrays = files.parse_arrays(file.read_bytes(), file)
         if wrong := [
             name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
         ]:
             raise InputError(
-                f"{file} is damaged ({wrong[0]} holds what is no finite number): restore it, or train again"
+                f"{file} is damaged ({wrong[0]} contains values that are not finite): restore it, or train again"
             )
         return arrays
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one file of the run: all of it or nothing."""
+        """Write one file of the run, atomically."""
         files.write_whole(self.path / name, content)
 
     def append(self, name: str, text: str) -> None:
-        """Add text to log.jsonl or samples.txt: all of it or nothing. What UTF-8 cannot hold is escaped."""
+        """Append text to log.jsonl or samples.txt, completely or not at all; escape what UTF-8 cannot encode."""
         before = self._length(name)
         try:
             with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -152,7 +153,7 @@ class RunDirectory:
             raise
 
     def log(self) -> list[dict[str, Any]]:
-        """The reports of log.jsonl, in order."""
+        """Return the reports of log.jsonl, in order."""
         if not (self.path / "log.jsonl").exists():
             return []
         try:
@@ -161,15 +162,15 @@ class RunDirectory:
             raise InputError(f"{self.path}/log.jsonl is damaged ({error}): remove the broken line") from None
         for number, entry in enumerate(entries, 1):
             if not isinstance(entry, dict) or not all(map(_reportable, entry.values())):
-                raise InputError(f"{self.path}/log.jsonl is damaged (line {number} is no report): remove that line")
+                raise InputError(f"{self.path}/log.jsonl is damaged (line {number} is not a report): remove that line")
         return entries
 
     # Checkpoints
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, make its groups ``weights`` and ``best`` the run's, then let go of older checkpoints.
+        """Write a checkpoint, make its groups ``weights`` and ``best`` those of the run, then delete older checkpoints.
 
-        Any failure, a full disk for instance, leaves what was there before and raises OSError.
+        A failure, such as a full disk, raises OSError and leaves the previous checkpoint in place.
         """
         final = self.path / "checkpoints" / f"step-{checkpoint.step:09d}"
         temporary = final.with_name(f".{final.name}.tmp")
@@ -192,7 +193,7 @@ class RunDirectory:
                 files.write_durably(temporary / name, content)
             files.write_durably(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
             files.flush_directory(temporary)
-            if final.exists():  # the same step again, after an interruption right behind a checkpoint
+            if final.exists():  # the same step again, after an interruption right after a checkpoint
                 older = final.with_name(f"{final.name}.old")
                 final.rename(older)
             try:
@@ -210,13 +211,14 @@ class RunDirectory:
         self._publish(final)
 
     def use_best(self) -> None:
-        """Make the weights with the lowest held-out loss those to use."""
+        """Make the weights with the lowest held-out loss the current ones."""
         self.write("model.safetensors", (self.path / "best.safetensors").read_bytes())
 
     def recover(self) -> Checkpoint | None:
-        """The newest complete checkpoint, or None where none was reached; everything else is brought to its moment.
+        """Return the newest complete checkpoint, or None if there is none, and reset the other files to its step.
 
-        What was written after it (reports, samples, an unfinished checkpoint) is removed: continuing writes it again.
+        Reports, samples and unfinished checkpoints written after it are removed: continuing writes them again. Raises
+        InputError if there are checkpoints but none is complete.
         """
         candidates = self._candidates()
         for path in candidates:
@@ -240,12 +242,12 @@ class RunDirectory:
         return None
 
     def progress(self) -> dict[str, Any] | None:
-        """The state of the newest complete checkpoint, or None; nothing is changed."""
+        """Return the state of the newest complete checkpoint, or None, without changing any file."""
         path = next((path for path in self._candidates() if _complete(path)), None)
         return None if path is None else _read_state(path)
 
     def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint, or None; nothing is changed."""
+        """Return the newest complete checkpoint, or None, without changing any file."""
         return next((_read(path)[0] for path in self._candidates() if _complete(path)), None)
 
     def _candidates(self) -> list[Path]:
@@ -254,7 +256,7 @@ class RunDirectory:
         return sorted(candidates, key=lambda p: (p.stem, p.suffix != ".old"), reverse=True)
 
     def _publish(self, checkpoint: Path) -> None:
-        """Copy the weights of a complete checkpoint to where they are used, then remove everything else beside it."""
+        """Make the weights of a complete checkpoint those of the run, then remove all other checkpoints."""
         for group, name in (("best", "best.safetensors"), ("weights", "model.safetensors")):
             if (checkpoint / f"{group}.safetensors").exists():
                 self.write(name, (checkpoint / f"{group}.safetensors").read_bytes())
@@ -268,12 +270,12 @@ class RunDirectory:
 
 
 def _reportable(value: Any) -> bool:
-    """Whether log.jsonl can hold such a value: a number that a float can be, a truth value, null."""
+    """Return True for a value that log.jsonl may contain: a float, an integer of 64 bits, a bool or None."""
     return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """InputError where a run cannot be started in a directory; ``overwrite``: it may hold one."""
+    """Raise InputError unless a run can be started in a directory, which with ``overwrite`` may hold one."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name a directory for the run with --out")
     if is_run(path):
@@ -286,19 +288,19 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         "tokenizer.json",
         ".tokenizer.json.tmp",
         ".config.json.tmp",
-    }:  # those five: what is left where creating a run was cut short
+    }:  # the files left over if creating a run was interrupted
         raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds a run, whole or damaged."""
+    """Return True if a directory holds a run or a fitted estimator, complete or damaged."""
     return (path / "config.json").exists()
 
 
 def _check_kind(path: Path) -> None:
-    """InputError where a directory holds a fitted estimator, and no language model."""
+    """Raise InputError if a directory holds a fitted estimator instead of a language model."""
     if kind := files.estimator_in(path):
-        raise InputError(f"{path} holds a {kind}, no language model: headgate predict reads it")
+        raise InputError(f"{path} holds a {kind}, not a language model: use headgate predict")
 
 
 def _remove_run(path: Path) -> None:
@@ -312,7 +314,7 @@ def _remove_run(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
-    """A complete checkpoint, and how long log.jsonl and samples.txt were."""
+    """Return a complete checkpoint, and the sizes in bytes of log.jsonl and samples.txt at that step."""
     state = _read_state(path)
     lengths = state.pop("lengths")
     arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
@@ -320,12 +322,12 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """The state of a complete checkpoint, and under "lengths" how long log.jsonl and samples.txt were."""
+    """Return the state of a complete checkpoint; "lengths" has the sizes of log.jsonl and samples.txt in bytes."""
 
     def checked(state: dict[str, Any]) -> dict[str, Any]:
         lengths = state["lengths"]
         if lengths.keys() != {"log.jsonl", "samples.txt"} or any(type(n) is not int or n < 0 for n in lengths.values()):
-            raise ValueError(f"lengths cannot be {lengths}")
+            raise ValueError(f"lengths must be the sizes of log.jsonl and samples.txt in bytes, got {lengths}")
         return state
 
     file = path / "state.json"
@@ -334,14 +336,14 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _complete(checkpoint: Path) -> bool:
-    """Whether the manifest is there, names this checkpoint, and every file is as it says."""
+    """Return True if a checkpoint has a manifest that names it and matches every file."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-        there = {file.name for file in checkpoint.iterdir() if file.is_file()}
+        present = {file.name for file in checkpoint.iterdir() if file.is_file()}
         return (
             manifest["format"] == CHECKPOINT_FORMAT
             and f"step-{manifest['step']:09d}" == checkpoint.name.removesuffix(".old")
-            and {"state.json"} <= manifest["files"].keys() <= there
+            and {"state.json"} <= manifest["files"].keys() <= present
             and all(
                 (checkpoint / name).stat().st_size == fact["size"] and file_sha256(checkpoint / name) == fact["sha256"]
                 for name, fact in manifest["files"].items()
