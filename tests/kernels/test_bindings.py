@@ -205,11 +205,11 @@ def test_targets_that_are_none_are_errors(runtime: Runtime) -> None:
         with pytest.raises(IndexError, match=f"targets must be from 0 to {V - 1}, got {min(wrong, 0)} to"):
             runtime.losses(ids, y, None)
     for y in (ids[:-1], ids[0], ids.T, ids.ravel()):
-        with pytest.raises(InputError, match=r"x and y must be ids \(T, B\) of one shape, got \(5, 3\) and \("):
+        with pytest.raises(InputError, match=r"x and y must be ids of the same shape \(T, B\), got \(5, 3\) and \("):
             runtime.losses(ids, y, None)
     with pytest.raises(InputError, match="targets must be integers, got float64"):
         runtime.losses(ids, ids.astype(float), None)
-    with pytest.raises(InputError, match=r"x and y must be ids \(T, B\) of one shape, got \(3,\) and \(3,\)"):
+    with pytest.raises(InputError, match=r"x and y must be ids of the same shape \(T, B\), got \(3,\) and \(3,\)"):
         runtime.losses(ids[0], ids[0], None)
 
 
@@ -293,11 +293,13 @@ def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
                 call("a", wrong)
     for length in (2**31, 10**12, 10**30):
         with pytest.raises(
-            InputError, match=rf"a text of at most [\d,]+ tokens can be written at once, got {length:,}"
+            InputError, match=rf"at most [\d,]+ tokens can be generated at once, got {length:,}: reduce the length"
         ):
             runtime.generate("a", length)
     for width, length in ((10**9, 20), (10**30, 10**30), (2, 10**12)):
-        with pytest.raises(InputError, match=r"a beam of [\d,]+ for [\d,]+ tokens is too large to be held: at most"):
+        with pytest.raises(
+            InputError, match=r"a beam of width [\d,]+ and length [\d,]+ is too large: it can hold at most"
+        ):
             runtime.beam_search("a", length, width)
     assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # no more than there are
     assert next(runtime.stream("a", 10**30)) == runtime.generate("a", 1)[1:]

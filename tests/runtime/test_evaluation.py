@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_is_told():
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_text_too_short(length):
-    with pytest.raises(InputError, match=f"^a text of at least two tokens is needed to evaluate it, got {length}$"):
+    with pytest.raises(InputError, match=f"^evaluation needs a text of at least two tokens, got {length}$"):
         evaluate(counting, np.arange(length))
 
 

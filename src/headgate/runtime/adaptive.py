@@ -1,10 +1,10 @@
 """The clusters of an adaptive softmax (Grave et al. 2017, arXiv:1609.04309), on NumPy.
 
-The most frequent ids share one softmax with a place for each cluster of rarer ids; each cluster has a softmax of its
-own, over a projection of the state that is smaller the rarer its ids are. torch.nn.AdaptiveLogSoftmaxWithLoss trains
-it; this computes the same.
+The most frequent ids share one softmax with one entry for each cluster of rarer ids. Each cluster has its own softmax
+over a projection of the state, smaller for rarer ids. torch.nn.AdaptiveLogSoftmaxWithLoss trains this head; the
+functions here compute the same.
 
-Letters: N tokens, H hidden size, V vocabulary, S ids that share the first softmax, C clusters.
+Letters: N tokens, H hidden size, V vocabulary, S ids in the first softmax, C clusters.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from headgate.settings.weights import cutoffs
 
 
 class Clusters:
-    """The clusters of a model's head; the first softmax' logits (N, S + C) come from whoever computes linear heads."""
+    """The clusters of an adaptive head; the caller computes the logits (N, S + C) of the first softmax."""
 
     def __init__(self, weights: Mapping[str, np.ndarray], V: int) -> None:
         starts = cutoffs(V)
@@ -27,16 +27,16 @@ class Clusters:
         ]
 
     def log_probabilities(self, states: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Of every id: states (N, H), logits (N, S + C) -> (N, V) float32."""
+        """Return the log-probabilities of all ids: states (N, H), logits (N, S + C) -> (N, V) float32."""
         first = log_softmax(logits)
-        found = np.empty((len(states), self._V), np.float32)
-        found[:, : self._S] = first[:, : self._S]
+        log_p = np.empty((len(states), self._V), np.float32)
+        log_p[:, : self._S] = first[:, : self._S]
         for place, (start, end, projection, weight) in enumerate(self._clusters, self._S):
-            found[:, start:end] = log_softmax(states @ projection.T @ weight.T) + first[:, place, None]
-        return found
+            log_p[:, start:end] = log_softmax(states @ projection.T @ weight.T) + first[:, place, None]
+        return log_p
 
     def log_probability(self, states: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Of each token's target alone, whose cluster is all that is computed: targets (N,) -> (N,) float64."""
+        """Return the log-probability of each target, computing its cluster only: targets (N,) -> (N,) float64."""
         places = targets.astype(np.int64)
         inside = np.zeros(len(states))
         for place, (start, end, projection, weight) in enumerate(self._clusters, self._S):

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: perplexity and bits per character, the state carried along.
+"""Evaluation of a model on a text: perplexity and bits per character, with the state carried along.
 
 Letters: N tokens, R rows, T time steps.
 """
@@ -19,7 +19,7 @@ Losses = Callable[[np.ndarray, np.ndarray, Any], tuple[np.ndarray, Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean cross-entropy of a text, in nats a token, and what follows from it."""
+    """The mean cross-entropy of a text, in nats per token, and the measures derived from it."""
 
     loss: float
     tokens: int
@@ -35,7 +35,7 @@ class Evaluation:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): a loss in nats, averaged over tokens; infinite where it overflows.
+    """Return exp(loss) for a mean loss in nats per token; infinity if it overflows.
 
     >>> perplexity(0.0), perplexity(1000.0)
     (1.0, inf)
@@ -47,7 +47,7 @@ def perplexity(loss: float) -> float:
 
 
 def bits_per_character(loss: float, characters_per_token: float = 1.0) -> float:
-    """A loss in nats per token as bits per character.
+    """Convert a loss in nats per token to bits per character.
 
     >>> bits_per_character(math.log(8), 1.0)
     3.0
@@ -58,17 +58,17 @@ def bits_per_character(loss: float, characters_per_token: float = 1.0) -> float:
 def evaluate(
     losses: Losses, ids: Ids, *, rows: int = 0, steps: int = 128, characters_per_token: float = 1.0
 ) -> Evaluation:
-    """Predict every token of ids (N,) but the first, once.
+    """Evaluate the predictions of all tokens of a text but the first, as a mean over tokens.
 
-    The text is read in R = ``rows`` pieces side by side, each with the state carried through it from zeros, in chunks
-    of ``steps``. ``rows=1`` gives every token all of the text before it; 0 takes a row for every 512 tokens, at most
-    32. The mean is over tokens.
+    The ids, at least two, are split into R = ``rows`` pieces that are read in parallel, in chunks of ``steps``; the
+    state starts from zeros in each piece and is carried through it. With ``rows=1`` every token is predicted from the
+    whole text before it; 0 means one row per 512 tokens, at most 32. Raises InputError for fewer than two ids.
     """
     N = len(ids) - 1
     if N < 1:
-        raise InputError(f"a text of at least two tokens is needed to evaluate it, got {len(ids)}")
+        raise InputError(f"evaluation needs a text of at least two tokens, got {len(ids)}")
     R = rows or min(max(N // 512, 1), 32)
-    length = -(-N // R)  # of a row; the last one may be shorter
+    length = -(-N // R)  # of each row; the last may be shorter
     total, state = 0.0, None
     for start in range(0, length, steps):
         at = np.arange(start, min(start + steps, length))[:, None] + length * np.arange(R)  # (steps, R)

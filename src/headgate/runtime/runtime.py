@@ -1,6 +1,6 @@
-"""A trained language model without torch: it steps, writes, streams and scores. The native library, or NumPy, float32.
+"""Runtime: a trained language model without torch, in float32, on the native library or on NumPy.
 
-Letters: T time steps, B batch, N tokens, V vocabulary, H hidden size, L layers. The equations: those of equations.py.
+Letters: T time steps, B batch, N tokens, V vocabulary, H hidden size, L layers. Equations: see equations.py.
 """
 
 import warnings
@@ -18,21 +18,58 @@ from headgate.settings.run import ModelSettings
 from headgate.settings.weights import check_weights
 from headgate.text.tokenizer import Tokenizer
 
-LOGITS = 2**20  # so many at most exist at a time while a text is scored
-LONGEST = 10**9  # tokens of a text that is written at once: some tens of gigabytes
+LOGITS = 2**20  # upper bound on the logits held at once while a text is scored
+LONGEST = 10**9  # upper bound on the tokens that generate() returns: tens of gigabytes
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
 class Runtime:
-    """A GRU language model on NumPy arrays.
+    """A trained GRU language model on NumPy arrays, without torch.
 
-    ``weights`` has the names and shapes of ``LanguageModel.state_dict()``; the native library keeps a copy of them.
-    Without it, NumPy computes, more slowly, on the arrays themselves. ``threads``: the most that the native library
-    computes with, and not more than a quota keeps running; 0: one for each processor that affinity and quotas leave to
-    this process, and at most OMP_NUM_THREADS. The results are the same. ``precision``: "float32", or "bfloat16" or
-    "int8" for a copy of half or a quarter of the size, which is read faster and rounds the weights (``headgate evaluate
-    --weights`` says what that costs); computed with is float32, and the clusters of an adaptive head stay float32.
-    Thread-safe: it holds no state of a text; the state (L, B, H) is passed in and handed back.
+    Parameters
+    ----------
+    weights : mapping of str to ndarray
+        Arrays with the names and shapes of ``LanguageModel.state_dict()``.
+    settings : ModelSettings
+        The settings of the model.
+    tokenizer : Tokenizer
+        The tokenizer that the model was trained with.
+    threads : int
+        The largest number of threads of the native library, further limited by a quota of processor time. 0, the
+        default, means one per processor that affinity and quotas leave to this process, and at most OMP_NUM_THREADS.
+        The results do not depend on it.
+    precision : {"float32", "bfloat16", "int8"}
+        The format of the weights. "bfloat16" and "int8" take a half and a quarter of the memory and are read faster,
+        but round the weights; ``headgate evaluate --weights`` measures the loss of accuracy. They need the native
+        library. Computations are in float32, and the clusters of an adaptive head stay in float32.
+
+    Attributes
+    ----------
+    settings : ModelSettings
+        The settings of the model.
+    tokenizer : Tokenizer
+        The tokenizer of the model.
+
+    Raises
+    ------
+    InputError
+        If ``precision`` is unknown or needs the missing native library, or if the weights do not fit the settings.
+
+    Notes
+    -----
+    The native library keeps its own copy of the weights. Without the library, NumPy computes on the arrays themselves,
+    more slowly.
+
+    A runtime is thread-safe: it stores no state of a text. The state (L, B, H) is passed in and returned.
+
+    Examples
+    --------
+    >>> from headgate.runs.find import find_run
+    >>> model = Runtime.load(find_run("voyage"))
+    >>> logits, state = model.read("The gate")
+    >>> logits.shape == (1, model.tokenizer.vocabulary_size)
+    True
+    >>> text = model.generate("The gate", 20, temperature=0.8, seed=1)
     """
 
     def __init__(
@@ -78,7 +115,27 @@ class Runtime:
 
     @classmethod
     def load(cls, path: str | Path, *, best: bool = False, precision: str = "float32", threads: int = 0) -> "Runtime":
-        """The model of a run directory: its newest weights, or those with the lowest held-out loss."""
+        """Load the model of a run directory.
+
+        Parameters
+        ----------
+        path : str or path
+            The run directory.
+        best : bool
+            Load the weights with the lowest held-out loss instead of the newest.
+        precision, threads
+            As for :class:`Runtime`.
+
+        Returns
+        -------
+        Runtime
+
+        Raises
+        ------
+        InputError
+            If the directory holds no run or no such weights, if they are damaged or do not fit the settings, or for an
+            invalid ``precision``.
+        """
         run = RunDirectory.open(Path(path))
         try:
             return cls(run.weights(best=best), run.settings.model, run.tokenizer, threads=threads, precision=precision)
@@ -86,15 +143,45 @@ class Runtime:
             raise InputError(f"{path}: {error}") from None
 
     def initial_state(self, batch: int = 1) -> np.ndarray:
-        """The state before any text: zeros (L, B, H)."""
+        """Return the state before any text.
+
+        Parameters
+        ----------
+        batch : int
+            B, the number of sequences.
+
+        Returns
+        -------
+        ndarray (L, B, H)
+            Zeros, float32.
+        """
         return np.zeros((self.settings.num_layers, batch, self.settings.hidden_size), np.float32)
 
     def step(self, ids: np.ndarray, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Read one id of each of B sequences: ids (B,), state (L, B, H) -> logits (B, V) of the next ids, new state.
+        """Read one id of each of B sequences, and compute the logits of the next ids.
 
-        Without a state, each sequence begins with zeros. The characters of one text are read by ``read(text, state)``.
-        The logits of an adaptive head are log-probabilities. Raises InputError for shapes and dtypes that do not fit,
-        IndexError for ids that are not from 0 to V-1; so do ``read`` and ``losses``. A state is never changed in place.
+        To read the characters of one text, use :meth:`read`.
+
+        Parameters
+        ----------
+        ids : ndarray (B,)
+            Integers from 0 to V-1.
+        state : ndarray (L, B, H), optional
+            The state before the step, which is not modified; zeros by default.
+
+        Returns
+        -------
+        logits : ndarray (B, V)
+            float32; log-probabilities if the head is adaptive.
+        state : ndarray (L, B, H)
+            The state after the step, float32.
+
+        Raises
+        ------
+        InputError
+            If a shape or dtype does not fit.
+        IndexError
+            If an id is not from 0 to V-1.
         """
         ids = _integers("ids", ids)
         if ids.ndim != 1:
@@ -103,10 +190,10 @@ class Runtime:
                 "read(text, state) or losses(x, y, state)"
             )
         L, H, B = self.settings.num_layers, self.settings.hidden_size, len(ids)
-        if state is not None and (given := np.shape(state)) != (L, B, H) and (given[:1], given[2:]) == ((L,), (H,)):
+        if state is not None and (shape := np.shape(state)) != (L, B, H) and (shape[:1], shape[2:]) == ((L,), (H,)):
             raise InputError(
-                f"step reads one id for each sequence, got {B} ids and a state of {given[1]} "
-                f"sequence{'s' * (given[1] != 1)}: for the characters of one text call read(text, state)"
+                f"step reads one id for each sequence, got {B} ids and a state of {shape[1]} "
+                f"sequence{'s' * (shape[1] != 1)}: for the characters of one text call read(text, state)"
             )
         state = self._state(state, B)
         ids = _plain(ids, INT64)
@@ -118,11 +205,38 @@ class Runtime:
         return self._logits(outputs[0]), state
 
     def read(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Read a text: -> logits (1, V) of what follows it, state (L, 1, H).
+        """Read a text, and compute the logits of the id that follows it.
 
-        Characters or words that the vocabulary lacks are read as its stand-in, with one warning that names them. A text
-        without ids, an empty one or spaces between words, is read as a line break (or what stands in for it). Where the
-        model knows documents, a text without a ``state`` begins one, and one without ids begins another.
+        Parameters
+        ----------
+        text : str
+            The text. If it has no ids (an empty text, or spaces for a tokenizer of words), a line break, or its
+            replacement in the vocabulary, is read instead.
+        state : ndarray (L, 1, H), optional
+            The state before the text, which is not modified; zeros by default.
+
+        Returns
+        -------
+        logits : ndarray (1, V)
+            float32; log-probabilities if the head is adaptive.
+        state : ndarray (L, 1, H)
+            The state after the text, float32.
+
+        Raises
+        ------
+        InputError
+            If the shape or dtype of ``state`` does not fit.
+
+        Warns
+        -----
+        UserWarning
+            If characters or words are not in the vocabulary. They are read as its replacement for unknown text, and one
+            warning names them.
+
+        Notes
+        -----
+        If the model was trained on separate documents, a text without ``state`` begins a document, and a text without
+        ids begins another one instead of being read as a line break.
         """
         if unknown := self.tokenizer.out_of_vocabulary(text):
             stand_in = self.tokenizer.decode(self.tokenizer.encode(unknown[0]))
@@ -138,10 +252,29 @@ class Runtime:
         return self._logits(outputs[-1]), state
 
     def stream(self, prefix: str, length: int, *, seed: int = 0, **sampling: float) -> Iterator[str]:
-        """Continue ``prefix`` by ``length`` ids: yields the new text piece by piece, never half a character.
+        """Continue ``prefix`` by ``length`` ids, and yield the new text piece by piece.
 
-        ``sampling``: the fields of :class:`headgate.runtime.sampling.Sampling`: temperature (0, greedy, by default),
-        top_k, top_p, min_p, repetition_penalty. Ids that stand for no text (``<unk>``) are never drawn.
+        Parameters
+        ----------
+        prefix : str
+            The beginning of the text, read as by :meth:`read`.
+        length : int
+            The number of ids to write, at least 0.
+        seed : int
+            The seed of the random numbers.
+        **sampling
+            The fields of :class:`headgate.runtime.sampling.Sampling`: ``temperature`` (0, greedy, by default),
+            ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``.
+
+        Yields
+        ------
+        str
+            The next piece of text, never a part of a character. Ids without text, such as ``<unk>``, are never drawn.
+
+        Raises
+        ------
+        InputError
+            If ``length`` or a sampling setting is invalid; raised by the call, before the first piece.
         """
         return self._stream(prefix, _length(length), Sampling(**sampling), seed)  # type: ignore[arg-type]
 
@@ -165,37 +298,75 @@ class Runtime:
             logits, state = self.step(np.array([i]), state)
 
     def _draw_natively(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[int]:
-        """The same ids, some at a time: one first, so that text appears at once, then more and more."""
+        """Draw the same ids in growing chunks, the first of one id, so that text appears immediately."""
         assert self._native is not None
         logits, state = self.read(prefix)
         seen, forbidden = (np.zeros(self.tokenizer.vocabulary_size, bool) for _ in range(2))
         seen[self.tokenizer.encode(prefix)] = True
         forbidden[self.tokenizer.special_ids] = True
         generator = np.random.default_rng(seed)
-        how = native.Draw(
+        draw = native.Draw(
             sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p,
             min(sampling.top_k, len(seen)),
         )  # fmt: skip
         drawn = 0
         while drawn < length:
             n = min(max(drawn, 1), 64, length - drawn)
-            yield from self._native.generate(how, generator.random(n), forbidden, seen, logits[0], state).tolist()
+            yield from self._native.generate(draw, generator.random(n), forbidden, seen, logits[0], state).tolist()
             drawn += n
 
     def generate(self, prefix: str, length: int, *, seed: int = 0, **sampling: float) -> str:
-        """Return ``prefix`` and its continuation by ``length`` ids; ``sampling`` as for :meth:`stream`.
+        """Return ``prefix`` and its continuation by ``length`` ids.
 
-        Raises InputError for more than :data:`LONGEST` ids: stream those.
+        Parameters
+        ----------
+        prefix : str
+            The beginning of the text, read as by :meth:`read`.
+        length : int
+            The number of ids to write, from 0 to 10**9; use :meth:`stream` for more.
+        seed : int
+            The seed of the random numbers.
+        **sampling
+            As for :meth:`stream`.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        InputError
+            If ``length`` or a sampling setting is invalid.
         """
         if _length(length) > LONGEST:
             raise InputError(
-                f"a text of at most {LONGEST:,} tokens can be written at once, got {length:,}: take a smaller length, "
-                "or stream it"
+                f"at most {LONGEST:,} tokens can be generated at once, got {length:,}: reduce the length, or use "
+                "stream()"
             )
         return prefix + "".join(self.stream(prefix, length, seed=seed, **sampling))
 
     def beam_search(self, prefix: str, length: int, width: int) -> list[tuple[str, float]]:
-        """The most probable continuations that a beam finds, best first: (prefix and continuation, nats)."""
+        """Return the most probable continuations that a beam search finds.
+
+        Parameters
+        ----------
+        prefix : str
+            The beginning of the text, read as by :meth:`read`.
+        length : int
+            The number of ids to write, at least 0.
+        width : int
+            The number of continuations kept after each step, at least 1.
+
+        Returns
+        -------
+        list of (str, float)
+            ``prefix`` with its continuation, and the log-probability of the continuation in nats, most probable first.
+
+        Raises
+        ------
+        InputError
+            If ``length`` or ``width`` is invalid, or if the search would need too much memory.
+        """
         length = _length(length)
         logits, state = self.read(prefix)
 
@@ -203,26 +374,64 @@ class Runtime:
             logits, state = self.step(ids, state)
             return self._writable(logits), state
 
-        found = beam_search(step, self._writable(logits), state, width=width, length=length)
-        return [(prefix + self._written(ids, prefix), score) for ids, score in found]
+        beams = beam_search(step, self._writable(logits), state, width=width, length=length)
+        return [(prefix + self._written(ids, prefix), score) for ids, score in beams]
 
     def _written(self, ids: list[int], after: str) -> str:
         write = self.tokenizer.stream_decoder(after)
         return "".join(map(write, [*ids, None]))
 
     def log_probabilities(self, text: str) -> np.ndarray:
-        """The log-probability, in nats, of each token of ``text`` but the first, given those before it."""
+        """Return the log-probability of each token of a text but the first, given the tokens before it.
+
+        Parameters
+        ----------
+        text : str
+            A text of N tokens, at least two.
+
+        Returns
+        -------
+        ndarray (N - 1,)
+            In nats, float64.
+
+        Raises
+        ------
+        InputError
+            If the text has fewer than two tokens.
+        """
         ids = self.tokenizer.encode(text)
         if len(ids) < 2:
-            raise InputError(f"a text of at least two tokens is needed to score it, got {len(ids)}")
+            raise InputError(f"scoring needs a text of at least two tokens, got {len(ids)}")
         nats, _ = self.losses(ids[:-1, None], ids[1:, None], self.initial_state())
         return -nats[:, 0]
 
     def losses(self, x: np.ndarray, y: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Cross-entropy in nats of each target: x, y (T, B), state (L, B, H) or None -> (T, B), new state."""
+        """Compute the cross-entropy of each target.
+
+        Parameters
+        ----------
+        x, y : ndarray (T, B)
+            The ids to read and the targets, the ids that follow them: integers from 0 to V-1.
+        state : ndarray (L, B, H) or None
+            The state before the first step, which is not modified; None for zeros.
+
+        Returns
+        -------
+        losses : ndarray (T, B)
+            In nats, float64.
+        state : ndarray (L, B, H)
+            The state after the last step, float32.
+
+        Raises
+        ------
+        InputError
+            If a shape or dtype does not fit.
+        IndexError
+            If an id or target is not from 0 to V-1.
+        """
         x, y = _integers("ids", x), _integers("targets", y)
         if x.ndim != 2 or x.shape != y.shape:
-            raise InputError(f"x and y must be ids (T, B) of one shape, got {x.shape} and {y.shape}")
+            raise InputError(f"x and y must be ids of the same shape (T, B), got {x.shape} and {y.shape}")
         state = self._state(state, x.shape[1])
         self._check_range("targets", y)
         outputs, state = self._run(_plain(x, INT64), state)
@@ -235,14 +444,14 @@ class Runtime:
         return nats.reshape(y.shape), state
 
     def _losses(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """states (N, H), targets (N,) -> cross-entropy in nats (N,)"""
+        """Compute the cross-entropy in nats: states (N, H), targets (N,) -> (N,)."""
         logits = self._linear(states)
         if self._clusters is not None:
             return -self._clusters.log_probability(states, logits, targets)
         return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
     def _logits(self, states: np.ndarray) -> np.ndarray:
-        """states of the last layer (N, H) -> (N, V)"""
+        """Compute the logits of all ids: states of the last layer (N, H) -> (N, V)."""
         return self._whole(states, self._linear(states))
 
     def _linear(self, states: np.ndarray) -> np.ndarray:
@@ -253,28 +462,28 @@ class Runtime:
         return logits
 
     def _whole(self, states: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """What the linear part of the head says, (N, V) or an adaptive head's shortlist, of all ids (N, V)."""
+        """Extend the logits of the linear layer to all ids (N, V): for an adaptive head, add its clusters."""
         return logits if self._clusters is None else self._clusters.log_probabilities(states, logits)
 
     def _writable(self, logits: np.ndarray) -> np.ndarray:
-        """A copy of logits (..., V) that forbids the ids which stand for no text."""
+        """Return a copy of logits (..., V) with -inf for the ids that have no text."""
         logits = logits.copy()
         logits[..., self.tokenizer.special_ids] = -np.inf
         return logits
 
     def _state(self, state: np.ndarray | None, B: int) -> np.ndarray:
-        """A given state as the library reads it, (L, B, H) float32; zeros for None. InputError for any other."""
+        """Return a state as (L, B, H) float32, zeros for None; raises InputError for a wrong shape or dtype."""
         if state is None:
             return self.initial_state(B)
-        given, shape = np.asarray(state), (self.settings.num_layers, B, self.settings.hidden_size)
-        if given.shape != shape:
+        array, shape = np.asarray(state), (self.settings.num_layers, B, self.settings.hidden_size)
+        if array.shape != shape:
             raise InputError(
-                f"the state must be {shape}, layers, sequences and hidden units, got {given.shape}: take what the last "
-                f"call returned, or initial_state({B})"
+                f"the state must be {shape} (layers, sequences, hidden units), got {array.shape}: pass the state that "
+                f"the last call returned, or initial_state({B})"
             )
-        if given.dtype.kind not in "fiu":
-            raise InputError(f"the state must hold real numbers, got {given.dtype}")
-        return _plain(given, FLOAT32)
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"the state must hold real numbers, got {array.dtype}")
+        return _plain(array, FLOAT32)
 
     def _check_range(self, name: str, ids: np.ndarray) -> None:
         V = self.tokenizer.vocabulary_size
@@ -282,14 +491,14 @@ class Runtime:
             raise IndexError(f"{name} must be from 0 to {V - 1}, got {ids.min()} to {ids.max()}")
 
     def _begun(self, ids: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """The state (L, B, H) before ids (B,): zeros in the rows where a document begins."""
+        """Return the state (L, B, H) before ids (B,), with zeros for the sequences where a document begins."""
         if self.tokenizer.document_id is None:
             return state
         begins = ids == self.tokenizer.document_id
         return np.where(begins[:, None], np.float32(0), state) if begins.any() else state
 
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        """Run all layers: ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
         if self.tokenizer.document_id is None or not len(ids):
             return self._run_on(ids, state)
         begins = (ids == self.tokenizer.document_id).any(1)
@@ -300,7 +509,7 @@ class Runtime:
         return np.concatenate(outputs) if len(outputs) > 1 else outputs[0], state
 
     def _run_on(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same where no document begins behind the first step."""
+        """Run all layers as ``_run`` does, on ids in which no document begins after the first step."""
         if self._native is not None:
             return self._native.read(ids, state)
         self._check_range("ids", ids)
@@ -318,7 +527,7 @@ class Runtime:
 
 
 def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The same numbers of that dtype, C-contiguous, aligned, not a subclass: the array itself where it is so."""
+    """Return the values in that dtype, C-contiguous and aligned, without a copy if they are already."""
     flags = array.flags
     if array.dtype == dtype and flags.c_contiguous and flags.aligned:
         return array
@@ -326,22 +535,22 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _integers(name: str, values: np.ndarray) -> np.ndarray:
-    """Ids as an array. InputError for what are not integers."""
-    given = np.asarray(values)
-    if given.dtype.kind not in "iu" and (given.size or given.dtype.kind != "f"):  # NumPy takes an empty list for floats
-        raise InputError(f"{name} must be integers, got {given.dtype}")
-    return given
+    """Return ids as an array; raises InputError unless they are integers."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):  # np.asarray([]) is of floats
+        raise InputError(f"{name} must be integers, got {array.dtype}")
+    return array
 
 
 def _length(length: int) -> int:
-    """How many ids to write. InputError for what is not such a number."""
+    """Return ``length`` as an int; raises InputError unless it is an integer of at least 0."""
     if not isinstance(length, int | np.integer) or length < 0:  # type: ignore[redundant-expr]
         raise InputError(f"length must be a whole number of at least 0, got {length!r}")
     return int(length)
 
 
 def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:
-    """One step of equations.py: a (B, 3H), h (B, H) -> (B, H)."""
+    """Compute one step of equations.py: a (B, 3H), h (B, H) -> (B, H)."""
     H = h.shape[-1]
     if reset == "after":
         g = h @ W_hh.T + b_hh  # (B, 3H)

@@ -1,4 +1,4 @@
-"""From logits to the next id: greedy, temperature, top-k, top-p, min-p, repetition penalty; beam search. NumPy, seeded.
+"""Decoding: the next id from logits (greedy, temperature, top-k, top-p, min-p, repetition penalty), and beam search.
 
 Letters: V vocabulary, L layers, W beams, H hidden size.
 """
@@ -11,20 +11,21 @@ import numpy as np
 
 from headgate.errors import InputError
 
-HELD = 2**26  # logits, or numbers of the states, or ids, that a beam search may hold: some gigabytes
+HELD = 2**26  # upper bound on the logits, state values or ids of all beams of a search: a few gigabytes
 Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ids (W,), state -> logits (W, V), state
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is drawn. The filters apply in the order in which they stand here.
+    """The settings for drawing the next id. They apply in this order.
 
-    repetition_penalty   logits of ids already in the text: divided by it where positive, multiplied where negative
+    repetition_penalty   divides positive logits of ids already in the text and multiplies negative ones
                          (Keskar et al., arXiv:1909.05858); 1 changes nothing
-    temperature          logits are divided by it; 0 is greedy: always the most probable id, the lowest of equals
-    top_k                only the k most probable ids; 0: all
-    top_p                the fewest most probable ids whose probabilities sum to p (Holtzman et al., arXiv:1904.09751)
-    min_p                ids at least min_p times as probable as the best (Nguyen et al., arXiv:2407.01082)
+    temperature          divides the logits; 0 is greedy: always the most probable id, the lowest id in case of a tie
+    top_k                keep the k most probable ids; 0 keeps all
+    top_p                keep the fewest most probable ids whose probabilities sum to at least p
+                         (Holtzman et al., arXiv:1904.09751)
+    min_p                keep ids at least min_p times as probable as the best (Nguyen et al., arXiv:2407.01082)
 
     >>> Sampling(temperature=0.5, top_k=2).probabilities(np.array([1.0, 0.0, -1.0])).round(3)
     array([0.881, 0.119, 0.   ])
@@ -52,9 +53,9 @@ class Sampling:
             raise InputError("; ".join(wrong))
 
     def probabilities(self, logits: np.ndarray, seen: Sequence[int] = ()) -> np.ndarray:
-        """The distribution that the next id is drawn from: logits (V,) and the ids of the text so far -> (V,) float64.
+        """Return the distribution of the next id: logits (V,) and the ids of the text so far -> (V,) float64.
 
-        A logit of -inf forbids its id. Greedy puts everything on one id.
+        A logit of -inf forbids its id. Greedy decoding gives one id the probability 1.
         """
         logits = logits.astype(np.float64)
         if self.repetition_penalty != 1 and len(seen):
@@ -71,13 +72,13 @@ class Sampling:
         p /= p.sum()
         if self.top_p < 1:
             order = np.argsort(-p, kind="stable")
-            before = np.cumsum(p[order]) - p[order]  # what the more probable ids already sum to
+            before = np.cumsum(p[order]) - p[order]  # total probability of the more probable ids
             p[order[before >= self.top_p]] = 0.0
         p[p < self.min_p * p.max()] = 0.0
         return np.asarray(p / p.sum())
 
     def choose(self, logits: np.ndarray, generator: np.random.Generator, seen: Sequence[int] = ()) -> int:
-        """Draw the next id; one number is taken from ``generator``, none when greedy."""
+        """Draw the next id with one number from ``generator``, or with none if greedy."""
         p = self.probabilities(logits, seen)
         if self.temperature == 0:
             return int(p.argmax())
@@ -85,9 +86,10 @@ class Sampling:
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of the text ``number`` of several that are drawn with one seed: that seed for text 0, others after it.
+    """Return the seed of text ``number`` of several: ``seed`` itself for text 0, and different seeds for the rest.
 
-    Texts drawn with the same numbers would make the same choices: where one takes the third most probable id, all do.
+    Texts drawn with the same random numbers would make the same choices: if one takes the third most probable id, all
+    do.
 
     >>> seed_of(7, 0), seed_of(7, 1) != seed_of(8, 0)
     (7, True)
@@ -96,7 +98,7 @@ def seed_of(seed: int, number: int) -> int:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the softmax over the last axis, float64."""
+    """Return the logarithm of the softmax over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
@@ -104,19 +106,20 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def beam_search(
     step: Step, logits: np.ndarray, state: np.ndarray, *, width: int, length: int
 ) -> list[tuple[list[int], float]]:
-    """The most probable continuations that a beam of ``width`` finds, best first.
+    """Return the most probable continuations that a beam of ``width`` finds, best first.
 
-    logits (1, V) and state (L, 1, H) are those after the prefix. Returns pairs (``length`` ids, log-probability in
-    nats); every continuation has the same length, so no length penalty is needed.
+    logits (1, V) and state (L, 1, H) are those after the prefix. Each result is a pair (``length`` ids, log-probability
+    in nats). All continuations have the same length, so no length penalty is needed. Raises InputError for a width
+    below 1, a negative length, or a search that would need too much memory.
     """
     if width < 1 or length < 0:
         raise InputError(f"beam search needs a width of at least 1 and a length of at least 0, got {width}, {length}")
     V = logits.shape[-1]
-    most = min(width, max(V, 2) ** min(length, width.bit_length()))  # beams that there can be
-    if (held := most * max(V, length, state.size)) > HELD:
+    most = min(width, max(V, 2) ** min(length, width.bit_length()))  # beams that can exist
+    if (size := most * max(V, length, state.size)) > HELD:
         raise InputError(
-            f"a beam of {width:,} for {length:,} tokens is too large to be held: at most {HELD:,} numbers can be, "
-            f"these are {held:,}: take a smaller width or length"
+            f"a beam of width {width:,} and length {length:,} is too large: it can hold at most {HELD:,} numbers, "
+            f"got {size:,}: reduce the width or the length"
         )
     beams: list[list[int]] = [[]]
     scores = np.zeros(1)
