@@ -420,7 +420,9 @@ def test_impossible_generation(fails, trained: Path, options: list[str], message
 
 
 def test_nothing_to_generate_from(fails, tmp_path: Path) -> None:
-    assert "holds no run (there is no config.json): name the directory of a run" in fails("generate", str(tmp_path))
+    assert "holds no run (there is no config.json): name a directory that headgate train created" in fails(
+        "generate", str(tmp_path)
+    )
 
 
 def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:

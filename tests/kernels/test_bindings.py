@@ -151,11 +151,11 @@ def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((L, B, H + 1), f"({L}, {B}, {H}), layers, sequences and hidden units, got ({L}, {B}, {H + 1})"),
-        ((L + 1, B, H), f"({L}, {B}, {H}), layers, sequences and hidden units, got ({L + 1}, {B}, {H})"),
-        ((B, L, H), f"({L}, {B}, {H}), layers, sequences and hidden units, got ({B}, {L}, {H})"),
-        ((B, H), f"({L}, {B}, {H}), layers, sequences and hidden units, got ({B}, {H})"),
-        ((), f"({L}, {B}, {H}), layers, sequences and hidden units, got ()"),
+        ((L, B, H + 1), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ({L}, {B}, {H + 1})"),
+        ((L + 1, B, H), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ({L + 1}, {B}, {H})"),
+        ((B, L, H), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ({B}, {L}, {H})"),
+        ((B, H), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ({B}, {H})"),
+        ((), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ()"),
     ],
 )
 def test_states_of_other_models_are_errors(runtime: Runtime, shape: tuple[int, ...], message: str) -> None:

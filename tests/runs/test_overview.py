@@ -112,7 +112,10 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         (["runs"], "there is no directory runs: name the one that holds the runs"),
         (["runs", "."], ". holds no runs: name the directory that does, as in 'headgate runs DIR'"),
         (["compare", "a"], "give two runs or more to compare: headgate compare RUN RUN"),
-        (["compare", "a", "b"], "a holds no run (there is no config.json): name the directory of a run"),
+        (
+            ["compare", "a", "b"],
+            "a holds no run (there is no config.json): name a directory that headgate train created",
+        ),
     ],
 )
 def test_mistakes(

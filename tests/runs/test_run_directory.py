@@ -176,7 +176,7 @@ def test_what_is_no_run_is_not_opened(tmp_path):
         assert not is_run(path)
         with pytest.raises(
             InputError,
-            match=rf"^{path} holds no run \(there is no config\.json\): name the directory of a run$",
+            match=rf"^{path} holds no run \(there is no config\.json\): name a directory that headgate train created$",
         ):
             RunDirectory.open(path)
 

@@ -93,7 +93,9 @@ class RunDirectory:
     def open(cls, path: Path) -> "RunDirectory":
         """Read the settings and the tokenizer of the run in ``path``."""
         if not is_run(path):
-            raise InputError(f"{path} holds no run (there is no config.json): name the directory of a run")
+            raise InputError(
+                f"{path} holds no run (there is no config.json): name a directory that headgate train created"
+            )
         where = f"{path}/config.json"
         _check_kind(path)
         tables, facts, version = files.parse_json(

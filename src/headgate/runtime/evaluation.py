@@ -60,7 +60,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the predictions of all tokens of a text but the first, as a mean over tokens.
 
-    The ids, at least two, are split into R = ``rows`` pieces that are read in parallel, in chunks of ``steps``; the
+    The ids (N,) are split into R = ``rows`` pieces that are read in parallel, in chunks of ``steps``; the
     state starts from zeros in each piece and is carried through it. With ``rows=1`` every token is predicted from the
     whole text before it; 0 means one row per 512 tokens, at most 32. Raises InputError for fewer than two ids.
     """

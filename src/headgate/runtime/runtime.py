@@ -462,7 +462,7 @@ class Runtime:
         return logits
 
     def _whole(self, states: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Extend the logits of the linear layer to all ids (N, V): for an adaptive head, add its clusters."""
+        """Extend the linear layer's logits to all ids (N, V): log-probabilities if the head is adaptive."""
         return logits if self._clusters is None else self._clusters.log_probabilities(states, logits)
 
     def _writable(self, logits: np.ndarray) -> np.ndarray:
