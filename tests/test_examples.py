@@ -18,6 +18,12 @@ def example(name: str) -> ModuleType:
     return module
 
 
+def test_regression_on_random_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = example("regression").main(epochs=300, samples=64)
+    assert 0.9 < sum(losses[100:]) / 200 < 1.15  # the variance of the targets, whatever the model
+    assert "mean loss of the last 150 epochs: " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = example("digits").main(tmp_path)

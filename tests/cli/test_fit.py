@@ -14,8 +14,6 @@ import pytest
 import headgate
 from headgate.cli import fit as command
 from headgate.cli.main import main
-from headgate.settings.recipe import Noise, load
-from headgate.training.noise import fit_noise
 
 QUICK = ("--epochs", "4", "--hidden-size", "8")
 
@@ -158,30 +156,6 @@ def test_forecast_with_features_that_are_known_ahead(
     assert fails("predict", folder) == (
         "the forecast needs push of the steps to come: give a table whose last rows have these and no y"
     )
-
-
-def test_recipe_regression(capsys: pytest.CaptureFixture[str], fails: Callable[..., str]) -> None:
-    run("fit", "--recipe", "regression")
-    output = capsys.readouterr().out.splitlines()
-    assert len(output) == 12  # ten losses, their mean, and why
-    assert output[0].startswith("epoch 10/100  loss ")
-    assert "cannot fall below the variance of the noise, 1" in output[-1]
-    assert fails("train", "--recipe", "regression").endswith("fit --recipe regression")
-    assert "trains a language model" in fails("fit", "--recipe", "lyrics-scratch")
-
-
-def test_noise_cannot_be_learned_and_leaves_the_generator_alone() -> None:
-    import torch
-
-    before = torch.get_rng_state()
-    said: list[str] = []
-    noise = load("regression").noise
-    assert noise == Noise(5, 10, 10, 20, 100, 0.01)
-    losses = fit_noise(Noise(64, 3, 2, 5, 300, 0.01), seed=3, say=said.append)
-    assert 0.9 < np.mean(losses[100:]) < 1.15
-    assert losses == fit_noise(Noise(64, 3, 2, 5, 300, 0.01), seed=3, say=said.append)
-    assert len(said) == 60
-    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,6 @@ def edited(file: Path, **changes: Any) -> Path:
                                  "run is made"),
         ((*ROWS, "--seed", "-1"), "--seed must be at least 0 and below 2**32, got -1"),
         ((*ROWS, "--seed", 2**32), "--seed must be at least 0 and below 2**32, got 4294967296"),
-        ((*ROWS, "--recipe", "regression"), "DATA does not go with --recipe, which has its own data and settings: "
-                                            "leave one "
-         "out"),
     ],
     ids=str,
 )  # fmt: skip

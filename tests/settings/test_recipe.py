@@ -164,9 +164,9 @@ def test_a_file_that_is_no_recipe_is_named(content, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a = ", r"^recipe mine is no TOML: Invalid value \(at end of document\)$"),
-        ("a = " + "[" * 10_000, "^recipe mine is no TOML: "),
-        ("a = " + "9" * 5_000, "^recipe mine is no TOML: "),
+        ("a = ", r"^recipe mine is not valid TOML: Invalid value \(at end of document\)$"),
+        ("a = " + "[" * 10_000, "^recipe mine is not valid TOML: "),
+        ("a = " + "9" * 5_000, "^recipe mine is not valid TOML: "),
         (
             "modle = {}\nsorce = ''",
             r"^recipe mine: unknown key 'modle': did you mean model\?; unknown key 'sorce': did you mean source",

@@ -394,21 +394,13 @@ random_offset = false
 [[published]]
 epoch = 2
 perplexity = "1.0 to 1.3"
-
-[noise]
-samples = 2
-steps = 3
-features = 4
-hidden_size = 5
-epochs = 6
-learning_rate = 0.5
 """
 ODD_TOML = [
     "0x" + "f" * 5000, "1" * 5000, "9223372036854775808", "-1", "0", "1e999", "nan", "-inf", "true", '""', '"\\u0000"',
     '"\\U0010ffff"', "[]", "{}", "1979-05-27T07:32:00Z", "07:32:00", '"nan to inf"', '"1e999"',
     "[0x" + "f" * 5000 + "]",
     "{a = 0x" + "f" * 5000 + "}", "[" * 900 + "]" * 900, "[" * 100_000, "{a = " * 200 + "1" + "}" * 200,
-    "{a" + ".a" * 150 + " = 1}", "{a" + ".a" * 100_000 + " = 1}", "[1, 'x', {a = 2}]", '"""\n' + "x\n" * 9 + '"""',
+    "{a" + ".a" * 150 + " = 1}", "[1, 'x', {a = 2}]", '"""\n' + "x\n" * 9 + '"""',
 ]  # fmt: skip
 
 
@@ -425,12 +417,10 @@ def toml_of(draw: Any, content: str) -> bytes:
             odd = [
                 ".a",
                 "a" + ".a" * 190,
-                "a" + ".a" * 100_000,
                 "''",
                 '"\\u0000"',
                 f"{key}.a",
                 "published",
-                "noise",
                 "é",
             ]
             lines[number] = draw(st.sampled_from(odd)) + " = " + (value or "1")
@@ -439,8 +429,6 @@ def toml_of(draw: Any, content: str) -> bytes:
                 "[text]",
                 "[[text]]",
                 "[published]",
-                "[[noise]]",
-                "[noise.epochs]",
                 "[[published.epoch]]",
                 "[a" + ".b" * 180,
             ]
@@ -463,7 +451,7 @@ def test_recipe(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
         found = recipe.load(str(path))
         assert json.dumps(found.settings.to_dict())
         assert all(isinstance(f"{p.epoch} {p.perplexity} {p.bounds}", str) for p in found.published)
-        assert f"{found.description} {found.source} {found.noise}"
+        assert f"{found.description} {found.source}"
 
 
 # Saved estimators: tests/test_saved.py mutates the files; here the checksum fits them nevertheless

@@ -30,7 +30,6 @@ if typing.TYPE_CHECKING:
 
     from headgate.runs.estimator_directory import Place
     from headgate.sequences.table import Roles
-    from headgate.settings.recipe import Recipe
 
 COMMON = ("epochs", "hidden_size", "num_layers", "dropout", "learning_rate")  # settings
 NOT_FLAGS = ("warm_start", "verbose", "random_state", "horizon")  # these have their own
@@ -63,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_setting(parser, name, samples.get(name), forecasts.get(name))
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
-    parser.add_argument("--recipe", metavar="NAME", help="run a recipe instead: 'headgate recipes'")
     more = parser.add_argument_group("more about the table and the test")
     more.add_argument(
         "--frequency", metavar="FREQ",
@@ -115,15 +113,10 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
     import torch  # noqa: F401 - first, so that where it is missing the message names it
 
     from headgate.sequences import table, table_file
-    from headgate.settings import recipe as recipes
 
     say = (lambda text: None) if options.quiet else print
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed must be at least 0 and below 2**32, got {options.seed}")
-    if options.recipe:
-        _refuse_beside_recipe(options)
-        _fit_noise(recipes.load(options.recipe), options, say)
-        return
     if not options.data or not options.target:
         raise InputError("give a table and the column to predict: headgate fit DATA --target COLUMN")
     forecast = options.horizon is not None
@@ -149,16 +142,6 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
     say(f"run    {out}")
     data = "" if forecast else " NEW.csv"
     say(f"predict:\n  {command()} predict {shlex.quote(str(out))}{data}")
-
-
-def _refuse_beside_recipe(options: argparse.Namespace) -> None:
-    """InputError for the first flag that a recipe does not look at."""
-    looked_at = {"recipe", "seed", "quiet", "run", "program"}
-    absent: dict[str, Any] = {"task": "auto", "overwrite": False}
-    for name, value in vars(options).items():
-        if name not in looked_at and value != absent.get(name):
-            flag = "DATA" if name == "data" else "--" + name.replace("_", "-")
-            raise InputError(f"{flag} does not go with --recipe, which has its own data and settings: leave one out")
 
 
 def _given(options: argparse.Namespace, forecast: bool) -> dict[str, Any]:
@@ -462,17 +445,3 @@ def _split(y: "np.ndarray", task: str, share: float, seed: int) -> "tuple[np.nda
 
 def _take(X: Any, indices: "np.ndarray") -> Any:
     return [X[i] for i in indices] if isinstance(X, list) else X[indices]
-
-
-def _fit_noise(recipe: "Recipe", options: argparse.Namespace, say: Any) -> None:
-    from headgate.training.noise import fit_noise
-
-    if recipe.noise is None:
-        raise InputError(f"recipe {recipe.name} trains a language model: {command()} train --recipe {recipe.name}")
-    losses = fit_noise(recipe.noise, seed=options.seed, say=say)
-    later = losses[len(losses) // 2 :]
-    say(f"mean loss of the last {len(later)} epochs: {sum(later) / len(later):.3f}")
-    say(
-        "Every target is drawn anew, whatever the inputs are: nothing predicts it better than its mean, 0, and so the "
-        "expected loss of a model cannot fall below the variance of the noise, 1."
-    )

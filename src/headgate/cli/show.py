@@ -31,8 +31,7 @@ def recipes(options: argparse.Namespace) -> int:
         _entry(r.name, r.description, 22)
         for p in r.published_for(r.settings)[-1:]:
             print(f"{'':<22} published: training perplexity {p.perplexity} after epoch {p.epoch}")
-    fits = ", ".join(r.name for r in loaded if r.noise)
-    print(f"\nrun one: headgate train --recipe NAME (fit --recipe NAME for {fits})")
+    print("\nrun one: headgate train --recipe NAME")
     return 0
 
 

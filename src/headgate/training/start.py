@@ -85,8 +85,6 @@ def opened(
     removed. If ``out`` is None, the run is runs/NAME, numbered if that is taken; with ``resume``, the newest of these.
     """
     chosen = recipes.load(recipe) if recipe else None
-    if chosen is not None and chosen.noise is not None:
-        raise InputError(f"recipe {chosen.name} fits sequences: use headgate fit --recipe {recipe}")
     settings = (chosen.settings if chosen else Settings()).replaced(**given)
     name = None if out else _default_name(chosen, settings)
     out = out or default_directory(str(name), newest=resume)
