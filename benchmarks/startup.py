@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from headgate.models.language_model import LanguageModel, numpy_weights
-from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runs.checkpoint import Checkpoint
+from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import ModelSettings, Settings
 from headgate.text.tokenizer import CharacterTokenizer
 

@@ -16,7 +16,8 @@ from headgate import machine
 from headgate.cli.main import main
 from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs import find
-from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runs.checkpoint import Checkpoint
+from headgate.runs.run_directory import RunDirectory
 from headgate.runtime import sampling
 from headgate.settings.run import Settings
 from headgate.storage import files

@@ -14,8 +14,9 @@ from headgate import GRURegressor
 from headgate.cli.main import main
 from headgate.errors import InputError
 from headgate.pictures.curve import draw_comparison
+from headgate.runs.checkpoint import Checkpoint
 from headgate.runs.overview import differences, find, look
-from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import Settings
 from headgate.storage.lock import locked
 from headgate.text.tokenizer import CharacterTokenizer

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
-from headgate.runs.run_directory import CHECKPOINT_FORMAT, FORMAT, Checkpoint, RunDirectory, is_run
+from headgate.runs.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from headgate.runs.checkpoint import Checkpoint
+from headgate.runs.run_directory import FORMAT, RunDirectory, is_run
 from headgate.settings.run import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.storage import files
 from headgate.storage.lock import locked

@@ -14,7 +14,8 @@ import torch
 
 from headgate import InputError, LanguageModel, Runtime, native
 from headgate.models.language_model import numpy_weights
-from headgate.runs.run_directory import Checkpoint, RunDirectory
+from headgate.runs.checkpoint import Checkpoint
+from headgate.runs.run_directory import RunDirectory
 from headgate.runtime import runtime as runtime_module
 from headgate.runtime import sampling as sampling_module
 from headgate.runtime.sampling import Sampling

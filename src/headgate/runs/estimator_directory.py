@@ -26,7 +26,8 @@ from headgate import __version__
 from headgate.errors import InputError, one_line
 from headgate.settings.earlier import translated
 from headgate.storage import files
-from headgate.storage.lock import alone
+from headgate.storage.directory import foreign
+from headgate.storage.lock import locked
 
 FORMAT = 1  # of config.json; increased when older versions of headgate cannot read it
 _REMEDY = "restore it, or fit again"
@@ -38,7 +39,7 @@ _COMPANIONS = (
     "forecast.png",
 )  # the further files of an estimator whose config.json has no "files"
 _NAME = r"\w[\w.-]*"  # of a file in the directory
-_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})")  # of a running or killed save
+_UNFINISHED = re.compile(r"\.(lock|room|config\.json\.tmp|.+\.[0-9a-f]{16})|lost\+found")  # of a running or killed save
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def claim(path: str | os.PathLike[str], *, overwrite: bool, size: int = 0, patie
             while True:
                 made += _make(folder)
                 try:
-                    stack.enter_context(alone(folder, patience=patience))
+                    stack.enter_context(locked(folder, name=".lock", patience=patience, keep=False))
                     break
                 except FileNotFoundError:  # another process created it and has just removed it, unused
                     continue
@@ -248,7 +249,7 @@ def _recover(folder: Path) -> None:
     for name in replaced:
         (folder / name).unlink(missing_ok=True)
     for file in folder.iterdir():
-        if _UNFINISHED.fullmatch(file.name) and file.name not in (".lock", ".room"):
+        if _UNFINISHED.fullmatch(file.name) and file.name not in (".lock", ".room", "lost+found"):
             file.unlink(missing_ok=True)
 
 
@@ -260,7 +261,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     """Raise InputError unless an estimator can be saved in this directory."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name a directory")
-    if not path.is_dir() or all(_UNFINISHED.fullmatch(p.name) or p.name == "lost+found" for p in path.iterdir()):
+    if foreign(path, _UNFINISHED) is None:
         return
     if files.estimator_in(path) is None:
         raise InputError(f"{path} is not empty and holds no fitted estimator: name a new directory")

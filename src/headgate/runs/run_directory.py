@@ -15,38 +15,28 @@ Every file is written under a temporary name, flushed to disk and renamed. Array
 """
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headgate.errors import InputError, suggest
+from headgate.runs import checkpoint as checkpoints
+from headgate.runs.checkpoint import Checkpoint
 from headgate.settings.earlier import translated
 from headgate.settings.run import SECTIONS, Settings, from_tables
 from headgate.storage import files
-from headgate.storage.files import file_sha256
+from headgate.storage.directory import foreign
 from headgate.storage.lock import locked
 from headgate.text import tokenizer as tokenizers
 from headgate.text.tokenizer import Tokenizer
 
-Arrays = Mapping[str, np.ndarray]
 FORMAT = 2  # of config.json; increased when older versions of headgate cannot read it
-CHECKPOINT_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of training after a step: named groups of arrays (weights, optimizer, ...) and a state for JSON."""
-
-    step: int
-    arrays: dict[str, dict[str, np.ndarray]]
-    state: dict[str, Any]
+_LEFTOVERS = re.compile(r"checkpoints|lock|tokenizer\.json|\.(tokenizer|config)\.json\.tmp")  # of an interrupted create
 
 
 class RunDirectory:
@@ -174,43 +164,8 @@ class RunDirectory:
 
         A failure, such as a full disk, raises OSError and leaves the previous checkpoint in place.
         """
-        final = self.path / "checkpoints" / f"step-{checkpoint.step:09d}"
-        temporary = final.with_name(f".{final.name}.tmp")
-        state = {**checkpoint.state, "lengths": {name: self._length(name) for name in ("log.jsonl", "samples.txt")}}
-        contents = {f"{group}.safetensors": files.format_arrays(arrays) for group, arrays in checkpoint.arrays.items()}
-        contents["state.json"] = json.dumps(state).encode()
-        manifest = {
-            "format": CHECKPOINT_FORMAT,
-            "step": checkpoint.step,
-            "files": {
-                name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                for name, content in contents.items()
-            },
-        }
-        older = None
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            for name, content in contents.items():
-                files.write_durably(temporary / name, content)
-            files.write_durably(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
-            files.flush_directory(temporary)
-            if final.exists():  # the same step again, after an interruption right after a checkpoint
-                older = final.with_name(f"{final.name}.old")
-                final.rename(older)
-            try:
-                temporary.rename(final)
-            except OSError:
-                if older is not None:
-                    older.rename(final)
-                raise
-            files.flush_directory(final.parent)
-            if not _complete(final):
-                raise OSError(f"{final} did not read back as it was written")
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        self._publish(final)
+        lengths = {name: self._length(name) for name in ("log.jsonl", "samples.txt")}
+        self._publish(checkpoints.write(self.path / "checkpoints", checkpoint, lengths))
 
     def use_best(self) -> None:
         """Make the weights with the lowest held-out loss the current ones."""
@@ -222,17 +177,16 @@ class RunDirectory:
         Reports, samples and unfinished checkpoints written after it are removed: continuing writes them again. Raises
         InputError if there are checkpoints but none is complete.
         """
-        candidates = self._candidates()
-        for path in candidates:
-            if _complete(path):
-                checkpoint, lengths = _read(path)
-                for name, length in lengths.items():
-                    if self._length(name) > length:
-                        os.truncate(self.path / name, length)
-                self._publish(path)
-                return checkpoint
         folder = self.path / "checkpoints"
-        if candidates:
+        path = checkpoints.newest(folder)
+        if path is not None:
+            checkpoint, lengths = checkpoints.read(path)
+            for name, length in lengths.items():
+                if self._length(name) > length:
+                    os.truncate(self.path / name, length)
+            self._publish(path)
+            return checkpoint
+        if checkpoints.candidates(folder):
             raise InputError(
                 f"no checkpoint in {folder} is complete (checked against its manifest.json): restore one, or start "
                 "again with --overwrite"
@@ -245,17 +199,13 @@ class RunDirectory:
 
     def progress(self) -> dict[str, Any] | None:
         """Return the state of the newest complete checkpoint, or None, without changing any file."""
-        path = next((path for path in self._candidates() if _complete(path)), None)
-        return None if path is None else _read_state(path)
+        path = checkpoints.newest(self.path / "checkpoints")
+        return None if path is None else checkpoints.read_state(path)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None, without changing any file."""
-        return next((_read(path)[0] for path in self._candidates() if _complete(path)), None)
-
-    def _candidates(self) -> list[Path]:
-        folder = self.path / "checkpoints"
-        candidates = [p for p in folder.glob("step-*") if p.is_dir()] if folder.is_dir() else []
-        return sorted(candidates, key=lambda p: (p.stem, p.suffix != ".old"), reverse=True)
+        path = checkpoints.newest(self.path / "checkpoints")
+        return None if path is None else checkpoints.read(path)[0]
 
     def _publish(self, checkpoint: Path) -> None:
         """Make the weights of a complete checkpoint those of the run, then remove all other checkpoints."""
@@ -284,13 +234,7 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         if not overwrite:
             raise InputError(f"{path} already holds a run: continue it with --resume, replace it with --overwrite")
         _check_kind(path)
-    elif path.is_dir() and {p.name for p in path.iterdir()} - {
-        "checkpoints",
-        "lock",
-        "tokenizer.json",
-        ".tokenizer.json.tmp",
-        ".config.json.tmp",
-    }:  # the files left over if creating a run was interrupted
+    elif foreign(path, _LEFTOVERS):
         raise InputError(f"{path} is not empty and holds no run: name a new directory with --out")
 
 
@@ -313,43 +257,3 @@ def _remove_run(path: Path) -> None:
     for name in (*RunDirectory.FILES, "curve.png"):
         (path / name).unlink(missing_ok=True)
     shutil.rmtree(path / "checkpoints", ignore_errors=True)
-
-
-def _read(path: Path) -> tuple[Checkpoint, dict[str, int]]:
-    """Return a complete checkpoint, and the sizes in bytes of log.jsonl and samples.txt at that step."""
-    state = _read_state(path)
-    lengths = state.pop("lengths")
-    arrays = {f.stem: files.parse_arrays(f.read_bytes(), f) for f in path.glob("*.safetensors")}
-    return Checkpoint(int(path.name.removeprefix("step-").removesuffix(".old")), arrays, state), lengths
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """Return the state of a complete checkpoint; "lengths" has the sizes of log.jsonl and samples.txt in bytes."""
-
-    def checked(state: dict[str, Any]) -> dict[str, Any]:
-        lengths = state["lengths"]
-        if lengths.keys() != {"log.jsonl", "samples.txt"} or any(type(n) is not int or n < 0 for n in lengths.values()):
-            raise ValueError(f"lengths must be the sizes of log.jsonl and samples.txt in bytes, got {lengths}")
-        return state
-
-    file = path / "state.json"
-    remedy = "restore the checkpoint, or start again with --overwrite"
-    return files.parse_json(file.read_bytes(), file, checked, remedy=remedy)
-
-
-def _complete(checkpoint: Path) -> bool:
-    """Return True if a checkpoint has a manifest that names it and matches every file."""
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-        present = {file.name for file in checkpoint.iterdir() if file.is_file()}
-        return (
-            manifest["format"] == CHECKPOINT_FORMAT
-            and f"step-{manifest['step']:09d}" == checkpoint.name.removesuffix(".old")
-            and {"state.json"} <= manifest["files"].keys() <= present
-            and all(
-                (checkpoint / name).stat().st_size == fact["size"] and file_sha256(checkpoint / name) == fact["sha256"]
-                for name, fact in manifest["files"].items()
-            )
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False

@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 
 from headgate.errors import InputError
 from headgate.settings.run import TextSettings
+from headgate.storage.directory import foreign
 from headgate.storage.files import file_sha256, format_json, write_whole
 from headgate.storage.lock import locked
 from headgate.text.corpus import beginning_of, checksum, encode, tokenizer_for
@@ -103,10 +105,9 @@ def prepare(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a directory for the corpus with --out")
-    if folder.is_dir() and not is_prepared(folder) and not (folder / "preparing.json").exists():
-        others = {p.name for p in folder.iterdir()} - {"lock", ".preparing.json.tmp"}
-        if others:
-            raise InputError(f"{folder} is not empty (it holds {sorted(others)[0]}): name a new directory with --out")
+    begun = is_prepared(folder) or (folder / "preparing.json").exists()
+    if not begun and (other := foreign(folder, re.compile(r"lock|\.preparing\.json\.tmp"))):
+        raise InputError(f"{folder} is not empty (it holds {other}): name a new directory with --out")
 
 
 def _begin(folder: Path, job: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from headgate.errors import InputError
 from headgate.settings.earlier import translated
-from headgate.storage.files import file_sha256, parse_json
+from headgate.storage.directory import problem
+from headgate.storage.files import parse_json
 from headgate.text import tokenizer as tokenizers
 from headgate.text.stored_ids import StoredIds
 from headgate.text.tokenizer import Tokenizer
@@ -53,11 +54,9 @@ class PreparedCorpus:
         for number, shard in enumerate(shards):
             file = path / shard["file"]
             size = shard["tokens"] * dtype.itemsize
-            if not file.exists() or file.stat().st_size != size:
-                found = f"has {file.stat().st_size:,} bytes" if file.exists() else "is missing"
-                raise InputError(f"{file} {found}, {size:,} are expected: restore it, or prepare the corpus again")
-            if number % share[1] == share[0] and file_sha256(file) != shard["sha256"]:
-                raise InputError(f"{file} is damaged (its checksum differs): restore it, or prepare the corpus again")
+            checked = number % share[1] == share[0]
+            if wrong := problem(file, size, shard["sha256"] if checked else None):
+                raise InputError(f"{file} {wrong}: restore it, or prepare the corpus again")
         return cls(
             path=path,
             job={key: manifest[key] for key in JOB},

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from headgate.errors import InputError, one_line
 from headgate.models.language_model import LanguageModel, numpy_weights
-from headgate.runs.run_directory import Arrays, Checkpoint, RunDirectory
+from headgate.runs.checkpoint import Arrays, Checkpoint
+from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import TrainingSettings
 from headgate.settings.weights import check_weights
 from headgate.text.tokenizer import Tokenizer
