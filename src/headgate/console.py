@@ -149,6 +149,18 @@ def fitted(text: str) -> str:
     return "\n".join(lines)
 
 
+def progress_bar(total: int | None = None, *, unit: str, shown: bool, **options: Any) -> Any:
+    """Return a tqdm progress bar on standard output, silent unless ``shown`` and standard output is a terminal."""
+    from tqdm import tqdm  # here, because the runtime never shows one
+
+    if total is not None:
+        options["bar_format"] = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
+    return tqdm(
+        total=total, unit=unit, disable=not (shown and sys.stdout.isatty()), file=sys.stdout, dynamic_ncols=True,
+        leave=False, **options,
+    )  # fmt: skip
+
+
 def coloured(stream: Any) -> bool:
     """Say whether colours go to a stream: to a terminal, unless NO_COLOR is set; also elsewhere if FORCE_COLOR is."""
     if os.environ.get("NO_COLOR"):

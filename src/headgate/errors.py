@@ -45,7 +45,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 EXTRAS = {  # what installs a missing module: pip install '.[train]' in a clone
-    **dict.fromkeys(("torch", "tqdm", "matplotlib"), "train"),
+    **dict.fromkeys(("torch", "matplotlib"), "train"),
     **dict.fromkeys(("sklearn", "scipy", "pandas", "pyarrow"), "estimators"),
     "tokenizers": "bpe",
     "tensorboard": "tensorboard",

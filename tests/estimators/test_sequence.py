@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from headgate import GRUClassifier, GRURegressor, native
 from headgate.errors import InputError
 from headgate.models.sequence_model import POOLS
-from headgate.training import fitting
+from headgate.training import fitting, optimization
 
 n, T, F = 20, 6, 3
 needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
@@ -1083,8 +1083,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) ->
             raise error
         return original(*arguments)
 
-    original = fitting.clip_gradients
-    monkeypatch.setattr(fitting, "clip_gradients", clip)
+    original = optimization.clip_gradients
+    monkeypatch.setattr(optimization, "clip_gradients", clip)
 
 
 @both

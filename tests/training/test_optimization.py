@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from headgate.settings.run import TrainingSettings
-from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.training.device import Device
+from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer, take_step
 
 
 def parameters() -> list[nn.Parameter]:
@@ -35,6 +36,18 @@ def test_no_clipping() -> None:
         p.grad = torch.full_like(p, 100.0)
     assert clip_gradients(ps, 0) == pytest.approx(100 * math.sqrt(22))
     assert all((p.grad == 100).all() for p in ps)
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+@pytest.mark.parametrize("gradient", [3.0, math.inf])
+def test_a_step_is_taken_if_loss_and_gradient_are_finite(loss: float, gradient: float) -> None:
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    p.grad = torch.tensor([gradient, 4.0])
+    optimizer = make_optimizer(TrainingSettings(optimizer="sgd", learning_rate=9.0), [p])
+    norm = take_step(optimizer, Device(torch.device("cpu")), loss, rate=0.1, clip=1.0)
+    assert norm == pytest.approx(math.hypot(gradient, 4.0))
+    taken = math.isfinite(loss + gradient)
+    assert p.tolist() == pytest.approx([1 - 0.1 * 0.6, 2 - 0.1 * 0.8] if taken else [1.0, 2.0])
 
 
 def test_sgd() -> None:

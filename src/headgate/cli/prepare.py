@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headgate import machine
 from headgate.cli.flags import add_setting, command
+from headgate.console import progress_bar
 from headgate.errors import InputError
 from headgate.settings.run import Settings, TextSettings, without_effect
 from headgate.text.prepared_corpus import SETTINGS, is_prepared
@@ -89,14 +90,9 @@ class _Progress:
         self._bar: typing.Any = None
 
     def tell(self, stage: str, characters: int) -> None:
-        from tqdm import tqdm
-
         if stage != self._stage:
             self.close()
-            live = not self._quiet and sys.stdout.isatty()
-            self._bar = tqdm(
-                disable=not live, file=sys.stdout, unit=" characters", unit_scale=True, leave=False, desc=stage
-            )
+            self._bar = progress_bar(unit=" characters", shown=not self._quiet, unit_scale=True, desc=stage)
             self._stage, self._began, self._read = stage, time.monotonic(), 0
         self._read += characters
         self._bar.update(characters)

@@ -56,7 +56,7 @@ def locked(folder: Path, *, name: str = "lock", patience: float = 0.1, keep: boo
 
 def in_use(folder: Path, name: str = "lock") -> bool:
     """Return True if a process has locked ``folder`` by its file of that name. Nothing is written."""
-    if fcntl is None or not (folder / name).exists():
+    if not (folder / name).exists() or fcntl is None:
         return False
     with (folder / name).open("rb") as file:
         return not _lock(file, shared=True)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from headgate.console import progress_bar
 from headgate.errors import InputError
 from headgate.models.sequence_model import SequenceModel
 from headgate.sequences.arrays import Sequences, batches_by_length
 from headgate.settings.run import TrainingSettings
-from headgate.training.optimization import clip_gradients, learning_rate, make_optimizer
+from headgate.training.device import Device
+from headgate.training.optimization import learning_rate, make_optimizer, take_step
 
 # Called after each step; once it returns True, training ends as if that step had been the last.
 stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("stopping", default=lambda: False)
@@ -79,12 +80,7 @@ def fit(state: FitState, training: Examples, held_out: Examples | None = None, *
     best, best_epoch, best_weights = math.inf, begin, None
     if held_out is not None and begin:  # more training must not make the model worse
         best, best_weights = mean_loss(state.model, held_out, state.loss), _copy(state.model)
-    bar = tqdm(
-        total=settings.epochs, disable=not (verbose and sys.stdout.isatty()), file=sys.stdout, unit="epoch",
-        dynamic_ncols=True, leave=False,
-        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}",
-    )  # fmt: skip
-    with bar:
+    with progress_bar(settings.epochs, unit="epoch", shown=verbose > 0) as bar:
         for epoch in range(begin + 1, epochs + 1):
             first_step = (epoch - 1 - begin) * per_epoch
             loss = _epoch(state, training, first_step, settings.epochs * per_epoch)
@@ -112,20 +108,18 @@ def fit(state: FitState, training: Examples, held_out: Examples | None = None, *
 def _epoch(state: FitState, training: Examples, first_step: int, total: int) -> float:
     """Train on each sequence once; return the mean of the losses before each step."""
     settings, model = state.settings, state.model.train()
-    parameters = list(model.parameters())
+    device = Device(model.head.weight.device)
     loss_sum, taken, skipped = 0.0, 0, 0
     for number, indices in enumerate(batches_by_length(training.sequences.lengths, settings.batch_size, state.random)):
         loss = _loss(model, training.take(indices), state.loss)
         state.optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(parameters, settings.clip)
-        if not math.isfinite(loss.item() + norm):
+        rate, value = learning_rate(settings, first_step + number, total), loss.item()
+        norm = take_step(state.optimizer, device, value, rate=rate, clip=settings.clip)
+        if not math.isfinite(value + norm):
             skipped += 1
             continue
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, first_step + number, total)
-        state.optimizer.step()
-        loss_sum, taken = loss_sum + loss.item() * len(indices), taken + len(indices)
+        loss_sum, taken = loss_sum + value * len(indices), taken + len(indices)
         if stopping.get()():
             break
     if skipped > number / 2:

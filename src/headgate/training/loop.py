@@ -22,7 +22,7 @@ from headgate.settings.run import TrainingSettings
 from headgate.text.batches import Batches
 from headgate.text.corpus import Corpus
 from headgate.training.distributed import Processes
-from headgate.training.optimization import clip_gradients, learning_rate
+from headgate.training.optimization import learning_rate, take_step
 from headgate.training.report import Report
 from headgate.training.state import Progress, Training, save, start_or_continue
 
@@ -146,14 +146,9 @@ def _step(
     """
     training.optimizer.zero_grad()
     own = _backward(training, x, y, settings.accumulate)
-    training.device.unscale(training.optimizer)
-    norm = clip_gradients(list(training.model.parameters()), settings.clip)
     loss, *granted = processes.all_reduce(own, *wishes)
-    finite = math.isfinite(loss + norm)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-    training.device.step(training.optimizer, finite=finite)
-    if not finite:
+    norm = take_step(training.optimizer, training.device, loss, rate=rate, clip=settings.clip)
+    if not math.isfinite(loss + norm):
         training.state, loss = None, math.nan
     return loss, norm, bool(granted[0]), bool(granted[1])
 

@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate schedule, and clipping of gradients by norm."""
+"""The optimizer and its step, the learning rate schedule, and clipping of gradients by norm."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headgate.settings.run import TrainingSettings
+from headgate.training.device import Device
 
 
 def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -53,6 +54,16 @@ def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
         return settings.learning_rate
     share = (step - settings.warmup) / max(total - settings.warmup, 1)
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def take_step(optimizer: torch.optim.Optimizer, device: Device, loss: float, *, rate: float, clip: float) -> float:
+    """Clip the gradients and make an optimizer step, unless the loss or their norm is not finite; return the norm."""
+    device.unscale(optimizer)
+    norm = clip_gradients(optimizer.param_groups[0]["params"], clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    device.step(optimizer, finite=math.isfinite(loss + norm))
+    return norm
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> float:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from headgate import console
 from headgate.runs.run_directory import RunDirectory
 from headgate.runtime.evaluation import perplexity
@@ -31,11 +29,7 @@ class Report:
     def begin(self, step: int, total: int) -> None:
         """Begin the bar at ``step`` of ``total``."""
         self._digits = len(str(total))
-        live = not self.quiet and sys.stdout.isatty()
-        self._bar = tqdm(
-            total=total, initial=step, disable=not live, file=sys.stdout, unit="step", dynamic_ncols=True, leave=False,
-            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}",
-        )  # fmt: skip
+        self._bar = console.progress_bar(total, unit="step", shown=not self.quiet, initial=step)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show a step on the bar; ``loss`` is that step's, nan if it was skipped."""
