@@ -1,4 +1,4 @@
-# `make train` and `make test` do all the set-up they need; see README.md.
+# `make train` and `make test` set up what they need; see README.md.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +9,13 @@ train: .venv/ready
 	@echo "== training on the bundled tale: about three minutes on two cores; Ctrl-C saves"
 	$(BIN)/headgate train
 
-# Two at a time, with one thread each: most of the time is single-threaded Python.
+# Two processes with one thread each: most of the time is spent in single-threaded Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: .venv/test-ready
 	$(PYTEST) -m "not slow"
 
-# What takes more than some ten seconds: examples, the documents' blocks, recipes, kills, several processes.
+# Tests that take more than about ten seconds: examples, the code blocks of the docs, recipes, kills, several processes.
 test-slow: .venv/test-ready
 	$(PYTEST) -m slow
 
@@ -29,7 +29,7 @@ format: .venv/test-ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Alone on the machine; some twenty minutes. A goal that is missed does not stop the rest: read the verdicts.
+# Run it alone on the machine; about twenty minutes. A missed goal does not stop the rest: read the verdicts.
 bench: .venv/test-ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnx onnxruntime openvino
 	$(BIN)/python benchmarks/layer.py --threads 2
@@ -43,17 +43,17 @@ bench: .venv/test-ready
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/peers.py
 
-# Slow: some ten minutes. Finds its own builds of the library by a folder that comes first on headgate.__path__. pytest
-# captures no output: a sanitizer's report would be lost with the process that it ends.
+# Slow: about ten minutes. The sanitized library takes precedence through a folder placed first on headgate.__path__.
+# pytest captures no output: a sanitizer's report would be lost with the process that it ends.
 SANITIZE := build/sanitize
 FIRST := $(CURDIR)/$(SANITIZE)/python
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
 
 sanitize: .venv/test-ready
-	@echo "== 1 of 4: the library, for errors of memory and undefined behaviour"
+	@echo "== 1 of 4: the library, for memory errors and undefined behaviour"
 	cmake -S . -B $(SANITIZE)/address -DHEADGATE_SANITIZE=address,undefined
 	MAKEFLAGS= cmake --build $(SANITIZE)/address --parallel 2
-	@echo "== 2 of 4: the tests of the kernels with it"
+	@echo "== 2 of 4: the kernels' tests with it"
 	mkdir -p $(FIRST)
 	cp $(SANITIZE)/address/libheadgate.* $(FIRST)
 	@printf 'import os\n\nimport headgate\n\nheadgate.__path__.insert(0, os.path.dirname(__file__))\n' >$(FIRST)/sitecustomize.py
@@ -67,18 +67,18 @@ sanitize: .venv/test-ready
 	MAKEFLAGS= cmake --build $(SANITIZE)/thread --parallel 2 --target threads_test
 	@echo "== 4 of 4: calls from several threads, with 1 to 4 threads each"
 	$(SANITIZE)/thread/threads_test
-	@echo "== no sanitizer has reported anything"
+	@echo "== no sanitizer reported anything"
 
 clean:
 	rm -rf .venv
 
 .venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "== 1 of 3: making a Python environment, .venv"
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: run make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "== 1 of 3: creating a Python environment, .venv"
 	@$(PYTHON) -m venv .venv
-	@echo "== 2 of 3: downloading and installing PyTorch and what else is needed, 1.5 GB on the disk: about two minutes;"
-	@echo "   several GB and longer where pip takes a PyTorch with CUDA"
+	@echo "== 2 of 3: downloading and installing PyTorch and the rest, 1.5 GB on disk: about two minutes;"
+	@echo "   longer, and several GB, if pip chooses a PyTorch build with CUDA"
 	@$(call requirements,train estimators bpe tensorboard) >.venv/requirements.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/requirements.txt
 	@echo "== 3 of 3: compiling the native library: about two minutes on two cores"
@@ -87,12 +87,12 @@ clean:
 	@touch $@
 
 .venv/test-ready: .venv/ready
-	@echo "== adding the tools of the tests to .venv: about half a minute"
+	@echo "== adding the test tools to .venv: about half a minute"
 	@$(call requirements,test) >.venv/requirements.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement .venv/requirements.txt
 	@touch $@
 
-# Prints the dependencies of the package and of some of its extras and groups, for pip to install before the package.
+# Prints the dependencies of the package and of the given extras and groups, for pip to install before the package.
 define requirements
 $(BIN)/python -c 'import sys, tomllib; table = tomllib.load(open("pyproject.toml", "rb")); project = table["project"]; \
   known = {**project["optional-dependencies"], **table["dependency-groups"]}; \

@@ -2,7 +2,7 @@
 # /// script
 # dependencies = ["nox>=2025.2.9"]
 # ///
-"""Sessions for nox: the checks and the tests, each in an environment of its own."""
+"""Sessions for nox: the checks and the tests, each in its own environment."""
 
 import nox
 
