@@ -780,7 +780,7 @@ def test_no_library(folder: Path) -> None:
 def test_a_file_that_is_no_library(folder: Path) -> None:
     path = folder / native._FILE
     path.write_text("no library")
-    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*\): install headgate again"):
+    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*\): reinstall headgate"):
         native.load()
 
 
@@ -805,7 +805,7 @@ def test_another_library(folder: Path) -> None:
 def test_another_contract(folder: Path) -> None:
     path, other = folder / native._FILE, native.CONTRACT + 1
     compiled(path, f'extern "C" int headgate_version() {{ return {other}; }}')
-    message = f"{path} has contract {other}, this headgate needs {native.CONTRACT}: install headgate again"
+    message = f"{path} has contract {other}, this headgate needs {native.CONTRACT}: reinstall headgate"
     with pytest.raises(RuntimeError, match=re.escape(message)):
         native.load()
 

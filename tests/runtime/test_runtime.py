@@ -202,7 +202,9 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
     settings, ids = VARIANTS[variant], np.array([1, 4, 2, 7])
     model, exact = pair(settings)
     if engine == "numpy":
-        with pytest.raises(InputError, match="weights in int8 need the native library: the compiled library is not"):
+        with pytest.raises(
+            InputError, match="weights in int8 need the native library: the compiled library is missing"
+        ):
             Runtime(numpy_weights(model), settings, TOKENIZER, precision="int8")
         return
     state = np.random.default_rng(0).normal(size=(settings.num_layers, 4, H)).astype(np.float32) / 2
