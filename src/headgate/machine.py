@@ -143,7 +143,7 @@ def _limits_of_groups(root: Path = ROOT, own: Path = OWN) -> Iterator[int]:
 
 
 def _free_of_groups(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """Return the least memory left in this process's control groups, file caches counted as free; None without limits."""
+    """Return the least memory that control groups leave, file caches counted as free; None without limits."""
     left = []
     for version, folder in control_groups("memory", root, own):
         names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")

@@ -395,7 +395,7 @@ def test_run_of_another_vocabulary(fails, trained: Path, tmp_path: Path) -> None
         (run / file).write_bytes((trained / file).read_bytes())
     (run / "tokenizer.json").write_text('{"type": "bytes"}')
     message = fails("generate", str(run), "--prefix", "the")
-    assert "has the shape (20, 12), a vocabulary of 256 and config.json need (256, 12)" in message
+    assert "has shape (20, 12), but config.json and a vocabulary of 256 need (256, 12)" in message
 
 
 def test_diverging(fails, tmp_path: Path) -> None:

@@ -432,7 +432,7 @@ def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
     other = CharacterTokenizer.from_text("abcdefg")
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(
-        InputError, match=r"head.weight has the shape \(12, 9\), a vocabulary of 8 and config.json need"
+        InputError, match=r"head.weight has shape \(12, 9\), but config.json and a vocabulary of 8 need"
     ):
         Runtime.load(tmp_path / "run")
 
