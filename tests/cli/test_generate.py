@@ -211,13 +211,13 @@ def halve(file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--greedy", "--seed", "1"], "--greedy always takes the most probable token: --seed does nothing, omit it"),
+        (["--greedy", "--seed", "1"], "--greedy always takes the most probable token: --seed does nothing, so omit it"),
         (["--greedy", "--temperature", "0.5"], "--greedy always takes the most probable token: --temperature does"),
         (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--temperature 0 always takes the most probable"),
-        (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--top-k and --min-p do nothing, omit them"),
-        (["--beam", "3", "--seed", "1"], "--beam looks for the most probable text"),
-        (["--beam", "3", "--greedy"], "--beam looks for the most probable text"),
-        (["--beam", "3", "--temperature", "0.7"], "--beam looks for the most probable text"),
+        (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--top-k and --min-p do nothing, so omit them"),
+        (["--beam", "3", "--seed", "1"], "--beam searches for the most probable text"),
+        (["--beam", "3", "--greedy"], "--beam searches for the most probable text"),
+        (["--beam", "3", "--temperature", "0.7"], "--beam searches for the most probable text"),
         (["--length", str(2**31)], "--length must be at most 2147483647, got 2147483648"),
         (["--beam", str(2**40)], "--beam must be at most 2147483647"),
         (["--top-k", str(2**64)], "--top-k must be at most 2147483647"),
@@ -238,14 +238,14 @@ def test_a_beam_that_no_memory_holds_is_refused(fails, monkeypatch: pytest.Monke
     run = str(make(Path("run")))
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 30)
     message = fails("generate", run, "--beam", "2000000000")
-    assert "a beam of 2,000,000,000 takes at least " in message
-    assert message.endswith("take a smaller --beam\n")
+    assert "a beam of 2,000,000,000 needs at least " in message
+    assert message.endswith("use a smaller --beam\n")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--limit", "5"], "--limit is of TEXT: name one, or omit it"),
+        (["--limit", "5"], "--limit applies to TEXT: name a text, or omit --limit"),
         (["voyage", "--rows", str(2**31)], "--rows must be at most 2147483647"),
         (["voyage", "--limit", str(2**40)], "--limit must be at most 2147483647"),
         (["voyage", "--rows", "-1"], "--limit, --rows and --threads must be at least 0"),
@@ -271,7 +271,7 @@ def test_evaluating_without_enough_memory(fails, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("headgate.runtime.evaluation.evaluate", evaluate)
     run = str(make(Path("run")))
-    assert "there is not enough memory: take fewer --rows, or a part of the text with --limit" in fails(
+    assert "there is not enough memory: use fewer --rows, or evaluate a part of the text with --limit" in fails(
         "evaluate", run, "voyage", "--limit", "300"
     )
 

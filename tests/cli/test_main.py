@@ -290,14 +290,14 @@ def test_unknown_flag(fails) -> None:
     ("arguments", "message"),
     [
         (["trian"], "unknown command trian: did you mean train?"),
-        (["xyz"], "unknown command xyz: 'headgate --help' lists what there is"),
+        (["xyz"], "unknown command xyz: see 'headgate --help'"),
         (["generate", "run", "--temp", "1"], "unknown argument --temp: did you mean --temperature?"),
         (["generate", "run", "--temperatur=1"], "unknown argument --temperatur: did you mean --temperature?"),
         (["train", "--reset", "never"], "--reset must be one of after, before, got 'never'"),
         (["train", "--schedule", "cosin"], "got 'cosin': did you mean cosine?"),
         (["prepare", "x.txt", "--outt", "y"], "unknown argument --outt: did you mean --out"),
-        (["prepare", "x.txt", "--qqqq"], "unknown argument --qqqq: 'headgate prepare --help' lists what there is"),
-        (["evaluate", "run", "a.txt", "b.txt"], "unknown argument b.txt: 'headgate evaluate --help' says what"),
+        (["prepare", "x.txt", "--qqqq"], "unknown argument --qqqq: see 'headgate prepare --help'"),
+        (["evaluate", "run", "a.txt", "b.txt"], "unknown argument b.txt: see 'headgate evaluate --help'"),
     ],
 )
 def test_misspelt(fails, arguments: list[str], message: str) -> None:
@@ -309,7 +309,7 @@ def test_misspelt(fails, arguments: list[str], message: str) -> None:
     [
         (
             ["train", "--hidden-size", "x"],
-            "argument --hidden-size: invalid int value: 'x': 'headgate train --help' says what can be given",
+            "argument --hidden-size: invalid int value: 'x': see 'headgate train --help'",
         ),
     ],
 )
@@ -411,7 +411,7 @@ def test_diverging(fails, tmp_path: Path) -> None:
     [
         (["--length", "-1"], "--length, --beam, --seed and --threads must be at least 0"),
         (["--temperature", "-1", "--top-p", "2"], "temperature must be at least 0 and finite, got -1.0; top_p must be"),
-        (["--beam", "3", "--top-k", "3"], "--beam looks for the most probable text"),
+        (["--beam", "3", "--top-k", "3"], "--beam searches for the most probable text"),
         (["--stream", "--json"], "choose one of them"),
     ],
 )
@@ -429,7 +429,7 @@ def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = flags(validation_fraction=0, epochs=1)
     assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options]) == 0
-    assert "held nothing out: say which text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
+    assert "has no held-out part: name a text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
     assert "omit --best" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
 
 
@@ -441,7 +441,7 @@ def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
         env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 2
-    assert "No space left on device: make room" in done.stderr
+    assert "No space left on device: free some space" in done.stderr
 
 
 def test_unknown_words_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

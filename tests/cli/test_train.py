@@ -298,7 +298,7 @@ def test_a_working_directory_that_is_gone_is_one_sentence(fails) -> None:
     Path("gone").mkdir()
     os.chdir("gone")
     os.rmdir("../gone")
-    assert "the current directory does not exist any more: change to another" in fails("train", "../canal.txt", *SMALL)
+    assert "the current directory no longer exists: change to another" in fails("train", "../canal.txt", *SMALL)
 
 
 def test_a_relative_link_leads_to_the_run() -> None:
@@ -389,7 +389,7 @@ def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
         (["--no-unknown", "--tokenizer", "bytes"], "--unknown does nothing unless --tokenizer is characters"),
         (["--no-random-offset", "--partition", "random"], "--random-offset does nothing unless --partition is"),
         (["--sample-every", "0", "--sample-length", "9"], "--sample-length does nothing unless --sample-every is"),
-        (["--overwrite"], "--overwrite replaces the run in --out: name that, and omit --resume"),
+        (["--overwrite"], "--overwrite replaces the run in --out: give --out, and omit --resume"),
         (["--overwrite", "--resume", "--out", "run"], "--overwrite replaces the run in --out"),
     ],
 )

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, signals: "_Signals") -> None:
-    import torch  # noqa: F401 - first, so that where it is missing the message names it
+    import torch  # noqa: F401 - first, so that the message names torch if it is missing
 
     from headgate.sequences import table, table_file
     from headgate.settings import recipe as recipes

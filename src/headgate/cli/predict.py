@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict, and print or write a table."""
-    import torch  # noqa: F401 - first, so that where it is missing the message names it
+    import torch  # noqa: F401 - first, so that the message names torch if it is missing
 
     _check_output(options)
     path = Path(options.path)
