@@ -22,7 +22,7 @@ QUICK = ("--epochs", "4", "--hidden-size", "8")
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with rides.csv (sequences of 3 to 8 steps, a number and a class each), shops.parquet (two daily series)."""
+    """rides.csv (sequences of 3 to 8 steps, with a number and a class each) and shops.parquet (two daily series)."""
     folder, random = tmp_path_factory.mktemp("tables"), np.random.default_rng(0)
     steps = [(n, t, *random.normal(size=2)) for n in range(40) for t in range(random.integers(3, 9))]
     rides = pd.DataFrame(steps, columns=["ride", "minute", "speed", "slope"])
