@@ -157,7 +157,7 @@ def test_heads_that_do_not_fit() -> None:
         with pytest.raises(InputError) as caught:
             make()
         assert str(caught.value) == message
-    with pytest.raises(InputError, match="head = adaptive needs hidden_size to be at least 16, got 15: take more"):
+    with pytest.raises(InputError, match="head = adaptive needs hidden_size to be at least 16, got 15: use more units"):
         Settings().replaced(hidden_size=15, head="adaptive")
     with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: use head = linear or tied"):
         LanguageModel(ModelSettings(head="adaptive"), 999)

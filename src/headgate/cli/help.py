@@ -13,7 +13,7 @@ classify and forecast.
 
 Three commands to try:
   headgate generate voyage    write text with a small bundled model
-  headgate train              train one like it: about three minutes on two cores
+  headgate train              train one like it: about 3 minutes on two cores
   headgate info               show versions and available backends
 
 Help: headgate --help lists all commands; headgate train --help shows examples
