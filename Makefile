@@ -58,10 +58,11 @@ sanitize: .venv/test-ready
 	cp $(SANITIZE)/address/libheadgate.* $(FIRST)
 	@printf 'import os\n\nimport headgate\n\nheadgate.__path__.insert(0, os.path.dirname(__file__))\n' >$(FIRST)/sitecustomize.py
 	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -c "from headgate.kernels import native; print('with', native.find(), native.level()); \
+	  $(BIN)/python -c "from headgate import native; print('with', native.find(), native.level()); \
 	  assert str(native.find().parent) == '$(FIRST)'"
 	PYTHONPATH=$(FIRST) LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -q -s tests/test_native.py tests/test_head.py tests/test_functional.py tests/test_bindings.py
+	  $(BIN)/python -m pytest -q -s tests/test_native.py tests/kernels/test_cross_entropy.py \
+	    tests/kernels/test_bindings.py tests/layers/test_functional.py
 	@echo "== 3 of 4: the library and native/tests/threads_test.cpp, for data races"
 	cmake -S . -B $(SANITIZE)/thread -DHEADGATE_SANITIZE=thread
 	MAKEFLAGS= cmake --build $(SANITIZE)/thread --parallel 2 --target threads_test

@@ -1,4 +1,4 @@
-"""What several test files use: the textbook's corpora, and a comparison of tensors that names the worst place."""
+"""Fixtures of several test files: the textbook's corpora, a seed, and a comparison of tensors."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parent.parent
 for _number in (
     signal.SIGINT,
     signal.SIGHUP,
-):  # ignored under nohup and in the background of a shell, and so in children
+):  # nohup and background jobs ignore them, and child processes inherit that
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder with the textbook's corpora; tests that need it are skipped where it is absent."""
+    """Return the folder with the textbook's corpora; skip the test if it is missing."""
     folder = Path(os.environ.get("HEADGATE_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / "timemachine.txt").is_file() or not (folder / "jaychou_lyrics.txt.zip").is_file():
         pytest.skip(f"the textbook's corpora are not in {folder} (set HEADGATE_DATA)")
@@ -30,14 +30,14 @@ def data_dir() -> Path:
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
-    """Every test from the same seed, on one thread: the tensors are small, and idle threads only get in the way."""
+    """Run every test with the same seed and one thread, because its tensors are too small for more."""
     torch.manual_seed(1)
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def assert_close() -> Callable[..., None]:
-    """assert_close(name, value, expected, tolerance): names the tensor, the worst index and both values."""
+    """Return assert_close(name, value, expected, tolerance), which names the worst index and both values."""
 
     def check(name: str, value: Tensor, expected: Tensor, tolerance: float) -> None:
         assert value.shape == expected.shape, f"{name}: shape {tuple(value.shape)}, expected {tuple(expected.shape)}"

@@ -1,4 +1,4 @@
-"""Standard output and error in whatever state they are: other encodings, closed, gone; Ctrl-C before anything runs."""
+"""Standard output and error in other encodings or closed, Ctrl-C during imports, and too little memory."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from headgate import console
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and descriptors")
 
 INTERRUPTED = """
 import importlib.abc, os, runpy, signal, sys
@@ -38,7 +38,7 @@ def test_interrupt_while_importing_is_quiet(module: str) -> None:
 
 
 def test_ignored_interrupt_stays_ignored() -> None:
-    """A shell starts background jobs with Ctrl-C ignored."""
+    """Shells start background jobs with Ctrl-C ignored."""
     code = INTERRUPTED.format(module="headgate.settings.recipe")
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -50,7 +50,7 @@ def test_ignored_interrupt_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+def test_commands_work_with_closed_streams(closed: str, tmp_path: Path) -> None:
     code = f"{sys.executable} -m headgate recipes {closed}; echo $?"
     done = subprocess.run(code, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "0"
@@ -60,17 +60,17 @@ def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii", "gbk"])
-def test_output_is_escaped_where_the_encoding_lacks_it(encoding: str) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(encoding: str) -> None:
     code = "from headgate import console; console.open_streams(); print('caf\\u00e9 \\u8def \\U0001f600 \\udce9')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
     )
     assert done.returncode == 0, done.stderr
     escaped = "caf\u00e9 \u8def \U0001f600 ".encode(encoding, "backslashreplace")
-    assert done.stdout == escaped + b"\xe9\n"  # the byte of a file's name comes as it is
+    assert done.stdout == escaped + b"\xe9\n"  # a byte of a file's name is kept
 
 
-def test_errors_that_the_user_chose_are_kept() -> None:
+def test_an_error_handler_that_the_user_chose_is_kept() -> None:
     code = "from headgate import console; console.open_streams(); print('\\u8def')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:replace"}
@@ -89,7 +89,7 @@ def test_json_stays_json_in_any_encoding(encoding: str) -> None:
     assert json.loads(done.stdout.decode(encoding)) == value
 
 
-def test_json_is_readable_where_it_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_not_escaped_if_the_encoding_allows(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_json({"text": "路"})
     assert capsys.readouterr().out == '{"text": "路"}\n'
 
@@ -108,7 +108,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
     assert error.count("\n") == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of the address space")
 @pytest.mark.parametrize("kilobytes", [120_000, 60_000, 40_000])
 def test_a_small_address_space_is_one_sentence(kilobytes: int) -> None:
     code = f"ulimit -v {kilobytes}; exec {sys.executable} -m headgate generate nothing"

@@ -1,4 +1,4 @@
-"""How many processors and how much memory a process may use."""
+"""The processors and the memory that a process may use."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from headgate.runs.find import PRETRAINED
 
 
 def groups(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A tree of control groups and the file that says in which of them a process is."""
+    """Make a tree of control groups and the file that names the groups of a process."""
     root, where = tmp_path / "cgroup", tmp_path / "own"
     root.mkdir()
     where.write_text(own)
@@ -41,7 +41,7 @@ def test_quota_is_the_least_of_the_groups(tmp_path: Path, own: str, files: dict[
 
 
 @pytest.mark.parametrize(("limit", "threads", "expected"), [(0.2, 4, 1), (1.4, 4, 1), (1.5, 4, 2), (8.0, 4, 4)])
-def test_threads_are_as_many_as_a_quota_keeps_running(
+def test_a_quota_bounds_threads_and_processors(
     monkeypatch: pytest.MonkeyPatch, limit: float, threads: int, expected: int
 ) -> None:
     monkeypatch.setattr(machine, "quota", lambda: limit)
@@ -65,14 +65,14 @@ def test_a_quota_bounds_the_threads_of_a_runtime(
 ) -> None:
     if native.load() is None:
         pytest.skip("the native library was not built")
-    found = []
+    used_threads = []
     monkeypatch.setattr(machine, "quota", lambda: limit)
-    monkeypatch.setattr(native, "Model", lambda *_, threads, **__: found.append(threads))
+    monkeypatch.setattr(native, "Model", lambda *_, threads, **__: used_threads.append(threads))
     Runtime.load(PRETRAINED / "voyage", threads=given)
-    assert found == [used]
+    assert used_threads == [used]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
 def test_affinity_is_an_upper_bound() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from headgate import machine; " \
            "print(machine.threads())"  # fmt: skip
@@ -81,12 +81,12 @@ def test_affinity_is_an_upper_bound() -> None:
     assert done.stdout.strip() == "1"
 
 
-def test_free_memory_is_some_of_the_machine_s():
-    found = machine.free_memory()
-    assert found is None or 0 < found < 1 << 48
+def test_free_memory_is_a_plausible_number():
+    free = machine.free_memory()
+    assert free is None or 0 < free < 1 << 48
 
 
-def test_the_smallest_limit_of_memory_counts(monkeypatch):
+def test_free_memory_is_the_smallest_limit(monkeypatch):
     for name, value in (("_free_of_machine", 9), ("_free_of_groups", 7), ("_free_addresses", None)):
         monkeypatch.setattr(machine, name, lambda value=value: value)
     assert machine.free_memory() == 7
@@ -94,8 +94,8 @@ def test_the_smallest_limit_of_memory_counts(monkeypatch):
     assert machine.free_memory() == 0
 
 
-def test_free_memory_of_groups_of_version_two(tmp_path):
-    """What is in the system's cache, and can be given up, is free."""
+def test_free_memory_of_version_2_control_groups(tmp_path):
+    """Reclaimable file cache counts as free."""
     own = tmp_path / "cgroup"
     own.write_text("0::/a/b\n")
     (tmp_path / "root" / "a" / "b").mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_free_memory_of_groups_of_version_two(tmp_path):
     assert machine._free_of_groups(tmp_path / "root", tmp_path / "nothing") is None
 
 
-def test_free_memory_of_groups_of_version_one(tmp_path):
+def test_free_memory_of_version_1_control_groups(tmp_path):
     own = tmp_path / "cgroup"
     own.write_text("5:cpu:/c\n4:hugetlb,memory:/a\n")
     folder = tmp_path / "root" / "memory" / "a"

@@ -1,6 +1,6 @@
-"""The native library by itself, at every level of instructions: accuracy, memory, threads, loading.
+"""The native library by itself, with every instruction set: accuracy, memory, threads, loading.
 
-Torch is imported only where a test compares with it: parts of this file run in processes that must not have it.
+Only tests that compare with torch import it, because parts of this file run in processes without torch.
 """
 
 import ctypes
@@ -29,12 +29,12 @@ import pytest
 from headgate import native
 from tests.helpers.levels import levels
 
-ROOT = Path(__file__).parent.parent  # conftest.py has it, but imports torch
+ROOT = Path(__file__).parent.parent  # not from conftest.py, which imports torch
 
 LANES = native.GATE_LANES
 SUFFIXES = {"float32": "float", "float64": "double"}
 Array = np.ndarray[Any, Any]
-Place = Callable[[str, Array], Array]  # where an argument of that name lies
+Place = Callable[[str, Array], Array]  # puts an argument of that name into memory
 
 
 @pytest.fixture(params=levels(), ids=lambda level: native.LEVELS[level])
@@ -69,12 +69,12 @@ class Problem:
 
 
 def blocked(gates: Array) -> Array:
-    """(T, B, 4, H) -> the layout of the header; nan beyond H, where nothing may be read."""
+    """Convert (T, B, 4, H) to the layout of the header, with NaN beyond H, where nothing may be read."""
     T, B, _, H = gates.shape
-    found = np.full((T, -(-H // LANES), B, 4, LANES), np.nan, gates.dtype)
+    result = np.full((T, -(-H // LANES), B, 4, LANES), np.nan, gates.dtype)
     for unit in range(H):
-        found[:, unit // LANES, ..., unit % LANES] = gates[..., unit]
-    return found
+        result[:, unit // LANES, ..., unit % LANES] = gates[..., unit]
+    return result
 
 
 def unblocked(gates: Array, H: int) -> Array:
@@ -88,7 +88,7 @@ def inputs(p: Problem) -> dict[str, Array]:
     def draw(*shape: int) -> Array:
         return random.standard_normal(shape).astype(p.dtype)
 
-    found = {
+    arrays = {
         "h0": draw(p.B, p.H),
         "weight_ih": draw(3 * p.H, p.I) / p.I**0.5,
         "weight_hh": draw(3 * p.H, p.H) / p.H**0.5,
@@ -97,22 +97,22 @@ def inputs(p: Problem) -> dict[str, Array]:
         "d_gates": blocked(draw(p.T, p.B, 4, p.H)),
     }
     if p.ids:
-        found["ids"] = random.integers(p.I, size=(p.T, p.B))
+        arrays["ids"] = random.integers(p.I, size=(p.T, p.B))
     else:
-        found["x"] = draw(p.B, p.T, p.I) if p.strided else draw(p.T, p.B, p.I)
+        arrays["x"] = draw(p.B, p.T, p.I) if p.strided else draw(p.T, p.B, p.I)
     if p.bias:
-        found |= {"bias_ih": draw(3 * p.H), "bias_hh": draw(3 * p.H)}
+        arrays |= {"bias_ih": draw(3 * p.H), "bias_hh": draw(3 * p.H)}
     if p.lengths:
-        found["lengths"] = random.integers(p.T + 1, size=p.B)
+        arrays["lengths"] = random.integers(p.T + 1, size=p.B)
     if p.resets:
-        found["resets"] = (random.random((p.T, p.B)) < 0.4).astype(np.uint8)
+        arrays["resets"] = (random.random((p.T, p.B)) < 0.4).astype(np.uint8)
     if p.resets and p.fresh:
-        found["reset_state"] = draw(p.H)
-    return found
+        arrays["reset_state"] = draw(p.H)
+    return arrays
 
 
 def shapes(p: Problem) -> dict[str, tuple[int, ...]]:
-    """Of what forward and backward write."""
+    """Return the shapes of what forward and backward write."""
     return {
         "states": (p.T, p.B, p.H),
         "last": (p.B, p.H),
@@ -132,13 +132,13 @@ def copied(_: str, array: Array) -> Array:
 
 
 def run(p: Problem, place: Place = copied, without: tuple[str, ...] = ()) -> dict[str, Array]:
-    """Forward and backward: everything that they write, but for what they leave undefined. `without`: null pointers."""
+    """Run forward and backward; return all defined values that they write. `without`: arguments that are null."""
     library = native.load()
-    given = {name: place(name, v) for name, v in inputs(p).items() if name not in without}
+    read = {name: place(name, v) for name, v in inputs(p).items() if name not in without}
     written = {
         name: place(name, np.full(shape, np.nan, p.dtype)) for name, shape in shapes(p).items() if name not in without
     }
-    pointers = {name: v.ctypes.data for name, v in (given | written).items()}
+    pointers = {name: v.ctypes.data for name, v in (read | written).items()}
     x_t, x_b = (p.I, p.T * p.I) if p.strided else (p.B * p.I, p.I)
     described = native.Gru(
         **{name: getattr(p, name) for name in ("T", "B", "I", "H", "reverse", "threads")},
@@ -150,12 +150,12 @@ def run(p: Problem, place: Place = copied, without: tuple[str, ...] = ()) -> dic
     assert getattr(library, f"headgate_forward_{suffix}")(ctypes.byref(described)) == 0
     if "gates" in written:
         assert getattr(library, f"headgate_backward_{suffix}")(ctypes.byref(described), ctypes.byref(gradients)) == 0
-    found = {name: v.copy() for name, v in written.items()}
-    if "gates" in found:
-        found["gates"] = unblocked(found["gates"], p.H)
+    results = {name: v.copy() for name, v in written.items()}
+    if "gates" in results:
+        results["gates"] = unblocked(results["gates"], p.H)
         if p.before:
-            found["gates"][:, :, 3] = 0
-    return found
+            results["gates"][:, :, 3] = 0
+    return results
 
 
 def assert_same_bits(found: dict[str, Array], expected: dict[str, Array], what: object = "") -> None:
@@ -169,7 +169,7 @@ def digest(found: dict[str, Array]) -> str:
 
 
 def python(code: str, **environment: str) -> str:
-    """What code prints in a process of its own, which knows this file as `here`; a crash is a failed test."""
+    """Run code in a new process, in which `here` is this file, and return what it prints; a crash fails the test."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", f"import tests.test_native as here\n{code}"],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
@@ -185,7 +185,7 @@ BOUND = float(re.search(r"([\d.]+) units in the last\s+(?://\s+)?place", (ROOT /
 
 
 def apply(name: str, x: Array, y: Array | None = None) -> Array:
-    """y[: len(x)] = f(x)"""
+    """Compute y[: len(x)] = f(x)."""
     y = np.empty_like(x) if y is None else y
     f = getattr(native.load(), f"headgate_{name}_{SUFFIXES[x.dtype.name]}")
     f(ctypes.c_int64(len(x)), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
@@ -193,7 +193,7 @@ def apply(name: str, x: Array, y: Array | None = None) -> Array:
 
 
 def exact(name: str, x: Array) -> Array:
-    """In the precision of x, which is one more than that of what is tested."""
+    """Compute a function in the precision of x, which is higher than the tested one."""
     if name == "tanh":
         return np.tanh(x)
     e = np.exp(-abs(x))
@@ -201,7 +201,7 @@ def exact(name: str, x: Array) -> Array:
 
 
 def largest_error(name: str, x: Array, wide: type) -> float:
-    """In units of the last place of the exact value, which must be a normal number."""
+    """Return the largest error in units in the last place, among exact values that are normal numbers."""
     expected, info = exact(name, x.astype(wide)), np.finfo(x.dtype)
     normal = abs(expected) >= info.smallest_normal
     difference, expected = abs(apply(name, x).astype(wide) - expected)[normal], expected[normal]
@@ -215,7 +215,7 @@ def all_floats(stride: int) -> Array:
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-def test_float_error(name: str, level: int) -> None:
+def test_float_error_is_within_the_bound(name: str, level: int) -> None:
     dense = np.linspace(-20, 20, 1_000_001, dtype=np.float32)
     edges = np.linspace(-89, 89, 500_001, dtype=np.float32)
     for x in (all_floats(2039), dense, edges):
@@ -224,7 +224,7 @@ def test_float_error(name: str, level: int) -> None:
 
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="no floating type wider than double")
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-def test_double_error(name: str, level: int) -> None:
+def test_double_error_is_within_the_bound(name: str, level: int) -> None:
     bits = np.random.default_rng(1).integers(0, 2**64, 50_000, np.uint64).view(np.float64)
     worst = np.linspace(0.1, 0.4, 100_001)
     for x in (worst, np.linspace(-40, 40, 100_001), np.linspace(-745, 745, 50_001), bits[np.isfinite(bits)]):
@@ -232,18 +232,18 @@ def test_double_error(name: str, level: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", SUFFIXES)
-def test_special_values(dtype: str, level: int) -> None:
+def test_activations_of_special_values(dtype: str, level: int) -> None:
     tiny, inf = np.finfo(dtype).smallest_subnormal, np.inf
     lowest = np.log(np.finfo(dtype).smallest_normal)  # the sigmoid is the smallest normal number there
     x = np.array([-inf, inf, np.nan, -0.0, 0.0, tiny, -tiny, 2 * lowest, -2 * lowest, lowest - 1, -1e30, 1e30], dtype)
     expected = np.array([0, 1, np.nan, 0.5, 0.5, 0.5, 0.5, 0, 1, 0, 0, 1], dtype)
-    found = apply("sigmoid", x)
-    np.testing.assert_array_equal(np.delete(found, 9), np.delete(expected, 9))
-    assert 0 <= found[9] <= np.finfo(dtype).smallest_normal  # a subnormal number, or 0
-    assert not np.signbit(found[:2]).any()
-    found, expected = apply("tanh", x), np.array([-1, 1, np.nan, -0.0, 0, tiny, -tiny, -1, 1, -1, -1, 1], dtype)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(np.signbit(found[3:5]), [True, False])
+    values = apply("sigmoid", x)
+    np.testing.assert_array_equal(np.delete(values, 9), np.delete(expected, 9))
+    assert 0 <= values[9] <= np.finfo(dtype).smallest_normal  # a subnormal number, or 0
+    assert not np.signbit(values[:2]).any()
+    values, expected = apply("tanh", x), np.array([-1, 1, np.nan, -0.0, 0, tiny, -tiny, -1, 1, -1, -1, 1], dtype)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(np.signbit(values[3:5]), [True, False])
     subnormal = np.linspace(-1, 1, 1001).astype(dtype) * np.finfo(dtype).smallest_normal
     np.testing.assert_array_equal(apply("tanh", subnormal), subnormal)
     for name in ("sigmoid", "tanh"):
@@ -254,7 +254,7 @@ def test_special_values(dtype: str, level: int) -> None:
 @pytest.mark.parametrize("dtype", SUFFIXES)
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 def test_saturates_from_below(name: str, dtype: str, level: int) -> None:
-    """Where the value tends to 1 it never falls, and never exceeds 1."""
+    """As the value approaches 1 it never falls, and never exceeds 1."""
     begin, end = {"sigmoid": (12, 40), "tanh": (6, 20)}[name]
     for x in (np.linspace(begin, end, 2_000_001).astype(dtype), np.geomspace(end, np.finfo(dtype).max / 2, 10001)):
         y = apply(name, x.astype(dtype))
@@ -264,7 +264,7 @@ def test_saturates_from_below(name: str, dtype: str, level: int) -> None:
 
 @pytest.mark.parametrize("dtype", SUFFIXES)
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-def test_tails(name: str, dtype: str, level: int) -> None:
+def test_results_do_not_depend_on_the_length_of_the_array(name: str, dtype: str, level: int) -> None:
     x = np.random.default_rng(1).standard_normal(2 * 16 + 3).astype(dtype)
     alone = np.concatenate([apply(name, x[i : i + 1]) for i in range(len(x))])
     for n in range(len(x) + 1):
@@ -278,7 +278,7 @@ def test_tails(name: str, dtype: str, level: int) -> None:
 
 
 class Guarded:
-    """Puts arrays between two pages that nothing may touch, flush against the one after them or the one before."""
+    """A Place between two protected pages, flush against the page after it or the page before it."""
 
     SIZE = 1 << 19
 
@@ -305,7 +305,7 @@ class Guarded:
 
 
 def awkward_problems() -> Iterator[Problem]:
-    """Every H up to several vectors with each kind of GRU, the rest by chance."""
+    """Yield every H up to several vectors for each kind of GRU, and random values of the rest."""
     choice, yes_or_no = random.Random(1).choice, (False, True)
     for H in range(1, 68):
         for before, ids, dtype, _ in itertools.product(yes_or_no, yes_or_no, SUFFIXES, range(2)):
@@ -334,17 +334,17 @@ class HeadProblem:
 
 def run_head(p: HeadProblem, place: Place = copied) -> dict[str, Array]:
     random = np.random.default_rng(p.N * 10000 + p.H * 100 + p.V)
-    given = {
+    read = {
         "states": random.standard_normal((p.N, p.H)).astype(p.dtype),
         "weight": random.standard_normal((p.V, p.H)).astype(p.dtype),
         "targets": random.integers(p.V, size=p.N),
     }
     if p.bias:
-        given["bias"] = random.standard_normal(p.V).astype(p.dtype)
+        read["bias"] = random.standard_normal(p.V).astype(p.dtype)
     shapes = {"losses": (p.N,), "d_states": (p.N, p.H), "d_weight": (p.V, p.H), "d_bias": (p.V,)}
-    given = {name: place(name, v) for name, v in given.items()}
+    read = {name: place(name, v) for name, v in read.items()}
     written = {name: place(name, np.full(shape, np.nan, p.dtype)) for name, shape in shapes.items()}
-    pointers = {name: v.ctypes.data for name, v in (given | written).items()}
+    pointers = {name: v.ctypes.data for name, v in (read | written).items()}
     described = native.Head(
         N=p.N, H=p.H, V=p.V, scale=1 / max(p.N, 1), threads=p.threads, invariant=p.invariant, **pointers
     )
@@ -376,7 +376,7 @@ class ModelProblem:
 
 
 def run_model(p: ModelProblem, place: Place = copied) -> dict[str, Array]:
-    """A model's four functions: everything that they write."""
+    """Run a model's four functions; return everything that they write."""
     random = np.random.default_rng(p.V * 10000 + p.H * 100 + p.T)
 
     def draw(name: str, *shape: int) -> Array:
@@ -393,13 +393,13 @@ def run_model(p: ModelProblem, place: Place = copied) -> dict[str, Array]:
         draw("embedding", p.V, p.E) if p.E else None, layers, (draw("head", p.V, p.H), draw("head_bias", p.V)),
         reset="before" if p.before else "after", threads=p.threads, precision=p.precision,
     )  # fmt: skip
-    library, found = native.load(), {}
+    library, results = native.load(), {}
 
     def call(name: str, *arguments: Any, **written: Array) -> None:
-        """What a function writes comes last among its arguments."""
+        """Call a function, whose last arguments are the arrays that it writes."""
         pointers = [v.ctypes.data if isinstance(v, np.ndarray) else v for v in (*arguments, *written.values())]
         assert getattr(library, f"headgate_model_{name}")(model._handle, *pointers) == 0
-        found.update({f"{name}: {k}": v.copy() for k, v in written.items()})
+        results.update({f"{name}: {k}": v.copy() for k, v in written.items()})
 
     def blank(name: str, *shape: int, dtype: type = np.float32) -> Array:
         return place(name, np.full(shape, np.nan if dtype is np.float32 else -1, dtype))
@@ -417,7 +417,7 @@ def run_model(p: ModelProblem, place: Place = copied) -> dict[str, Array]:
         place("forbidden", forbidden), seen=place("seen", seen), logits=draw("logits", p.V),
         state=draw("state", p.layers, 1, p.H), ids=blank("ids", n, dtype=np.int64),
     )  # fmt: skip
-    return found
+    return results
 
 
 def awkward_models() -> Iterator[ModelProblem]:
@@ -438,7 +438,7 @@ AWKWARD: dict[str, tuple[Callable[[], Iterator[Any]], Callable[..., dict[str, Ar
 
 
 def check_red_zones(level: int, of: str) -> None:
-    """Prints each problem before it runs; the last one is where a crash is."""
+    """Print each problem before it runs, so that the last one printed is the one that crashed."""
     assert native.load().headgate_use_level(level) == 0
     places = {"at the end": Guarded(True), "at the start": Guarded(False)}
     digests = hashlib.sha256()
@@ -464,30 +464,30 @@ def check_red_zones_of_functions(level: int) -> None:
 
 
 @pytest.mark.parametrize("of", AWKWARD)
-def test_red_zones(of: str, level: int) -> None:
-    """Nothing outside of an array is touched; nothing depends on what fresh memory holds."""
+def test_no_access_outside_of_arrays(of: str, level: int) -> None:
+    """No result depends on what fresh memory holds either."""
     code = f"here.check_red_zones({level}, {of!r})"
-    found = {python(code, MALLOC_PERTURB_=fill).split()[-1] for fill in ("0", "165")}
-    assert len(found) == 1
+    digests = {python(code, MALLOC_PERTURB_=fill).split()[-1] for fill in ("0", "165")}
+    assert len(digests) == 1
 
 
-def test_red_zones_of_functions(level: int) -> None:
+def test_activations_access_nothing_outside_of_arrays(level: int) -> None:
     python(f"here.check_red_zones_of_functions({level})")
 
 
-def test_null_pointers(level: int) -> None:
-    """Each gradient may be left out: the others stay the same to the bit. Of outputs, left out is zeros."""
+def test_each_optional_array_may_be_null(level: int) -> None:
+    """Without one gradient, the others are the same to the bit; an omitted input counts as zeros."""
     for before, ids in itertools.product((False, True), repeat=2):
         problem = Problem(70, 17, 5, 11, before, ids=ids, lengths=True, resets=True)
         expected = run(problem)
         for name in expected:
             if name == "gates":
-                found = run(problem, without=tuple(n for n in expected if n not in ("states", "last")))
+                results = run(problem, without=tuple(n for n in expected if n not in ("states", "last")))
             elif name in ("states", "last"):
                 continue
             else:
-                found = run(problem, without=(name,))
-            assert_same_bits(found, expected, (name, problem))
+                results = run(problem, without=(name,))
+            assert_same_bits(results, expected, (name, problem))
 
         def zeros(name: str, array: Array, left_out: str = "") -> Array:
             return np.zeros_like(array) if name == left_out else array.copy()
@@ -502,7 +502,7 @@ def test_null_pointers(level: int) -> None:
 
 @functools.cache
 def errors_of_torch(T: int, H: int, seed: int, ids: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Arguments, what the float64 definition makes of them, and how far torch.nn.GRU in float32 is from that."""
+    """Return arguments, the values of the float64 definition, and the errors of torch.nn.GRU in float32."""
     import torch
 
     from headgate import equations
@@ -510,7 +510,7 @@ def errors_of_torch(T: int, H: int, seed: int, ids: bool) -> tuple[dict[str, Any
     torch.manual_seed(seed)
     B, I = (32, 28) if ids else (3, 7)  # noqa: E741
     layer = torch.nn.GRU(I, H)
-    x = torch.randint(I, (T, B)) ** 2 // I if ids else torch.randn(T, B, I)  # some ids come often
+    x = torch.randint(I, (T, B)) ** 2 // I if ids else torch.randn(T, B, I)  # some ids are frequent
     weights = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), layer.parameters(), strict=True))
     values = {"x": x, "h0": torch.randn(B, H), **weights}
 
@@ -539,7 +539,7 @@ def outputs_and_gradients(function: Callable[..., Any], values: dict[str, Any], 
 
 
 def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
-    """The largest, relative to the tensor's largest number."""
+    """Return each tensor's largest error, relative to its largest number."""
     return {k: float((found[k].double() - v).abs().max() / v.abs().max()) for k, v in expected.items()}
 
 
@@ -559,7 +559,7 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
 
     from headgate.layers.functional import gru
 
-    ours_of = functools.partial(gru, backend="native", batch_invariant=not ids)  # ids: in batches that tiles are for
+    ours_of = functools.partial(gru, backend="native", batch_invariant=not ids)  # with ids, in batches that use tiles
     largest: dict[str, list[float]] = {}
     for seed in range(3):
         values, expected, of_torch = errors_of_torch(T, H, seed, ids)
@@ -568,11 +568,11 @@ def test_as_accurate_as_torch(T: int, H: int, ids: bool, level: int) -> None:
             so_far = largest.setdefault(name, [0.0, 0.0])
             largest[name] = [max(so_far[0], error), max(so_far[1], of_torch[name])]
     for name, (error, of_torch) in largest.items():
-        limit = 2 * max(of_torch, 4 * 2.0**-23)  # where both are tiny, chance decides
+        limit = 2 * max(of_torch, 4 * 2.0**-23)  # if both are tiny, their ratio is random
         assert error <= limit, f"{name}: error {error:.1e}, of torch.nn.GRU {of_torch:.1e}"
 
 
-# More than a group of 128 rows, than 1,024 terms (3H), than 512 tokens of a chunk; tails of all three.
+# More than a group of 128 rows, 1,024 terms (3H) or a chunk of 512 tokens, each with a remainder.
 ON_TILES = [
     Problem(3, 35, 33, 128),
     Problem(2, 150, 40, 352, lengths=True),
@@ -586,16 +586,16 @@ ON_TILES = [
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("problem", ON_TILES, ids=repr)
-def test_rows_on_tiles(problem: Problem, threads: int, level: int) -> None:
-    """Values and gradients of what need not be invariant, against the same numbers in float64."""
-    given = dataclasses.replace(problem, threads=threads, invariant=False)
-    found, expected = run(given), run(dataclasses.replace(given, dtype="float64"))
+def test_rows_on_tiles_match_float64(problem: Problem, threads: int, level: int) -> None:
+    """Values and gradients that need not be invariant, compared with float64."""
+    on_tiles = dataclasses.replace(problem, threads=threads, invariant=False)
+    results, expected = run(on_tiles), run(dataclasses.replace(on_tiles, dtype="float64"))
     for name, value in expected.items():
-        assert abs(found[name] - value).max() <= 4e-6 * abs(value).max(), name
+        assert abs(results[name] - value).max() <= 4e-6 * abs(value).max(), name
 
 
-def test_infinite_rows_on_tiles(level: int) -> None:
-    """Infinite and huge numbers, and what is none, saturate gates as they do without tiles; other rows see nothing."""
+def test_infinite_rows_on_tiles_do_not_affect_others(level: int) -> None:
+    """Infinite and huge numbers and NaN give the same gates as without tiles, and other rows are unaffected."""
     import torch
 
     from headgate.layers.functional import gru
@@ -605,14 +605,14 @@ def test_infinite_rows_on_tiles(level: int) -> None:
     x, h0 = torch.randn(T, B, I), torch.randn(B, H)
     x[0, 3, 4], x[1, 17, 29], x[1, 20, 0], x[0, 39, 1], h0[8, 5] = torch.inf, -torch.inf, torch.nan, 3.4e38, torch.inf
     weights = torch.randn(3 * H, I), torch.randn(3 * H, H) / H**0.5
-    found, expected = (gru(x, h0, *weights, backend="native", batch_invariant=b)[0] for b in (False, True))
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    assert found.isnan().any()
-    assert found[:, [3, 17, 39]].isfinite().all()
+    states, expected = (gru(x, h0, *weights, backend="native", batch_invariant=b)[0] for b in (False, True))
+    assert torch.allclose(states, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert states.isnan().any()
+    assert states[:, [3, 17, 39]].isfinite().all()
 
 
 def rounded(weight: Array, precision: str) -> Array:
-    """As a model keeps it: the upper half of each float, or multiples of a row's own step."""
+    """Round a weight as a model does: to the upper half of each float, or to multiples of its row's step."""
     if precision == "bfloat16":
         bits = weight.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
@@ -622,8 +622,8 @@ def rounded(weight: Array, precision: str) -> Array:
 
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
 @pytest.mark.parametrize("precision", native.PRECISIONS[1:])
-def test_weights_in_fewer_bits(precision: str, before: bool, level: int) -> None:
-    """Several vectors of rows at every level, each row of another size: it is rounded by itself."""
+def test_weights_in_fewer_bits_are_rounded_by_row(precision: str, before: bool, level: int) -> None:
+    """The rows, of different magnitudes, fill several vectors of every instruction set."""
     random = np.random.default_rng(1)
     V, E, H, B = 70, 5, 37, 3
 
@@ -641,17 +641,17 @@ def test_weights_in_fewer_bits(precision: str, before: bool, level: int) -> None
         return model.step(ids, state)
 
     state = random.standard_normal((1, B, H)).astype(np.float32) / 2
-    found, exact = step(matrices, precision), step(matrices, "float32")
+    results, exact = step(matrices, precision), step(matrices, "float32")
     expected = step([rounded(m, precision) for m in matrices], "float32")
-    for value, other, unrounded in zip(found, expected, exact, strict=True):
+    for value, other, unrounded in zip(results, expected, exact, strict=True):
         assert abs(value - other).max() < 2e-5 < abs(value - unrounded).max()
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
 
-# Both ways of sharing: with at least 8 rows a thread the rows; else, or with large weights, the hidden units, with 2
-# vectors a thread. More tokens than chunk_tokens (native/sequence.h) are several chunks of backward, more than 64
-# several groups of steps. Where results need not be invariant, rows on tiles.
+# Both kinds of parallelism: threads share the rows if each has at least 8, and otherwise, or with large weights, the
+# hidden units, 2 vectors per thread. More than chunk_tokens (native/sequence.h) tokens make several chunks of backward,
+# more than 64 several groups of steps. Results that need not be invariant are computed by rows on tiles.
 SHARED = [
     Problem(30, 47, 5, 37, lengths=True, resets=True),
     Problem(30, 47, 5, 37, before=True, ids=True),
@@ -682,7 +682,7 @@ def print_digests(level: int) -> None:
             assert_same_bits(run(with_threads(problem, threads)), run(problem), with_threads(problem, threads))
 
 
-def test_same_bits_from_run_to_run_and_for_any_number_of_threads(level: int) -> None:
+def test_same_bits_in_every_run_with_any_number_of_threads(level: int) -> None:
     for problem in SHARED:
         expected = run(problem)
         for threads in THREADS * 3:
@@ -691,22 +691,22 @@ def test_same_bits_from_run_to_run_and_for_any_number_of_threads(level: int) -> 
 
 @pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")
 def test_same_bits_with_vectors_of_any_width() -> None:
-    """All levels with fused multiply-add make the same chains of it."""
+    """All instruction sets with fused multiply-add chain it in the same order."""
     library, best = native.load(), native.load().headgate_level()
     for problem in SHARED:
-        found = []
+        results = []
         for name in ("AVX2", "AVX-512"):
             assert library.headgate_use_level(native.LEVELS.index(name)) == 0
-            found.append(run(problem))
+            results.append(run(problem))
         library.headgate_use_level(best)
-        assert_same_bits(*found, problem)
+        assert_same_bits(*results, problem)
 
 
 def test_same_bits_with_and_without_torch(level: int) -> None:
-    """Without torch no OpenMP runtime is loaded, and the library's own threads do the work."""
+    """Without torch no OpenMP runtime is loaded, and the library uses its own threads."""
     assert "torch" in sys.modules
-    found = python(f"here.print_digests({level})\nassert 'torch' not in here.sys.modules").split()
-    assert found == [digest(run(problem)) for problem in SHARED]
+    digests = python(f"here.print_digests({level})\nassert 'torch' not in here.sys.modules").split()
+    assert digests == [digest(run(problem)) for problem in SHARED]
 
 
 def call_from_several_threads() -> None:
@@ -731,12 +731,12 @@ def call_from_several_threads() -> None:
 
 
 @pytest.mark.parametrize("imports", ["", "import torch"], ids=["own threads", "OpenMP"])
-def test_called_from_several_threads(imports: str) -> None:
+def test_several_threads_may_call_the_library(imports: str) -> None:
     python(f"{imports}\nhere.call_from_several_threads()")
 
 
 def call_in_a_fork() -> None:
-    """Used before the fork, with threads, and again in the child."""
+    """Use the library with threads before a fork, and again in the child."""
     problem = with_threads(SHARED[0], 2)
     expected = run(problem)
     child = os.fork()
@@ -754,7 +754,7 @@ def call_in_a_fork() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("imports", ["", "import torch"], ids=["own threads", "OpenMP"])
-def test_called_in_a_fork(imports: str) -> None:
+def test_a_forked_process_may_call_the_library(imports: str) -> None:
     python(f"{imports}\nhere.call_in_a_fork()")
 
 
@@ -763,7 +763,7 @@ def test_called_in_a_fork(imports: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch) -> Iterator[Path]:
-    """An empty one, where the library is looked for."""
+    """Return an empty folder in which the library is searched."""
     import headgate
 
     monkeypatch.setattr(headgate, "__path__", [str(tmp_path)])
@@ -772,20 +772,20 @@ def folder(tmp_path: Path, monkeypatch) -> Iterator[Path]:
     native.load.cache_clear()
 
 
-def test_no_library(folder: Path) -> None:
+def test_a_missing_library_is_none(folder: Path) -> None:
     assert native.find() is None
     assert native.load() is None
 
 
-def test_a_file_that_is_no_library(folder: Path) -> None:
+def test_a_file_that_is_not_a_library_is_an_error(folder: Path) -> None:
     path = folder / native._FILE
-    path.write_text("no library")
-    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*\): install headgate again"):
+    path.write_text("not a library")
+    with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*\): reinstall headgate"):
         native.load()
 
 
 def compiled(path: Path, code: str) -> None:
-    """Compiles C into a library; skips the test where there is no compiler."""
+    """Compile C++ into a library; skip the test if there is no compiler."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -795,24 +795,24 @@ def compiled(path: Path, code: str) -> None:
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", path], check=True, env=without)
 
 
-def test_another_library(folder: Path) -> None:
+def test_a_library_without_a_version_is_an_error(folder: Path) -> None:
     path = folder / native._FILE
     compiled(path, 'extern "C" int something_else() { return 1; }')
     with pytest.raises(RuntimeError, match=rf"{re.escape(str(path))} does not load \(.*headgate_version"):
         native.load()
 
 
-def test_another_contract(folder: Path) -> None:
+def test_a_library_of_another_version_is_an_error(folder: Path) -> None:
     path, other = folder / native._FILE, native.CONTRACT + 1
     compiled(path, f'extern "C" int headgate_version() {{ return {other}; }}')
-    message = f"{path} has contract {other}, this headgate needs {native.CONTRACT}: install headgate again"
+    message = f"{path} has contract {other}, this headgate needs {native.CONTRACT}: reinstall headgate"
     with pytest.raises(RuntimeError, match=re.escape(message)):
         native.load()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs the size of the address space")
 def test_too_little_address_space_is_a_memory_error() -> None:
-    """Installing it again, which is the remedy for other files that do not load, would not help."""
+    """Reinstalling, the remedy for other files that do not load, would not help."""
     code = """
 import resource
 from headgate import native
@@ -825,9 +825,9 @@ except MemoryError as error:
 """
     without = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of `make sanitize`
     without.pop("PYTHONPATH", None)
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without)
-    assert found.stdout.startswith("not enough memory to load "), found.stderr
-    assert found.stdout.endswith("raise the limit of the address space (ulimit -v)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without)
+    assert done.stdout.startswith("not enough memory to load "), done.stderr
+    assert done.stdout.endswith("raise the limit of the address space (ulimit -v)\n")
 
 
 def header_fields(structure: str) -> list[str]:
@@ -847,7 +847,7 @@ def test_structures_are_those_of_the_header(name: str, structure: type[ctypes.St
 
 
 @pytest.mark.skipif(native.load() is None, reason="the library was not built")
-def test_levels() -> None:
+def test_the_best_level_is_used_and_unknown_ones_are_refused() -> None:
     library, best = native.load(), native.load().headgate_level()
     assert native.level() == native.LEVELS[best]
     assert best == max(levels())

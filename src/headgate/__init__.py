@@ -1,4 +1,4 @@
-"""The gated recurrent unit as finished software: a layer, language models, and a runtime without torch."""
+"""Gated recurrent units (GRUs): a layer, language models, estimators for sequences, and a runtime without torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from headgate.settings.run import Settings
     from headgate.training.run import train
 
-_HOMES = {  # where each public name lives; loaded when first used, so that the runtime never loads torch
+_HOMES = {  # the module of each public name; imported on first use, so that the runtime never loads torch
     "GRU": "layers.gru",
     "GRUCell": "layers.cell",
     "GRUClassifier": "estimators.sequence",
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
         errors = importlib.import_module(f"{__name__}.errors")
         if error.name not in errors.EXTRAS:
             raise
-        extra = "estimators" if home.startswith("estimators") else ""  # which installs torch as well
+        extra = "estimators" if home.startswith("estimators") else ""  # it installs torch as well
         raise ModuleNotFoundError(errors.not_installed(name, error.name, extra), name=error.name) from error
     return getattr(module, name)
 

@@ -1,18 +1,18 @@
-"""The program ``headgate``, also as ``python -m headgate``: Ctrl-C and too little memory before the rest is loaded."""
+"""The program ``headgate`` (``python -m headgate``): handles Ctrl-C and too little memory before loading the rest."""
 
 import os
 import signal
 import sys
 from types import FrameType
 
-LEAST = 128 << 20  # bytes of address space without which NumPy's libraries end the process by themselves
+LEAST = 128 << 20  # bytes of address space; with less, NumPy's libraries abort the process
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
-    """Run the command line. Ctrl-C ends it without a traceback at any moment, also while modules are imported."""
+    """Run the command line; Ctrl-C ends it without a traceback at any moment, even while modules are imported."""
     before = signal.getsignal(signal.SIGINT)
-    interruptible = before is signal.default_int_handler  # a background job of a shell ignores it
+    interruptible = before is signal.default_int_handler  # not in a shell's background job, which ignores it
     if interruptible:
         signal.signal(signal.SIGINT, _leave)
     limit = _address_space()
@@ -26,8 +26,8 @@ def main() -> int:
         if limit is None:
             raise
         print(
-            f"headgate: at least {LEAST >> 20} MB of address space are needed, the limit is {limit >> 20} MB: raise it "
-            "with ulimit -v",
+            f"headgate: at least {LEAST >> 20} MB of address space are needed, but the limit is {limit >> 20} MB: "
+            "raise it with ulimit -v",
             file=sys.stderr,
         )
         return 2
@@ -35,7 +35,7 @@ def main() -> int:
         if interruptible:
             signal.signal(signal.SIGINT, before)
         return run()
-    except KeyboardInterrupt:  # outside of what run() covers
+    except KeyboardInterrupt:  # outside the block in which run() handles it
         return INTERRUPTED
     finally:
         if interruptible:
@@ -47,10 +47,10 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _address_space() -> int | None:
-    """The limit of this process' address space in bytes; None where there is none."""
+    """Return the limit of this process's address space in bytes, or None without one."""
     try:
         import resource
-    except ModuleNotFoundError:  # no such limits there
+    except ModuleNotFoundError:  # Windows has no such limits
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else limit

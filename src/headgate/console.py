@@ -12,18 +12,17 @@ from typing import Any
 
 
 def open_streams() -> None:
-    """Make standard output and error take any text.
+    """Make standard output and error accept any text.
 
-    A closed one is replaced by the null device, as is closed standard input: the next file to be opened would get its
-    descriptor, and with it what other code prints. A character that the encoding lacks is escaped; a byte of a file's
-    name that is not text comes out as that byte. Where the user chose what happens to such characters
-    (PYTHONIOENCODING), that stays.
+    A closed stream, standard input included, is replaced by the null device: otherwise the next file to be opened would
+    get its descriptor, and with it whatever other code prints. Characters that the encoding lacks are escaped, and
+    undecodable bytes of file names are written as they are, unless PYTHONIOENCODING chooses another error handler.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     if sys.stdout is None:
         sys.stdout = _StandIn(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115 - for the whole program
     if sys.stderr is None:
@@ -35,11 +34,11 @@ def open_streams() -> None:
 
 
 class _StandIn(io.TextIOWrapper):
-    """The null device in the place of a closed stream."""
+    """The null device in place of a closed stream."""
 
 
 def is_closed(stream: Any) -> bool:
-    """Say whether a standard stream was closed when the program started: what is written to it, nobody gets."""
+    """Return True if a standard stream was closed when the program started, so that nobody reads it."""
     return stream is None or isinstance(stream, _StandIn)
 
 
@@ -54,7 +53,7 @@ def _escape(error: UnicodeError) -> tuple[bytes, int]:
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Print JSON: readable where the encoding of standard output holds it, else with the escapes of JSON."""
+    """Print JSON; its non-ASCII characters are escaped only if the encoding of standard output lacks them."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -64,7 +63,7 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def tell(message: str) -> None:
-    """Print a line to standard error, if anybody can still read it."""
+    """Print a line to standard error, or discard it if that cannot be written."""
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:
@@ -72,19 +71,19 @@ def tell(message: str) -> None:
 
 
 def tell_error(message: str) -> None:
-    """Print what is wrong to standard error."""
+    """Print an error message to standard error."""
     tell(f"{painted('headgate:', 'red') if coloured(sys.stderr) else 'headgate:'} {message}")
 
 
 def discard(stream: Any) -> None:
-    """Send what is written to a stream from now on to the null device: nobody reads it, or there is no room for it."""
+    """Redirect a stream that cannot be written (no reader, no space) to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def columns(text: str) -> int:
-    """The columns that a text takes in a terminal: two for a Chinese character, none for a combining mark.
+    """Return the width of a text in a terminal: two columns for a Chinese character, none for a combining mark.
 
     >>> columns("分开"), columns("e\u0301")
     (4, 1)
@@ -93,7 +92,7 @@ def columns(text: str) -> int:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in at most ``width`` columns, without its middle where it is long.
+    """Return a name in at most ``width`` columns, without its middle if it is longer.
 
     >>> shortened("runs/" + "a" * 40, 12)
     'runs/…aaaaaa'
@@ -109,10 +108,10 @@ def shortened(name: str, width: int) -> str:
 
 
 def print_table(rows: Sequence[Sequence[str]], aligned: str, looks: Mapping[str, str] | None = None) -> None:
-    """Print rows of cells, the first of them the heading, in columns that are ``aligned`` ("<" or ">" each).
+    """Print rows of cells, the first row being the heading, in columns ``aligned`` left ("<") or right (">").
 
-    On a terminal the first column is shortened so that lines fit, the heading is bold, and cells that ``looks`` names
-    have its colour.
+    On a terminal the first column is shortened so that lines fit, the heading is bold, and ``looks`` maps the content
+    of a cell to its colour.
     """
     widths = [max(columns(row[i]) for row in rows) for i in range(len(aligned))]
     if sys.stdout.isatty():
@@ -130,7 +129,7 @@ def print_table(rows: Sequence[Sequence[str]], aligned: str, looks: Mapping[str,
 
 
 def fitted(text: str) -> str:
-    """A text as it is; on a terminal with its long lines broken between words, or between Chinese characters."""
+    """Return a text unchanged, or, on a terminal, with long lines broken between words or Chinese characters."""
     if not sys.stdout.isatty():
         return text
     width, lines = shutil.get_terminal_size().columns, []
@@ -162,7 +161,7 @@ def progress_bar(total: int | None = None, *, unit: str, shown: bool, **options:
 
 
 def coloured(stream: Any) -> bool:
-    """Say whether colours go to a stream: to a terminal, unless NO_COLOR is set; also elsewhere if FORCE_COLOR is."""
+    """Return True if a stream gets colours: terminals do, unless NO_COLOR is set; all streams do if FORCE_COLOR is."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -172,8 +171,8 @@ def coloured(stream: Any) -> bool:
 
 
 def painted(text: str, look: str) -> str:
-    """A text as a terminal shows it bold, or in a colour."""
+    """Return a text with the escape sequences that make it bold or coloured."""
     return f"\x1b[{LOOKS[look]}m{text}\x1b[0m"
 
 
-LOOKS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}  # of ANSI's escape sequences
+LOOKS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}  # parameters of ANSI escape sequences

@@ -13,7 +13,7 @@ ROOT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def control_groups(controller: str, root: Path = ROOT, own: Path = OWN) -> Iterator[tuple[int, Path]]:
-    """The folders of the control groups that this process is in, innermost first, each with its version, 1 or 2."""
+    """Yield the version (1 or 2) and folder of each control group that this process is in, innermost first."""
     for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -28,19 +28,16 @@ def control_groups(controller: str, root: Path = ROOT, own: Path = OWN) -> Itera
 
 @functools.cache
 def quota(root: Path = ROOT, own: Path = OWN) -> float:
-    """The processors' time that control groups leave to this process, in processors; infinite without a quota.
+    """Return the CPU quota of this process's control groups in processors; infinity without a quota.
 
-    Read once: at what it was when first asked for.
+    It is read once: later changes are not noticed.
     """
     least = float("inf")
     for version, folder in control_groups("cpu", root, own):
         files = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         try:
             time, period = " ".join((folder / name).read_text() for name in files).split()
-        except (
-            OSError,
-            ValueError,
-        ):  # a group without limits has no such files, and a container shows only some groups
+        except (OSError, ValueError):  # a group without limits lacks these files; a container shows only some groups
             continue
         if time not in ("max", "-1"):
             least = min(least, int(time) / int(period))
@@ -48,25 +45,25 @@ def quota(root: Path = ROOT, own: Path = OWN) -> float:
 
 
 def capped(threads: int) -> int:
-    """A number of threads, at most as many as a quota of processor time keeps running: two for 1.5 processors."""
+    """Return ``threads``, or the CPU quota if that is lower: 2 for a quota of 1.5 processors."""
     limit = quota()
     return threads if threads <= limit else max(1, min(threads, int(limit + 0.5)))
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return capped(allowed)
 
 
 def threads() -> int:
-    """How many threads to compute with where nobody says: one for each processor, and at most OMP_NUM_THREADS."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(processors(), int(given)) if given.isdecimal() and int(given) else processors()
+    """Return the default number of threads: one per processor, and at most OMP_NUM_THREADS."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(processors(), int(limit)) if limit.isdecimal() and int(limit) else processors()
 
 
 def available_memory() -> int:
-    """Return the most bytes that this process can have, by the machine, its control groups and its own limits."""
+    """Return the memory limit of this process in bytes: the least of the machine's, its control groups' and its own."""
     bounds = [_address_space(), *_limits_of_groups()]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _swap())
@@ -74,7 +71,7 @@ def available_memory() -> int:
 
 
 def free_memory() -> int | None:
-    """Return the bytes that can still be allocated, the least of all limits; None if the system does not say."""
+    """Return how many bytes can still be allocated, the least over all limits; None if the system does not say."""
     left = [number for number in (_free_of_machine(), _free_of_groups(), _free_addresses()) if number is not None]
     return max(0, min(left)) if left else None
 
@@ -101,7 +98,7 @@ def in_gigabytes(size: int) -> str:
 
 
 def _meminfo() -> dict[str, int]:
-    """The entries of /proc/meminfo, in bytes; none on other systems."""
+    """Return the entries of /proc/meminfo in bytes; on other systems, none."""
     file = Path("/proc/meminfo")
     lines = file.read_text().splitlines() if file.exists() else []
     return {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines)}
@@ -117,10 +114,10 @@ def _free_of_machine() -> int | None:
 
 
 def _address_space() -> int:
-    """The limit of this process' address space in bytes; sys.maxsize without one."""
+    """Return the limit of this process's address space in bytes; sys.maxsize without one."""
     try:
         import resource
-    except ModuleNotFoundError:  # no such limits there
+    except ModuleNotFoundError:  # Windows has no such limits
         return sys.maxsize
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
@@ -137,7 +134,7 @@ def _free_addresses() -> int | None:
 
 
 def _limits_of_groups(root: Path = ROOT, own: Path = OWN) -> Iterator[int]:
-    """The limits of the control groups (v1 or v2) that this process is in, swap included."""
+    """Yield the memory limits, swap included, of the control groups (v1 or v2) that this process is in."""
     for version, folder in control_groups("memory", root, own):
         names = ("memory.max", "memory.swap.max") if version == 2 else ("memory.limit_in_bytes", "")
         limit, swap = (_number(folder / name) if name else None for name in names)
@@ -146,7 +143,7 @@ def _limits_of_groups(root: Path = ROOT, own: Path = OWN) -> Iterator[int]:
 
 
 def _free_of_groups(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """What the limits of a container leave, its own and those around it; the system's cache in it counts as free."""
+    """Return the least memory that control groups leave, file caches counted as free; None without limits."""
     left = []
     for version, folder in control_groups("memory", root, own):
         names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
@@ -161,9 +158,9 @@ def _free_of_groups(root: Path = ROOT, own: Path = OWN) -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None if there is no such file, or it says max."""
+    """Return the number in a file, or None if the file is missing or says max."""
     try:
         text = file.read_text().strip()
-    except OSError:  # the root of the groups has none, and a container shows only some
+    except OSError:  # the root group has none, and a container shows only some groups
         return None
     return int(text) if text.isdigit() else None

@@ -14,15 +14,15 @@ from typing import NoReturn
 import numpy as np
 
 CONTRACT = 4  # HEADGATE_VERSION of the header that this file was written for
-GATE_LANES = 16  # HEADGATE_GATE_LANES: the layout of gates, see there
-PRECISIONS = ("float32", "bfloat16", "int8")  # in which a Model keeps its weights
-BAD_ID = 4  # the status for ids that are not from 0 to V-1
+GATE_LANES = 16  # HEADGATE_GATE_LANES of the header, which describes the layout of gates
+PRECISIONS = ("float32", "bfloat16", "int8")  # of a Model's weights
+BAD_ID = 4  # the status for ids outside 0 to V-1
 LEVELS = ("baseline", "AVX2", "AVX-512", "AMX")
 _FILE = {"win32": "headgate.dll", "darwin": "libheadgate.dylib"}.get(sys.platform, "libheadgate.so")
 
 
 class Gru(ctypes.Structure):
-    """``headgate_gru``: the arguments of one layer in one direction; the header says what each of them is."""
+    """``headgate_gru``: the arguments of one layer in one direction, which the header describes."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("T", "B", "I", "H")),
@@ -81,7 +81,7 @@ class _Weights(ctypes.Structure):
 
 
 class Draw(ctypes.Structure):
-    """``headgate_sampling``: how an id is drawn."""
+    """``headgate_sampling``: how ids are sampled."""
 
     _fields_ = (
         *((name, ctypes.c_double) for name in ("repetition_penalty", "temperature", "top_p", "min_p")),
@@ -90,12 +90,13 @@ class Draw(ctypes.Structure):
 
 
 class Model:
-    """A language model's weights inside the library, packed for reading: it steps, reads and draws without torch.
+    """A language model inside the library, its weights packed for inference without torch.
 
-    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (O, H) and (O,): floats, copied,
-    the matrices in one of PRECISIONS. O is V, or less where others compute what this head lacks; it then does not draw.
-    Arrays that go in must be C-contiguous, ids int64, numbers float32. TypeError for what is not an array, ValueError
-    for one of another shape, dtype or layout, IndexError for ids that are not from 0 to V-1.
+    embedding (V, E) or None, layers of (weight_ih, weight_hh, bias_ih, bias_hh), head (O, H) and (O,): floating-point
+    arrays, copied, the matrices in one of PRECISIONS. O is V, or less if the caller computes the remaining logits
+    itself; such a model cannot generate. Arrays passed to the methods must be C-contiguous, ids int64, numbers float32.
+    They raise TypeError for an argument that is not an array, ValueError for another shape, dtype or layout, and
+    IndexError for ids outside 0 to V-1.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Model:
         weakref.finalize(self, library.headgate_model_free, self._handle)
 
     def __copy__(self) -> "Model":
-        return self  # it never changes, and a second owner of what is inside the library would free it twice
+        return self  # immutable, and a second owner of the handle would free it twice
 
     def __deepcopy__(self, memo: object) -> "Model":
         return self
@@ -156,7 +157,7 @@ class Model:
         raise TypeError("a model inside the native library cannot be pickled: pickle its weights")
 
     def step(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids (B,), state (L, B, H) -> logits (B, O), new state."""
+        """Advance a state (L, B, H) by ids (B,); return logits (B, O) and the new state."""
         B = len(ids)
         check("ids", ids, (B,), INT64)
         check("the state", state, (self.L, B, self.H), FLOAT32)
@@ -167,27 +168,27 @@ class Model:
         return logits, new
 
     def read(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
+        """Advance a state (L, B, H) by ids (T, B); return the states of the last layer (T, B, H) and the new state."""
         T, B = _two("ids", ids)
         check("ids", ids, (T, B), INT64)
         check("the state", state, (self.L, B, self.H), FLOAT32)
         outputs, new = np.empty((T, B, self.H), np.float32), state.copy()
         if not ids.size:
-            return outputs, new  # T may be anything where B is 0
+            return outputs, new  # with B = 0, T may be any number
         status = self._library.headgate_model_read(self._handle, T, B, self.threads, _at(ids), _at(new), _at(outputs))
         if status:
             self._fail(status, ids)
         return outputs, new
 
     def logits(self, outputs: np.ndarray) -> np.ndarray:
-        """outputs (N, H) -> (N, O)"""
+        """Compute logits (N, O) from states of the last layer (N, H)."""
         N = len(outputs)
         check("outputs", outputs, (N, self.H), FLOAT32)
-        found = np.empty((N, self.O), np.float32)
-        status = self._library.headgate_model_logits(self._handle, N, self.threads, _at(outputs), _at(found))
+        logits = np.empty((N, self.O), np.float32)
+        status = self._library.headgate_model_logits(self._handle, N, self.threads, _at(outputs), _at(logits))
         if status:
             self._fail(status)
-        return found
+        return logits
 
     def generate(
         self,
@@ -198,12 +199,12 @@ class Model:
         logits: np.ndarray,
         state: np.ndarray,
     ) -> np.ndarray:
-        """Draw as many ids as there are numbers in ``uniform``, float64: -> (n,) int64.
+        """Sample one id for each of the numbers in ``uniform``, (n,) float64; return ids (n,) int64.
 
         forbidden and seen (V,) bool, logits (V,), state (L, 1, H): the last three are updated in place.
         """
         if self.O != self.V:
-            raise ValueError(f"a head of {self.V} rows is needed to draw, this one has {self.O}")
+            raise ValueError(f"generate needs a head of {self.V} rows, this one has {self.O}")
         n = len(uniform)
         check("uniform", uniform, (n,), FLOAT64)
         check("forbidden", forbidden, (self.V,), BOOL)
@@ -228,12 +229,12 @@ class Model:
 def _sizes(
     embedding: np.ndarray | None, layers: Sequence[tuple[np.ndarray, ...]], head: tuple[np.ndarray, np.ndarray]
 ) -> tuple[int, int, int, int, int]:
-    """L, O, H, V and E of a model, E 0 without an embedding. ValueError where one cannot be told or is 0."""
+    """Return L, O, H, V and E (0 without an embedding) of a model; ValueError if one is 0 or an array lacks axes."""
     first = layers[0][0].shape if layers else ()
-    given = first if embedding is None else embedding.shape
-    if not len(given) == len(head[0].shape) == 2 or any(len(layer) != 4 for layer in layers):
+    inputs = first if embedding is None else embedding.shape
+    if not len(inputs) == len(head[0].shape) == 2 or any(len(layer) != 4 for layer in layers):
         raise ValueError("a model must have layers of four arrays, and matrices as its embedding and its head")
-    V, E = (first[1], 0) if embedding is None else given
+    V, E = (first[1], 0) if embedding is None else inputs
     rows, H = head[0].shape
     sizes = len(layers), rows, H, V, E
     if 0 in (sizes if embedding is not None else sizes[:4]):
@@ -242,7 +243,7 @@ def _sizes(
 
 
 def _weight(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A weight as the library reads it. ValueError where it is not of that shape, or holds no real numbers."""
+    """Return a weight as the library reads it; ValueError for another shape, or a dtype that is not floating-point."""
     if value.shape != shape or value.dtype.kind != "f":
         raise ValueError(f"{name} must be floats {shape}, got {value.dtype} {value.shape}")
     return np.require(value, np.float32, ("C", "A"))
@@ -252,10 +253,10 @@ FLOAT32, FLOAT64, INT64, BOOL = map(np.dtype, (np.float32, np.float64, np.int64,
 
 
 def check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, *, written: bool = False) -> None:
-    """Raise unless an array is just what the library will take it for. Nothing unchecked has its address passed on.
+    """Raise an error unless an array has the layout that the library assumes; only checked addresses are passed to it.
 
-    TypeError for what is not an array, ValueError for another shape, dtype or byte order, gaps, other orders than C's,
-    misaligned numbers, and, where it is ``written``, for one that is read-only.
+    TypeError if it is not an array; ValueError if its shape, dtype or byte order differs, if it is not C-contiguous and
+    aligned, or if it is to be ``written`` and is read-only.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be an array, got {type(array).__name__}")
@@ -273,7 +274,7 @@ def check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype,
 
 
 def _two(name: str, array: np.ndarray) -> tuple[int, int]:
-    """The shape of a matrix."""
+    """Return the shape of a matrix; ValueError for another number of axes."""
     shape = np.shape(array)
     if len(shape) != 2:
         raise ValueError(f"{name} must have two axes, got {shape}")
@@ -284,7 +285,7 @@ _Start = ctypes.c_char * 0
 
 
 def _at(array: np.ndarray) -> int:
-    """Where an array lies, found in a third of the time of ``array.ctypes.data``: every step needs three of them."""
+    """Return the address of an array in a third of the time of ``array.ctypes.data``: every step needs three."""
     if array.flags.writeable:
         return ctypes.addressof(_Start.from_buffer(array))  # type: ignore[arg-type]
     address: int = array.__array_interface__["data"][0]
@@ -292,16 +293,17 @@ def _at(array: np.ndarray) -> int:
 
 
 def find() -> Path | None:
-    """Where the library lies; None where it was not built, because the package was installed without a compiler."""
+    """Return the path of the library, or None if it was not built because the installation found no compiler."""
     package = sys.modules[__name__.rpartition(".")[0]]
     return next((path for folder in package.__path__ if (path := Path(folder) / _FILE).is_file()), None)
 
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, None where it was not built. RuntimeError where it is there and does not work.
+    """Load the library once; return None if it was not built.
 
-    MemoryError where the limit of the address space leaves no room for it.
+    Raises RuntimeError if it does not load or is of another version, and MemoryError if the limit of the address space
+    leaves no room for it.
     """
     path = find()
     if path is None:
@@ -314,9 +316,9 @@ def load() -> ctypes.CDLL | None:
             raise MemoryError(
                 f"not enough memory to load {path}: raise the limit of the address space (ulimit -v)"
             ) from error
-        raise RuntimeError(f"{path} does not load ({error}): install headgate again") from error
+        raise RuntimeError(f"{path} does not load ({error}): reinstall headgate") from error
     if version != CONTRACT:
-        raise RuntimeError(f"{path} has contract {version}, this headgate needs {CONTRACT}: install headgate again")
+        raise RuntimeError(f"{path} has contract {version}, this headgate needs {CONTRACT}: reinstall headgate")
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.headgate_model_new.restype = address
     library.headgate_model_free.argtypes = (address,)
@@ -328,37 +330,37 @@ def load() -> ctypes.CDLL | None:
 
 
 def _is_limited() -> bool:
-    """Whether this process has a limit of its address space."""
+    """Return True if the address space of this process is limited."""
     try:
         import resource
-    except ModuleNotFoundError:  # no such limits there
+    except ModuleNotFoundError:  # Windows has no such limits
         return False
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def level() -> str:
-    """The instructions in use, one of LEVELS. The library must be there."""
+    """Return the instruction set in use, one of LEVELS. The library must have been built."""
     library = load()
     assert library is not None
     return LEVELS[library.headgate_level()]
 
 
 def call(name: str, *structures: ctypes.Structure) -> None:
-    """Call a function of the library that returns a status. MemoryError or RuntimeError where it is not OK."""
+    """Call a function of the library that returns a status; raise MemoryError or RuntimeError unless it is OK."""
     if status := getattr(load(), "headgate_" + name)(*map(ctypes.byref, structures)):
         _fail(status)
 
 
 def _fail(status: int) -> NoReturn:
-    """Raise what a status other than OK stands for."""
+    """Raise the error that a status other than OK stands for."""
     if status == 1:
-        raise MemoryError("not enough memory for what the native library was asked to do")
-    raise RuntimeError("the native library was refused the threads that it was told to use: use fewer")
+        raise MemoryError("there is not enough memory for this computation in the native library")
+    raise RuntimeError("the system refused to start the threads of the native library: use fewer threads")
 
 
-SUFFIXES = {4: "float", 8: "double"}  # of functions, by the bytes of a number
+SUFFIXES = {4: "float", 8: "double"}  # of function names, by the bytes per number
 
 MISSING = (
-    "the compiled library is not there, because it could not be built when headgate was installed: "
-    "install GCC or Clang, then headgate again (pip install -v says what went wrong)"
+    "the compiled library is missing, because it could not be built when headgate was installed: "
+    "install GCC or Clang, then reinstall headgate (pip install -v shows what went wrong)"
 )

@@ -1,4 +1,4 @@
-"""headgate fit and predict: from a table to a run directory and back, as a user types it; and what is refused."""
+"""headgate fit and predict: from a table to a run directory and back, and the commands that are refused."""
 
 import json
 import os
@@ -20,7 +20,7 @@ QUICK = ("--epochs", "4", "--hidden-size", "8")
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rides.csv (sequences of 3 to 8 steps, a number and a class each) and shops.parquet (two daily series)."""
+    """rides.csv (sequences of 3 to 8 steps, with a number and a class each) and shops.parquet (two daily series)."""
     folder, random = tmp_path_factory.mktemp("tables"), np.random.default_rng(0)
     steps = [(n, t, *random.normal(size=2)) for n in range(40) for t in range(random.integers(3, 9))]
     rides = pd.DataFrame(steps, columns=["ride", "minute", "speed", "slope"])
@@ -38,7 +38,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """fails(*arguments): a command that must end with exit code 2 and one line on standard error; returns that."""
+    """Run a command that must end with exit code 2 and one line on standard error; return that line."""
 
     def run(*arguments: object) -> str:
         assert main([str(a) for a in arguments]) == 2
@@ -71,7 +71,7 @@ def test_regression(
     output = capsys.readouterr().out
     assert "40 sequences of 3 to 8 steps, 2 features; regression of price" in output
     assert "epoch 40/40  loss " in output
-    assert "over 10 sequences not trained on" in output
+    assert "on 10 held-out sequences" in output
     assert "predict runs/rides NEW.csv" in output
     folder = tmp_path / "runs" / "rides"
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -97,14 +97,14 @@ def test_regression(
     assert again["price"].tolist() == answer["price"].tolist()  # sequences are not mixed up
 
 
-def test_classification_is_the_same_again_and_has_probabilities(
+def test_classification_is_reproducible_and_has_probabilities(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("fit", tables / "rides.csv", "--target", "kind", "--group", "ride", "--features", "speed", *QUICK)
     run(*arguments, "--out", tmp_path / "a", "--class-weight", "balanced")
     output = capsys.readouterr().out
     assert "classification of kind" in output
-    assert "over 8 sequences not trained on (always " in output
+    assert "on 8 held-out sequences (always " in output
     run(*arguments, "--out", tmp_path / "b", "--class-weight", "balanced", "--quiet")
     assert capsys.readouterr().out == ""
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
@@ -154,7 +154,7 @@ def test_forecast_with_features_that_are_known_ahead(
     assert answer["step"].tolist() == [90, 91, 92, 93]
     np.testing.assert_allclose(answer["forecast"], table["y"][90:94], atol=0.5)
     assert fails("predict", folder) == (
-        "the forecast needs push of the steps to come: give a table whose last rows have these and no y"
+        "the forecast needs push of the future steps: give a table whose last rows have these and no y"
     )
 
 
@@ -163,9 +163,9 @@ def test_forecast_with_features_that_are_known_ahead(
     [
         ((), "give a table and the column to predict: headgate fit DATA --target COLUMN"),
         (("--target", "price", "--group", "ride", "--window", "3"),
-         "--window is of forecasts: give --horizon, or omit it"),
+         "--window is for forecasts: give --horizon, or omit it"),
         (("--target", "price", "--time", "minute", "--horizon", "3", "--pool", "max"),
-         "--pool does not go with a forecast"),
+         "--pool cannot be used with a forecast: omit it"),
         (("--target", "price", "--group", "ride", "--features", "speed", "--hidden-size", "0", "--epochs", "-1"),
          "hidden_size must be at least 1 and finite, got 0; epochs must be at least 1 and finite, got -1"),
         (("--target", "price", "--group", "ride", "--features", "speed", "--test", "1"),
@@ -183,7 +183,7 @@ def test_forecast_with_features_that_are_known_ahead(
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_fit_refuses(
+def test_fit_refuses_wrong_flags_and_tables(
     tables: Path, tmp_path: Path, fails: Callable[..., str], arguments: tuple[str, ...], message: str
 ) -> None:
     out = tmp_path / "run"
@@ -204,7 +204,7 @@ def test_fit_takes_auto_for_epochs(tables: Path, tmp_path: Path, monkeypatch: py
     assert headgate.GRURegressor.load(tmp_path / "run").epochs == "auto"
 
 
-def test_what_predict_refuses(
+def test_predict_refuses_wrong_flags_tables_and_runs(
     tables: Path, tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rides, out = tables / "rides.csv", tmp_path / "run"
@@ -212,7 +212,7 @@ def test_what_predict_refuses(
     assert fails("predict", out) == "give a table to predict price from: headgate predict RUN DATA"
     assert fails("predict", out, tables / "shops.parquet") == ("the table has no column ride: known: day, shop, sold")
     assert fails("predict", out, rides, "--probabilities") == (
-        "--probabilities are of classes, and price is a number: omit the flag"
+        "--probabilities is for classes, but price is a number: omit it"
     )
     assert fails("predict", out, rides, "--out", "x.txt") == "--out must be a .csv or .parquet file, got x.txt"
     assert "holds no fitted estimator (there is no config.json)" in fails("predict", tmp_path / "none")
@@ -222,15 +222,15 @@ def test_what_predict_refuses(
     assert "data.json is damaged" in fails("predict", out, rides)
 
 
-def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+def test_runs_of_another_kind_are_refused_and_named(tables: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     out, text = tmp_path / "run", tmp_path / "t.txt"
     arguments = ("fit", tables / "rides.csv", "--target", "price", "--group", "ride", "--features", "speed", *QUICK)
     run(*arguments, "--out", out, "--quiet")
-    held = f"{out} holds a GRURegressor, not a language model: use headgate predict"
-    assert fails("generate", out, "--prefix", "a") == held
-    assert fails("evaluate", out) == held
+    refusal = f"{out} holds a GRURegressor, not a language model: use headgate predict"
+    assert fails("generate", out, "--prefix", "a") == refusal
+    assert fails("evaluate", out) == refusal
     text.write_text("water and stone. " * 40)
-    assert fails("train", text, "--out", out, "--overwrite", "--batch-size", "2", "--sequence-length", "5") == held
+    assert fails("train", text, "--out", out, "--overwrite", "--batch-size", "2", "--sequence-length", "5") == refusal
     before = (out / "model.safetensors").read_bytes()
     taken = f"{out} already holds a fitted estimator: replace it with overwrite=True (--overwrite)"
     assert fails(*arguments, "--out", out) == taken
@@ -257,7 +257,7 @@ def test_runs_of_the_other_kind_are_named(tables: Path, tmp_path: Path, fails: C
     assert "is not empty and holds no fitted estimator" in fails(*arguments, "--out", language, "--overwrite")
 
 
-def test_interrupted(
+def test_an_interrupt_before_training_writes_nothing(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""headgate fit and predict on the tables that people have, and where something is in the way: nothing is lost."""
+"""headgate fit and predict on untidy tables, with wrong flags, full disks, signals and closed streams."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ ROWS = ("--target", "price", "--features", "a", "b", "c")
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """20 rows of three steps a, b, c, the price, their sum, and the class of that."""
+    """A CSV file of 20 rows: three steps a, b, c, their sum, price, and its class, kind."""
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)).round(3), columns=["a", "b", "c"])
     frame["price"] = frame.sum(axis=1).round(3)
     frame["kind"] = np.where(frame["price"] > 0, "up", "down")
@@ -39,7 +39,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def months(tmp_path: Path) -> Path:
-    """Six years of months."""
+    """A CSV file of one series: six years of months."""
     days = pd.date_range("2018-01-01", periods=72, freq="MS")
     frame = pd.DataFrame({"day": days.strftime("%d.%m.%Y"), "sold": 5 + np.sin(np.arange(72) * np.pi / 6)})
     frame.to_csv(tmp_path / "m.csv", index=False)
@@ -64,7 +64,7 @@ SERIES = (
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """fails(*arguments): a command that must end with exit code 2, one line on standard error and no epoch."""
+    """Run a command that must end with exit code 2, one line on standard error and no training; return that line."""
 
     def run(*arguments: object) -> str:
         with monkeypatch.context() as patch:
@@ -83,7 +83,7 @@ def run(*arguments: object) -> None:
 
 
 def edited(file: Path, **changes: Any) -> Path:
-    """A copy of a table with the first values of columns changed."""
+    """Write a copy of a table with the fourth value of some columns changed."""
     frame = pd.read_csv(file, dtype=str)
     for name, value in changes.items():
         frame.loc[3, name] = value
@@ -94,10 +94,9 @@ def edited(file: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*ROWS, "--class-weight", "balanced"), "--class-weight is of classes, and price is a number: leave it "
-                                                "out, or give "
-         "--task classification"),
-        ((*ROWS, "--backtest", "2"), "--backtest is of forecasts: give --horizon, or omit it"),
+        ((*ROWS, "--class-weight", "balanced"), "--class-weight is for classes, but price is a number: omit it, "
+                                                "or give --task classification"),
+        ((*ROWS, "--backtest", "2"), "--backtest is for forecasts: give --horizon, or omit it"),
         ((*ROWS, "--frequency", "D"), "--frequency is of forecasts: give --horizon, or leave it out"),
         ((*ROWS, "--time", "a"), "column a is used twice: --target, --time, --group and --features must name different "
          "columns"),
@@ -107,14 +106,14 @@ def edited(file: Path, **changes: Any) -> Path:
         ((*ROWS, "--patience", "3"), "--patience does nothing without --early-stopping: give both"),
         ((*ROWS, "--validation-fraction", "0.3"), "--validation-fraction does nothing without --early-stopping: "
                                                   "give both"),
-        ((*ROWS, "--overwrite"), "--overwrite replaces the run in --out, which was not given: without it a new "
-                                 "run is made"),
+        ((*ROWS, "--overwrite"), "--overwrite replaces the run in --out: give --out, or omit --overwrite to create "
+                                 "a new run"),
         ((*ROWS, "--seed", "-1"), "--seed must be at least 0 and below 2**32, got -1"),
         ((*ROWS, "--seed", 2**32), "--seed must be at least 0 and below 2**32, got 4294967296"),
     ],
     ids=str,
 )  # fmt: skip
-def test_flags_that_do_nothing(
+def test_flags_without_effect_are_refused(
     table: Path, fails: Callable[..., str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert fails("fit", table, *arguments) == message
@@ -123,31 +122,30 @@ def test_flags_that_do_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--test", "0.2"), "--test does not go with a forecast: --backtest tests one, --calibration holds out "
-                            "its end"),
+        (("--test", "0.2"), "--test cannot be used with a forecast: test it with --backtest, or hold out the end "
+                            "of its series with --calibration"),
         (("--task", "regression"), "--task regression does not go with a forecast: leave out --task, or --horizon"),
         (("--frequency", "0D"), "--frequency 0D cannot be: steps must go on, as with D, MS or 15min"),
         (("--frequency=-1D",), "--frequency -1D cannot be: steps must go on, as with D, MS or 15min"),
         (("--frequency", "ME"), "--frequency ME has no step at 2018-01-01 00:00:00 of series 'sold', and 72 rows "
                                 "would be "
          "lost: give the frequency of the dates, or leave it out"),
-        (("--horizon", 2**40), "--horizon 1099511627776 needs more than the 72 rows of PATH: give a smaller one, "
-                               "or more "
-         "rows"),
+        (("--horizon", 2**40), "--horizon 1099511627776 needs more than the 72 rows of PATH: give a smaller "
+                               "horizon or more rows"),
         (("--horizon", -1), "--horizon must be at least 1, got -1"),
     ],
     ids=str,
 )  # fmt: skip
-def test_flags_that_cannot_be_of_forecasts(
+def test_flags_that_forecasts_refuse(
     months: Path, fails: Callable[..., str], arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    found = fails("fit", months, *SERIES, *arguments, "--out", tmp_path / "run")
-    assert found.replace(str(months), "PATH") == message
+    refusal = fails("fit", months, *SERIES, *arguments, "--out", tmp_path / "run")
+    assert refusal.replace(str(months), "PATH") == message
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., str], tmp_path: Path) -> None:
-    """Whichever part they would be in."""
+    """They may be among the samples to train on or to test with."""
     out = ("--out", tmp_path / "new" / "run")
     fill = ": fill in numbers, or leave such rows out"
     assert fails("fit", edited(table, b=np.nan), *ROWS, *out) == f"column b has no value in line 5 (1 in all){fill}"
@@ -171,9 +169,8 @@ def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., s
     frame["price"] = pd.date_range("2024-01-01", periods=20)
     frame.to_csv(table.with_name("d.csv"), index=False)
     assert fails("fit", table.with_name("d.csv"), *ROWS, *out) == (
-        "column price holds 20 different texts for 20 sequences ('2024-01-01', '2024-01-02', ...), which are no "
-        "classes: name "
-        "another --target, write numbers, or say --task classification"
+        "column price holds 20 different texts for 20 sequences ('2024-01-01', '2024-01-02', ...), which cannot "
+        "be classes: name another --target, write numbers, or give --task classification"
     )
     frame.to_parquet(table.with_name("d.parquet"))
     assert fails("fit", table.with_name("d.parquet"), *ROWS, *out) == (
@@ -182,7 +179,9 @@ def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., s
     assert not (tmp_path / "new").exists()
 
 
-def test_places_are_refused_before_training(table: Path, fails: Callable[..., str], tmp_path: Path) -> None:
+def test_unusable_directories_are_refused_before_training(
+    table: Path, fails: Callable[..., str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     assert fails("fit", table, *ROWS, "--out", tmp_path / "file") == f"{tmp_path}/file is a file: name a directory"
     assert "Not a directory" in fails("fit", table, *ROWS, "--out", tmp_path / "file" / "run")
@@ -191,8 +190,8 @@ def test_places_are_refused_before_training(table: Path, fails: Callable[..., st
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root, who can be somebody else")
-def test_a_place_that_is_not_writable(table: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root, to become another user")
+def test_an_unwritable_directory_is_refused(table: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     os.chmod(folder, 0o755)
@@ -211,10 +210,10 @@ except OSError as error:
     assert done.stdout == f"[Errno 13] Permission denied: '{folder}'\n", done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize("series", [False, True])
-def test_a_signal_keeps_what_was_trained(
+def test_a_signal_saves_the_model_so_far(
     table: Path, months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     name: str, code: int, series: bool,
 ) -> None:  # fmt: skip
@@ -238,8 +237,8 @@ def test_a_signal_keeps_what_was_trained(
     assert capsys.readouterr().out.count("\n") == (4 if series else 21)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-def test_a_second_signal_does_not_wait(
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_second_signal_stops_at_once(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
@@ -254,7 +253,7 @@ def test_a_second_signal_does_not_wait(
     assert not out.parent.exists()
 
 
-def test_a_disk_that_fills_during_training_costs_no_model(
+def test_a_disk_that_fills_during_training_loses_no_model(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -273,15 +272,15 @@ def test_a_disk_that_fills_during_training_costs_no_model(
         assert main([str(a) for a in ("fit", table, *ROWS, *QUICK, "--out", tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        f"headgate: {tmp_path}/run could not be written (No space left on device), and the model was saved"
+        f"headgate: {tmp_path}/run could not be written (No space left on device), so the model was saved"
     )
     other = Path(error.split(" was saved in ")[1].split(":")[0])
     run("predict", other, table)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
-def test_a_mount_point_a_small_disk_and_a_link(
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux mounts")
+def test_runs_on_a_mount_point_a_small_disk_and_through_a_link(
     table: Path, tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk = tmp_path / "disk"
@@ -310,7 +309,7 @@ def test_a_mount_point_a_small_disk_and_a_link(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_fits_of_one_table_at_a_time_have_places_of_their_own(
+def test_simultaneous_fits_of_a_table_use_different_directories(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -319,9 +318,7 @@ def test_fits_of_one_table_at_a_time_have_places_of_their_own(
     assert [p.name for p in Path("runs").iterdir()] == ["t-2"]
 
 
-def test_rows_without_a_target_are_what_predict_answers(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_answers_rows_without_a_target(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = pd.read_csv(table)
     frame["class"] = (frame["price"] > 0).astype(int)
     frame.loc[[2, 7, 19], ["price", "class", "kind"]] = np.nan
@@ -330,7 +327,7 @@ def test_rows_without_a_target_are_what_predict_answers(
         out = tmp_path / target
         task = () if target == "price" else ("--task", "classification")
         run("fit", table, "--target", target, "--features", "a", "b", "c", *QUICK, *task, "--out", out)
-        assert f"3 without {target} left out: headgate predict answers them\n" in capsys.readouterr().out
+        assert f"3 samples without {target} left out: use headgate predict for them\n" in capsys.readouterr().out
         run("predict", out, table)
         printed = capsys.readouterr()
         answer = pd.read_csv(io.StringIO(printed.out))
@@ -341,7 +338,7 @@ def test_rows_without_a_target_are_what_predict_answers(
             assert set(printed.out.split()[1:]) <= {f"{row},{label}" for row in range(1, 21) for label in (0, 1)}
 
 
-def test_dates_are_said_and_decide_for_later_tables(
+def test_the_date_format_is_printed_and_used_for_later_tables(
     months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -352,12 +349,12 @@ def test_dates_are_said_and_decide_for_later_tables(
     assert "column day: dates read as day/month/year\n" in capsys.readouterr().out
     assert json.loads((out / "data.json").read_text())["dates"] == "day/month/year"
     later = pd.DataFrame({"day": pd.date_range("2023-01-01", periods=12).strftime("%d/%m/%Y"), "sold": np.arange(12.0)})
-    later.to_csv(tmp_path / "later.csv", index=False)  # days, as nothing in it tells
+    later.to_csv(tmp_path / "later.csv", index=False)  # nothing in it tells days from months
     run("predict", out, tmp_path / "later.csv", "--coverage", "0")
     assert capsys.readouterr().out.splitlines()[1].startswith("2023-01-13,")
 
 
-def test_steps_without_a_target_say_how_far_to_forecast(
+def test_rows_without_a_target_set_the_horizon(
     months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -365,7 +362,7 @@ def test_steps_without_a_target_say_how_far_to_forecast(
     frame.loc[frame.index[-2:], "sold"] = np.nan
     frame.to_csv(months, index=False)
     run("fit", months, *SERIES, "--out", out)
-    assert "2 rows at the end without sold left out: headgate predict answers them\n" in capsys.readouterr().out
+    assert "2 rows at the end without sold left out: use headgate predict for them\n" in capsys.readouterr().out
     for arguments in ((out,), (out, months)):
         run("predict", *arguments)
         rows = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]]
@@ -376,11 +373,11 @@ def test_steps_without_a_target_say_how_far_to_forecast(
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 4
     assert printed.err.endswith(
-        "forecast are 3 of the 5 rows without sold, as many as fit was told: --horizon 5 --coverage 0 asks for all\n"
+        "3 of the 5 rows without sold are forecast, the horizon of fit: use --horizon 5 --coverage 0 for all\n"
     )
 
 
-def test_a_forecaster_without_intervals_says_so_once(
+def test_a_forecaster_without_intervals_warns_once(
     months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -390,28 +387,30 @@ def test_a_forecaster_without_intervals_says_so_once(
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "day,forecast"
     assert printed.err == (
-        "headgate: warning: there are no intervals, because none were calibrated: fit with a longer series, or ask "
-        "for none with --coverage 0\n"
+        "headgate: warning: there are no intervals, because none were calibrated: fit a longer series, or "
+        "forecast without them with --coverage 0\n"
     )
     run("predict", out, "--coverage", "0")
     assert capsys.readouterr().err == ""
 
 
-def test_what_predict_refuses(table: Path, months: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+def test_predict_refuses_wrong_flags_and_tables(
+    table: Path, months: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
     rows, series = tmp_path / "rows", tmp_path / "series"
     run("fit", table, *ROWS, *QUICK, "--out", rows, "--quiet")
     run("fit", months, *SERIES, "--out", series, "--quiet")
     assert fails("predict", rows, table, "--horizon", "3") == (
-        f"--horizon is of forecasts, and {rows} holds a GRURegressor: leave it out"
+        f"--horizon is for forecasts, but {rows} holds a GRURegressor: omit it"
     )
     assert fails("predict", rows, table, "--coverage", "0") == (
-        f"--coverage is of forecasts, and {rows} holds a GRURegressor: leave it out"
+        f"--coverage is for forecasts, but {rows} holds a GRURegressor: omit it"
     )
     assert fails("predict", series, "--probabilities") == (
-        f"--probabilities are of classes, and {series} holds a GRUForecaster: leave it out"
+        f"--probabilities is for classes, but {series} holds a GRUForecaster: omit it"
     )
     assert fails("predict", rows, table, "--out", "/nope/x.csv") == (
-        "there is no directory /nope for --out /nope/x.csv: make it, or name another file"
+        "there is no directory /nope for --out /nope/x.csv: create it, or name another file"
     )
     assert fails("predict", series, "--horizon", 2**40) == (
         "--horizon must be at least 1 and at most 100000, got 1099511627776"
@@ -421,7 +420,9 @@ def test_what_predict_refuses(table: Path, months: Path, tmp_path: Path, fails: 
     )
 
 
-def test_names_that_are_ours_too(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_may_have_the_names_of_output_columns(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pd.read_csv(table).rename(columns={"price": "row"})
     frame.to_csv(table, index=False)
     run("fit", table, "--target", "row", "--features", "a", "b", "c", *QUICK, "--out", tmp_path / "run", "--quiet")
@@ -436,11 +437,11 @@ def test_names_that_are_ours_too(table: Path, tmp_path: Path, capsys: pytest.Cap
     run("predict", tmp_path / "series", tmp_path / "s.csv")
     assert capsys.readouterr().out.splitlines()[0] == "forecast,lower,forecast of ds,upper"
     loaded = headgate.GRUForecaster.load(tmp_path / "series")
-    np.testing.assert_allclose(loaded.panel_.series[0].values, steps["ds"])  # not the feature of the name y
+    np.testing.assert_allclose(loaded.panel_.series[0].values, steps["ds"])  # not the feature named y
 
 
-def test_runs_of_before_are_read(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With neither the checksums of files nor the form of dates, and names as they stood in the file."""
+def test_runs_of_earlier_versions_are_read(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They lack the checksums of files and the format of dates, and their column names are not stripped."""
     out = tmp_path / "run"
     run("fit", table, *ROWS, *QUICK, "--out", out, "--quiet")
     run("predict", out, table)
@@ -462,8 +463,8 @@ def cli(*arguments: object, redirect: str = "", **environment: str) -> subproces
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
-def test_terminals_of_other_encodings_and_closed_ones(table: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_output_in_other_encodings_and_to_closed_streams(table: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(table).rename(columns={"price": "价格 ß"})
     frame.to_csv(table, index=False)
     out = tmp_path / "run"
@@ -481,8 +482,8 @@ def test_terminals_of_other_encodings_and_closed_ones(table: Path, tmp_path: Pat
     assert done.stderr.startswith(b"headgate: standard output is closed: name a file with --out\n")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes as POSIX has them")
-def test_output_that_is_closed_or_broken_stops_no_fit(
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_closed_or_broken_output_does_not_stop_fit(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, write = os.pipe()
@@ -491,7 +492,7 @@ def test_output_that_is_closed_or_broken_stops_no_fit(
     for number, output in enumerate((stream, None)):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", output)
-            with contextlib.suppress(AttributeError):  # main's own use of a closed output
+            with contextlib.suppress(AttributeError):  # main itself writes to the closed output
                 assert main([str(a) for a in ("fit", table, *ROWS, *QUICK, "--out", tmp_path / f"{number}")]) in (
                     0,
                     141,
@@ -501,7 +502,7 @@ def test_output_that_is_closed_or_broken_stops_no_fit(
         stream.close()
 
 
-def test_pictures_are_what_their_names_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_have_the_format_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forecaster = headgate.GRUForecaster(horizon=2, window=4, season_length=1, hidden_size=4, epochs=1, random_state=0)
     forecaster.fit(np.sin(np.arange(40.0)))
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
@@ -521,7 +522,7 @@ def test_pictures_are_what_their_names_say(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "x.png").read_bytes() == before
 
 
-def test_sample_weights_whose_sum_is_beyond_all_numbers() -> None:
+def test_sample_weights_whose_sum_overflows() -> None:
     X, y = np.random.default_rng(0).normal(size=(12, 5, 2)), np.arange(12.0)
     options = {"hidden_size": 4, "epochs": 2, "random_state": 0}
     huge = GRURegressor(**options).fit(X, y, np.full(12, 1e308))

@@ -1,4 +1,4 @@
-"""``headgate generate`` and ``evaluate``: which run they take, what they write without flags, what they refuse."""
+"""``headgate generate`` and ``evaluate``: the run they use, their output, the flags they refuse, encodings."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TEXT = "the gate is shut, \u00e9\u8def\U0001f600\n"
 
 
 def make(path: Path, *, seed: int = 1, best: bool = False, settings: Settings = SMALL, **facts) -> Path:
-    """A run with weights that nobody trained: from ``seed``; those in best.safetensors from another."""
+    """Make a run with random weights from ``seed``, and from another seed in best.safetensors."""
     tokenizer = CharacterTokenizer.from_text(TEXT)
     run = RunDirectory.create(path, settings, tokenizer, facts)
     groups = {}
@@ -46,7 +46,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def write(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """write(*arguments): what generate prints; standard error is in write.said."""
+    """Return write(*arguments), which returns what generate prints; write.said is its standard error."""
 
     def run(*arguments: str) -> str:
         assert main(["generate", *arguments]) == 0
@@ -73,12 +73,12 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 # What is written
 
 
-def test_without_find_it_samples_with_a_seed_that_is_said(write) -> None:
+def test_generate_without_flags_samples_and_prints_its_seed(write) -> None:
     run = str(make(Path("run")))
     first = write(run)
     number = write.said.removeprefix("seed ").strip()
     assert number.isdigit()
-    assert first.startswith("gate")  # what its samples started with
+    assert first.startswith("gate")  # the prefix of the run's samples
     assert len(first) == 4 + 300 + 1
     assert write(run, "--seed", number) == first
     assert write.said == ""
@@ -90,7 +90,7 @@ def test_without_find_it_samples_with_a_seed_that_is_said(write) -> None:
     assert write(run, "--seed", number, "--stream") == first
 
 
-def test_greedy_is_asked_for(write) -> None:
+def test_greedy_is_temperature_0_or_top_k_1(write) -> None:
     run = str(make(Path("run")))
     greedy = write(run, "--greedy")
     assert write.said == ""  # there is no seed
@@ -99,13 +99,13 @@ def test_greedy_is_asked_for(write) -> None:
     assert json.loads(write(run, "--greedy", "--json")).keys() == {"prefix", "text"}
 
 
-def test_the_best_weights_are_taken_where_there_are_any(write) -> None:
+def test_the_best_weights_are_used_if_there_are_any(write) -> None:
     run = str(make(Path("run"), best=True))
     best = write(run, "--greedy")
     assert write(run, "--greedy", "--best") == best != write(run, "--greedy", "--no-best")
 
 
-def test_every_prefix_is_drawn_by_itself(write) -> None:
+def test_prefixes_are_sampled_independently(write) -> None:
     run = str(make(Path("run")))
     lines = [
         json.loads(line)["text"] for line in write(run, *["--prefix", "gate"] * 3, "--seed", "5", "--json").splitlines()
@@ -124,7 +124,7 @@ def test_every_prefix_is_drawn_by_itself(write) -> None:
         ({}, {"prefix": 3}, ""),
     ],
 )
-def test_the_prefix_without_one(write, changes: dict, facts: dict, prefix: str) -> None:
+def test_the_default_prefix(write, changes: dict, facts: dict, prefix: str) -> None:
     run = make(Path("run"), settings=SMALL.replaced(**{"sample_prefixes": (), **changes}), **facts)
     assert json.loads(write(str(run), "--seed", "1", "--json"))["prefix"] == prefix
 
@@ -132,7 +132,7 @@ def test_the_prefix_without_one(write, changes: dict, facts: dict, prefix: str) 
 # Which run
 
 
-def test_the_newest_run_is_taken_where_none_is_named(write, fails) -> None:
+def test_the_newest_run_is_the_default(write, fails) -> None:
     assert "there is no trained run under runs/: train one (headgate train), or name one" in fails("generate")
     for age, name in enumerate(("runs/a", "runs/b", "runs/c")):
         run = make(Path(name), seed=age)
@@ -145,7 +145,7 @@ def test_the_newest_run_is_taken_where_none_is_named(write, fails) -> None:
     assert write.said == "the newest run: runs/b\n"
     assert newest == write("runs/b", "--seed", "1")
     assert write.said == ""
-    assert main(["evaluate", "--limit", "3"]) == 2  # of it, no text is there
+    assert main(["evaluate", "--limit", "3"]) == 2  # its text is missing
 
 
 def test_a_run_is_found_by_name(write, fails) -> None:
@@ -161,7 +161,9 @@ def test_a_run_is_found_by_name(write, fails) -> None:
     assert "text holds no run (there is no config.json)" in fails("generate", "text")
 
 
-def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bundled_models_are_found_after_the_users_own(
+    write, fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run = make(tmp_path / "far" / "tale", settings=SMALL.replaced(corpus="voyage"))
     for file in ("log.jsonl", "lock"):
         (run / file).unlink(missing_ok=True)
@@ -171,14 +173,14 @@ def test_models_that_come_with_the_package(write, fails, monkeypatch: pytest.Mon
     assert "there is no run tal: did you mean tale?" in fails("generate", "tal")
     assert "or name one that comes with headgate: tale" in fails("generate")
     assert main(["evaluate", "tale", "voyage", "--limit", "300", "--json"]) == 0
-    assert write("tale", "--greedy").startswith('{"text": "voyage", "tokens": 299, ')  # of evaluate
+    assert write("tale", "--greedy").startswith('{"text": "voyage", "tokens": 299, ')  # printed by evaluate
     Path("tale").write_text("a file of that name")
     assert write("tale", "--seed", "3").startswith("gate")
     make(Path("runs/tale"), seed=9)
     assert write("tale", "--greedy") == write("runs/tale", "--greedy")  # the user's own comes first
 
 
-def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundled_model_of_voyage_writes_and_predicts_it(write, capsys: pytest.CaptureFixture[str]) -> None:
     text = write("voyage", "--prefix", "The boat", "--length", "400", "--seed", "1")
     assert text.startswith("The boat")
     assert len(text) > 400
@@ -192,7 +194,7 @@ def test_the_model_of_the_tale_writes_and_predicts_it(write, capsys: pytest.Capt
 
 
 def halve(file: Path) -> None:
-    """Keep the weights in bfloat16."""
+    """Convert a file of float32 weights to bfloat16."""
     arrays = files.parse_arrays(file.read_bytes(), file)
     header, data = {}, b""
     for name, value in arrays.items():
@@ -212,51 +214,51 @@ def halve(file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--greedy", "--seed", "1"], "--greedy always takes the most probable token: --seed does nothing, omit it"),
+        (["--greedy", "--seed", "1"], "--greedy always takes the most probable token: --seed does nothing, so omit it"),
         (["--greedy", "--temperature", "0.5"], "--greedy always takes the most probable token: --temperature does"),
         (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--temperature 0 always takes the most probable"),
-        (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--top-k and --min-p do nothing, omit them"),
-        (["--beam", "3", "--seed", "1"], "--beam looks for the most probable text"),
-        (["--beam", "3", "--greedy"], "--beam looks for the most probable text"),
-        (["--beam", "3", "--temperature", "0.7"], "--beam looks for the most probable text"),
+        (["--temperature", "0", "--top-k", "3", "--min-p", "0.1"], "--top-k and --min-p do nothing, so omit them"),
+        (["--beam", "3", "--seed", "1"], "--beam searches for the most probable text"),
+        (["--beam", "3", "--greedy"], "--beam searches for the most probable text"),
+        (["--beam", "3", "--temperature", "0.7"], "--beam searches for the most probable text"),
         (["--length", str(2**31)], "--length must be at most 2147483647, got 2147483648"),
         (["--beam", str(2**40)], "--beam must be at most 2147483647"),
         (["--top-k", str(2**64)], "--top-k must be at most 2147483647"),
         (["--seed", "-1"], "--length, --beam, --seed and --threads must be at least 0"),
     ],
 )
-def test_what_generate_refuses(fails, options: list[str], message: str) -> None:
+def test_generate_refuses_flags_that_contradict_or_do_nothing(fails, options: list[str], message: str) -> None:
     assert message in fails("generate", str(make(Path("run"))), *options)
 
 
-def test_any_seed_will_do(write) -> None:
+def test_seeds_of_any_size_differ(write) -> None:
     run = str(make(Path("run")))
     texts = {write(run, "--prefix", "t", "--prefix", "t", "--seed", str(seed)) for seed in (0, 2**31, 2**64, 2**200)}
     assert len(texts) == 4
 
 
-def test_a_beam_that_no_memory_holds_is_refused(fails, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beam_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyPatch) -> None:
     run = str(make(Path("run")))
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 30)
     message = fails("generate", run, "--beam", "2000000000")
-    assert "a beam of 2,000,000,000 takes at least " in message
-    assert message.endswith("take a smaller --beam\n")
+    assert "a beam of 2,000,000,000 needs at least " in message
+    assert message.endswith("use a smaller --beam\n")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--limit", "5"], "--limit is of TEXT: name one, or omit it"),
+        (["--limit", "5"], "--limit applies to TEXT: name a text, or omit --limit"),
         (["voyage", "--rows", str(2**31)], "--rows must be at most 2147483647"),
         (["voyage", "--limit", str(2**40)], "--limit must be at most 2147483647"),
         (["voyage", "--rows", "-1"], "--limit, --rows and --threads must be at least 0"),
     ],
 )
-def test_what_evaluate_refuses(fails, options: list[str], message: str) -> None:
+def test_evaluate_refuses_wrong_flags(fails, options: list[str], message: str) -> None:
     assert message in fails("evaluate", str(make(Path("run"))), *options)
 
 
-def test_more_rows_than_tokens_are_as_many_as_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_at_most_as_many_as_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     run = str(make(Path("run")))
     Path("text.txt").write_text("the gate is shut")
     answers = []
@@ -266,13 +268,13 @@ def test_more_rows_than_tokens_are_as_many_as_tokens(capsys: pytest.CaptureFixtu
     assert answers[0] == answers[1]
 
 
-def test_evaluating_without_enough_memory(fails, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_without_enough_memory_is_one_sentence(fails, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("headgate.runtime.evaluation.evaluate", evaluate)
     run = str(make(Path("run")))
-    assert "there is not enough memory: take fewer --rows, or a part of the text with --limit" in fails(
+    assert "there is not enough memory: use fewer --rows, or evaluate a part of the text with --limit" in fails(
         "evaluate", run, "voyage", "--limit", "300"
     )
 
@@ -282,7 +284,7 @@ def test_evaluating_without_enough_memory(fails, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "latin-1"])
 @pytest.mark.parametrize("how", [[], ["--stream"], ["--json"]], ids=" ".join)
-def test_any_encoding_of_the_terminal(encoding: str, how: list[str]) -> None:
+def test_output_in_any_encoding(encoding: str, how: list[str]) -> None:
     run = str(make(Path("run")))
     arguments = ["generate", run, "--prefix", "\u00e9\u8def\U0001f600", "--length", "200", "--seed", "1", *how]
     done = subprocess.run(
@@ -298,8 +300,8 @@ def test_any_encoding_of_the_terminal(encoding: str, how: list[str]) -> None:
 
 
 @pytest.mark.parametrize("how", [[], ["--stream"], ["--json"], ["--beam", "2"]], ids=" ".join)
-def test_a_prefix_that_is_no_text(how: list[str]) -> None:
-    """Bytes of the command line that are no UTF-8 come back as they were, and in JSON as an escape."""
+def test_a_prefix_that_is_not_utf_8_is_kept(how: list[str]) -> None:
+    """Its bytes are printed unchanged, and escaped in JSON."""
     run = str(make(Path("run")))
     arguments = [*(os.fsencode(a) for a in ("generate", run, "--length", "5", *how)), b"--prefix", b"the \xff"]
     done = subprocess.run([sys.executable, "-m", "headgate", *arguments], capture_output=True)

@@ -1,4 +1,4 @@
-"""The screens that explain the command line: they fit a terminal, what they show works, colours stay on terminals."""
+"""Help pages and tables: they fit the terminal, their examples work, and only terminals get colours."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def page(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_headgate_alone_welcomes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_headgate_without_arguments_prints_the_welcome(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([])
     assert left.value.code in (0, None)
@@ -83,7 +83,7 @@ def test_short_flags_are_those_of_the_long_ones() -> None:
 
 
 @pytest.mark.parametrize(("name", "example"), [(n, e) for n, examples in EXAMPLES.items() for e in examples])
-def test_examples_are_commands_that_can_be_given(name: str, example: str) -> None:
+def test_examples_can_be_parsed(name: str, example: str) -> None:
     parser, commands = _parser()
     words = shlex.split(example)
     assert words[0] in (name, "train")
@@ -114,7 +114,7 @@ class Terminal(io.StringIO):
         ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
     ],
 )
-def test_where_colours_go(
+def test_variables_and_terminals_decide_on_colours(
     variables: dict[str, str], terminal: bool, pipe: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "WT_SESSION"):
@@ -169,7 +169,7 @@ def test_columns_of_chinese_are_aligned(capsys: pytest.CaptureFixture[str]) -> N
     assert {console.columns(line) for line in lines} == {console.columns(lines[1])}
 
 
-def test_a_table_fits_the_terminal_and_is_whole_elsewhere(
+def test_tables_are_shortened_only_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [("run", "state"), ("runs/" + "长" * 40, "finished")]

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it leaves, and one clear sentence with exit code 2 for what cannot work."""
+"""The command line: its output, the files it leaves, and errors of one sentence with exit code 2."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """fails(*arguments): run a command that must fail with exit code 2 and one line on standard error; returns it."""
+    """Return fails(*arguments), which runs a command that must exit with 2 and returns its one line of error."""
 
     def run(*arguments: str) -> str:
         assert main(list(arguments)) == 2
@@ -70,7 +70,7 @@ def test_train_leaves_a_run(
     assert RunDirectory.open(tmp_path / "runs" / "canal").log()[-1]["epoch"] == 3
 
 
-def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_reads_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Input:
         buffer = io.BytesIO(TEXT.encode())
 
@@ -79,13 +79,13 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert RunDirectory.open(tmp_path / "run").settings.text.corpus == "-"
 
 
-def test_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_training_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *SMALL]) == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_overwrite(tmp_path: Path) -> None:
+def test_overwrite_replaces_the_run(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     arguments = ["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet"]
     assert main([*arguments, *SMALL]) == 0
@@ -93,7 +93,7 @@ def test_overwrite(tmp_path: Path) -> None:
     assert len(RunDirectory.open(tmp_path / "run").log()) == 2
 
 
-def test_generate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_prints_text_or_json(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(trained), "--prefix", "the", "--prefix", "keep", "--length", "9", "--greedy"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line[:3] for line in lines] == ["the", "kee"]
@@ -106,7 +106,7 @@ def test_generate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["log_probability"] < 0
 
 
-def test_generate_draws_with_a_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_is_reproducible_with_a_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def write(*options: str) -> str:
         assert main(["generate", str(trained), "--prefix", "the", "--length", "30", *options]) == 0
         return capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_generate_warns_of_unknown_characters(trained: Path, capsys: pytest.Capt
     assert captured.err.endswith("é ß\n")
 
 
-def test_threads_change_no_answer(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads_do_not_change_answers(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = set()
     for threads in ("0", "1", "3"):
         assert main(["generate", str(trained), "--prefix", "the", "--seed", "1", "--threads", threads]) == 0
@@ -136,16 +136,16 @@ def test_threads_change_no_answer(trained: Path, capsys: pytest.CaptureFixture[s
     assert "--threads must be at least 0" in capsys.readouterr().err
 
 
-def test_weights_in_fewer_bits(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {}
+def test_weights_in_fewer_bits_lose_little_perplexity(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {}
     for weights in ("float32", "bfloat16", "int8"):
         assert main(["evaluate", str(trained), "--weights", weights, "--json"]) == 0
-        found[weights] = json.loads(capsys.readouterr().out)
-    exact = found["float32"]
+        results[weights] = json.loads(capsys.readouterr().out)
+    exact = results["float32"]
     assert exact["perplexity_lost"] == 0
     for weights in ("bfloat16", "int8"):
-        lost = found[weights]["perplexity"] / exact["perplexity"] - 1
-        assert found[weights]["perplexity_lost"] == pytest.approx(lost, abs=1e-7)
+        lost = results[weights]["perplexity"] / exact["perplexity"] - 1
+        assert results[weights]["perplexity_lost"] == pytest.approx(lost, abs=1e-7)
         assert 0 < abs(lost) < 0.05
     assert main(["evaluate", str(trained), "--weights", "int8"]) == 0
     expected = f"with weights in int8; in float32 the perplexity is {exact['perplexity']:.4f} ("
@@ -154,7 +154,7 @@ def test_weights_in_fewer_bits(trained: Path, capsys: pytest.CaptureFixture[str]
     assert len(capsys.readouterr().out) == 13
 
 
-def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_with_and_without_torch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.txt").write_text("the keeper came down the canal! " * 8)
     for text in ([], [str(tmp_path / "other.txt")]):
         answers = []
@@ -183,7 +183,7 @@ def test_commands_that_need_no_torch(trained: Path) -> None:
         assert done.stdout
 
 
-def test_missing_extra(tmp_path: Path) -> None:
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     hidden = BLOCKER.replace('raise ImportError(f"{name} is blocked")', "raise ModuleNotFoundError(name=name)")
     command = ["train", "--out", str(tmp_path / "r")]
     code = f"{hidden}\nfrom headgate.cli.main import main\nraise SystemExit(main({command!r}))"
@@ -208,48 +208,48 @@ def test_recipes_corpora_info(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert set(json.loads(capsys.readouterr().out)["backends"]) == {"equations", "torch", "native", "runtime"}
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"headgate {headgate.__version__}\n"
 
 
-def test_closed_pipe(trained: Path) -> None:
+def test_a_closed_pipe_is_quiet(trained: Path) -> None:
     code = f"{sys.executable} -m headgate generate {trained} --prefix the --length 3000 --seed 1 --stream | head -c 5"
     done = subprocess.run(code, shell=True, capture_output=True, text=True)
     assert done.stderr == ""
     assert done.stdout == "the" + done.stdout[3:5]
 
 
-# What cannot work
+# Errors
 
 
-def test_empty_corpus(fails, tmp_path: Path) -> None:
+def test_an_empty_corpus_is_refused(fails, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     message = fails("train", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "run"))
     assert "is empty: a text of at least two characters is needed" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_corpus_shorter_than_a_batch(fails, tmp_path: Path) -> None:
+def test_a_corpus_shorter_than_a_batch_is_refused(fails, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("x" * 200)
     message = fails("train", str(tmp_path / "short.txt"), "--out", str(tmp_path / "run"))
     assert "has 180 tokens, one batch of 32 sequences of 64 steps needs 2113: give more text, or lower" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_vocabulary_too_small_for_an_adaptive_head(fails, tmp_path: Path) -> None:
+def test_a_vocabulary_too_small_for_an_adaptive_head_is_refused(fails, tmp_path: Path) -> None:
     message = fails("train", "voyage", "--head", "adaptive", "--out", str(tmp_path / "run"))
     assert "head = adaptive needs a vocabulary of at least 1,000, got " in message
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_path(fails, tmp_path: Path) -> None:
+def test_a_missing_corpus_is_refused(fails, tmp_path: Path) -> None:
     assert "there is no file and no corpus" in fails("train", str(tmp_path / "nowhere.txt"))
     assert "did you mean verses?" in fails("train", "verse")
 
 
-def test_not_utf_8(fails, tmp_path: Path) -> None:
+def test_a_text_that_is_not_utf_8_is_refused_with_remedies(fails, tmp_path: Path) -> None:
     (tmp_path / "gb.txt").write_bytes(b"water " + "河".encode("gb18030") * 1800)
     message = fails("train", str(tmp_path / "gb.txt"), "--out", str(tmp_path / "run"))
     assert "is not utf-8: byte 0xba at offset 6; name its encoding with --encoding, or use --tokenizer bytes" in message
@@ -272,7 +272,7 @@ def test_unknown_recipe(fails) -> None:
         ("[model]\nhidden_size = '3'\n", "hidden_size must be a whole number, got '3'"),
         ("[training]\nepochs = true\n", "epochs must be a whole number, got True"),
         ("model = 3\n", "model must be a table"),
-        ("[model\n", "is no TOML"),
+        ("[model\n", "is not valid TOML"),
     ],
 )
 def test_bad_recipe(fails, tmp_path: Path, text: str, message: str) -> None:
@@ -281,7 +281,7 @@ def test_bad_recipe(fails, tmp_path: Path, text: str, message: str) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_flag(fails) -> None:
+def test_an_unknown_flag_names_the_nearest(fails) -> None:
     assert "unknown argument --hiden: did you mean --hidden-size" in fails("train", "--hiden", "3")
     assert "unknown argument --hidde: did you mean --hidden-size" in fails("train", "--hidde", "3"), "no abbreviations"
 
@@ -290,17 +290,17 @@ def test_unknown_flag(fails) -> None:
     ("arguments", "message"),
     [
         (["trian"], "unknown command trian: did you mean train?"),
-        (["xyz"], "unknown command xyz: 'headgate --help' lists what there is"),
+        (["xyz"], "unknown command xyz: see 'headgate --help'"),
         (["generate", "run", "--temp", "1"], "unknown argument --temp: did you mean --temperature?"),
         (["generate", "run", "--temperatur=1"], "unknown argument --temperatur: did you mean --temperature?"),
         (["train", "--reset", "never"], "--reset must be one of after, before, got 'never'"),
         (["train", "--schedule", "cosin"], "got 'cosin': did you mean cosine?"),
         (["prepare", "x.txt", "--outt", "y"], "unknown argument --outt: did you mean --out"),
-        (["prepare", "x.txt", "--qqqq"], "unknown argument --qqqq: 'headgate prepare --help' lists what there is"),
-        (["evaluate", "run", "a.txt", "b.txt"], "unknown argument b.txt: 'headgate evaluate --help' says what"),
+        (["prepare", "x.txt", "--qqqq"], "unknown argument --qqqq: see 'headgate prepare --help'"),
+        (["evaluate", "run", "a.txt", "b.txt"], "unknown argument b.txt: see 'headgate evaluate --help'"),
     ],
 )
-def test_misspelt(fails, arguments: list[str], message: str) -> None:
+def test_misspelt_words_name_the_nearest_or_the_help(fails, arguments: list[str], message: str) -> None:
     assert message in fails(*arguments)
 
 
@@ -309,11 +309,13 @@ def test_misspelt(fails, arguments: list[str], message: str) -> None:
     [
         (
             ["train", "--hidden-size", "x"],
-            "argument --hidden-size: invalid int value: 'x': 'headgate train --help' says what can be given",
+            "argument --hidden-size: invalid int value: 'x': see 'headgate train --help'",
         ),
     ],
 )
-def test_what_argparse_finds(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_errors_of_argparse_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     error = capsys.readouterr().err
@@ -332,18 +334,18 @@ def test_what_argparse_finds(capsys: pytest.CaptureFixture[str], arguments: list
         (["--vocab-size", "300"], "--vocab-size does nothing unless --tokenizer is subwords: omit it, or set that"),
     ],
 )
-def test_what_prepare_refuses(fails, tmp_path: Path, options: list[str], message: str) -> None:
+def test_prepare_refuses_wrong_flags(fails, tmp_path: Path, options: list[str], message: str) -> None:
     assert message in fails("prepare", "voyage", "--out", str(tmp_path / "made"), *options)
     assert not (tmp_path / "made").exists()
 
 
-def test_impossible_flag(fails, tmp_path: Path) -> None:
+def test_all_invalid_flags_are_named(fails, tmp_path: Path) -> None:
     message = fails("train", "--hidden-size", "0", "--dropout", "1", "--out", str(tmp_path / "run"))
     assert "hidden_size must be at least 1" in message
     assert "dropout must be below 1, got 1.0" in message
 
 
-def test_used_directory(fails, trained: Path, tmp_path: Path) -> None:
+def test_a_directory_in_use_is_refused_and_unchanged(fails, trained: Path, tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
     message = fails("train", "--out", str(trained))
     assert "already holds a run: continue it with --resume, replace it with --overwrite" in message
@@ -353,14 +355,14 @@ def test_used_directory(fails, trained: Path, tmp_path: Path) -> None:
     assert "is a file" in fails("train", "--out", str(tmp_path / "letter.txt"))
 
 
-def test_overwrite_only_what_can_be_trained(fails, trained: Path, tmp_path: Path) -> None:
-    """A text that cannot be trained on does not cost the run that is there."""
+def test_a_refused_training_does_not_overwrite_a_run(fails, trained: Path, tmp_path: Path) -> None:
+    """The text is checked before the run is replaced."""
     (tmp_path / "short.txt").write_text("x" * 200)
     fails("train", str(tmp_path / "short.txt"), "--out", str(trained), "--overwrite")
     assert main(["generate", str(trained), "--prefix", "the"]) == 0
 
 
-def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> None:
+def test_resume_refuses_other_runs_settings_and_texts(fails, trained: Path, tmp_path: Path) -> None:
     assert "holds no run" in fails("train", "--out", str(tmp_path / "nothing"), "--resume")
     message = fails("train", "--out", str(trained), "--resume", "--hidden-size", "13")
     assert "was started with hidden_size = 12, which cannot change when it continues" in message
@@ -372,7 +374,7 @@ def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "missing"])
-def test_damaged_run(fails, trained: Path, tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_run_names_the_file(fails, trained: Path, tmp_path: Path, name: str, damage: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for file in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -388,17 +390,17 @@ def test_damaged_run(fails, trained: Path, tmp_path: Path, name: str, damage: st
         assert any(word in message for word in ("restore", "train", "checkpoint"))
 
 
-def test_run_of_another_vocabulary(fails, trained: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_vocabulary_is_refused(fails, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for file in ("config.json", "model.safetensors"):
         (run / file).write_bytes((trained / file).read_bytes())
     (run / "tokenizer.json").write_text('{"type": "bytes"}')
     message = fails("generate", str(run), "--prefix", "the")
-    assert "has the shape (20, 12), a vocabulary of 256 and config.json need (256, 12)" in message
+    assert "has shape (20, 12), but config.json and a vocabulary of 256 need (256, 12)" in message
 
 
-def test_diverging(fails, tmp_path: Path) -> None:
+def test_diverging_training_is_one_sentence(fails, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = flags(optimizer="sgd", learning_rate=1e38, clip=0, schedule="constant")
     message = fails("train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options)
@@ -411,41 +413,41 @@ def test_diverging(fails, tmp_path: Path) -> None:
     [
         (["--length", "-1"], "--length, --beam, --seed and --threads must be at least 0"),
         (["--temperature", "-1", "--top-p", "2"], "temperature must be at least 0 and finite, got -1.0; top_p must be"),
-        (["--beam", "3", "--top-k", "3"], "--beam looks for the most probable text"),
+        (["--beam", "3", "--top-k", "3"], "--beam searches for the most probable text"),
         (["--stream", "--json"], "choose one of them"),
     ],
 )
-def test_impossible_generation(fails, trained: Path, options: list[str], message: str) -> None:
+def test_generate_refuses_invalid_flags(fails, trained: Path, options: list[str], message: str) -> None:
     assert message in fails("generate", str(trained), *options)
 
 
-def test_nothing_to_generate_from(fails, tmp_path: Path) -> None:
+def test_generate_refuses_a_directory_without_a_run(fails, tmp_path: Path) -> None:
     assert "holds no run (there is no config.json): name a directory that headgate train created" in fails(
         "generate", str(tmp_path)
     )
 
 
-def test_evaluate_without_a_text(fails, tmp_path: Path) -> None:
+def test_evaluate_needs_a_held_out_part_or_a_text(fails, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     options = flags(validation_fraction=0, epochs=1)
     assert main(["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--quiet", *options]) == 0
-    assert "held nothing out: say which text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
+    assert "has no held-out part: name a text to evaluate on" in fails("evaluate", str(tmp_path / "run"))
     assert "omit --best" in fails("evaluate", str(tmp_path / "run"), "voyage", "--best")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_cannot_be_written(trained: Path, unbuffered: str) -> None:
+def test_output_that_cannot_be_written_is_one_sentence(trained: Path, unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         arguments = [sys.executable, "-m", "headgate", "generate", str(trained), "--prefix", "the"]
         env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 2
-    assert "No space left on device: make room" in done.stderr
+    assert "No space left on device: free some space" in done.stderr
 
 
 def test_unknown_words_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Evaluated line by line, as it was trained; words that the vocabulary lacks are counted as words."""
+    """The text is read line by line, as in training, and words that the vocabulary lacks are counted."""
     (tmp_path / "text.txt").write_text("the gate is shut\nthe water is low\n" * 40)
     (tmp_path / "other.txt").write_text("the gate\n\nthe flood is low flood\n")
     how = ("--tokenizer", "words", "--documents", "lines", "--hidden-size", "4", "--embedding", "3", "--epochs", "1")
@@ -468,21 +470,21 @@ def test_unknown_words_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
         == 0
     )
     assert main(["evaluate", run, str(tmp_path / "other.txt"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["tokens"], found["unknown_words"]) == (8, 2)  # seven words and two separators, less the first
+    result = json.loads(capsys.readouterr().out)
+    assert (result["tokens"], result["unknown_words"]) == (8, 2)  # seven words and two separators, less the first
     assert main(["evaluate", run, str(tmp_path / "other.txt")]) == 0
     assert "2 words are not in the vocabulary: flood\n" in capsys.readouterr().out
 
 
-def test_a_device_that_is_not_there_leaves_no_run(fails: Callable[..., str], tmp_path: Path) -> None:
+def test_a_missing_device_leaves_no_run(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "device mps: this torch finds no" in fails(
         "train", "voyage", "--device", "mps", "--out", str(tmp_path / "r")
     )
     assert not (tmp_path / "r").exists()
 
 
-def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str]) -> None:
-    """Going on with a run that somebody trains is refused before its settings are touched."""
+def test_a_run_in_use_is_unchanged(trained: Path, fails: Callable[..., str]) -> None:
+    """Resuming a run that another process trains is refused before its settings change."""
     before = (trained / "config.json").read_bytes()
     with locked(trained):
         assert f"{trained} is in use by process {os.getpid()} on " in fails(
@@ -492,9 +494,9 @@ def test_a_run_in_use_is_left_as_it_is(trained: Path, fails: Callable[..., str])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
-def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
-    """Trained on, continued, prepared and printed: byte for byte what it is."""
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text on other systems")
+def test_file_names_may_not_be_utf_8(tmp_path: Path) -> None:
+    """Training, resuming and preparing use and print such a name byte for byte."""
     name = b"caf\xe9.txt"
     (tmp_path / os.fsdecode(name)).write_text(TEXT * 3)
     small = ("--hidden-size", "4", "--embedding", "3", "--batch-size", "4", "--sequence-length", "5")

@@ -1,4 +1,4 @@
-"""``headgate train`` as a process among others: signals, readers that go away, too little memory, names that race."""
+"""``headgate train`` with signals, closed pipes, too little memory, directories in use and flags without effect."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ def _in_a_folder_with_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def _guarded() -> Iterator[None]:
-    """A signal that nobody handles does not end the tests."""
+    """Keep unhandled signals from ending the tests."""
     before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGHUP, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -58,7 +58,7 @@ def _guarded() -> Iterator[None]:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """at_step(n, act): do something right after step n of any training."""
+    """Return at_step(n, act), which calls ``act`` right after step n of any training."""
 
     def arrange(n: int, act: Callable[[], object]) -> None:
         before = Report.step
@@ -142,7 +142,7 @@ def test_a_reader_that_goes_away_does_not_stop_training(
 
 
 @pytest.mark.slow
-def test_head_does_not_stop_training(tmp_path: Path) -> None:
+def test_a_closed_pipe_does_not_stop_training(tmp_path: Path) -> None:
     code = f"{sys.executable} -m headgate train canal.txt --out run {' '.join(SMALL)} --epochs 40; echo code $? >&2"
     done = subprocess.run(f"({code}) | head -n 2", shell=True, capture_output=True, text=True)
     assert "code 0\n" in done.stderr
@@ -153,7 +153,7 @@ def test_head_does_not_stop_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
-def test_a_full_disk_behind_standard_output_does_not_stop_training(tmp_path: Path) -> None:
+def test_standard_output_on_a_full_disk_does_not_stop_training(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "headgate", "train", "canal.txt", "--out", "run", *SMALL]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -227,7 +227,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(Report, "begin", begin)
     Path("runs").mkdir()
     assert main(["train", "canal.txt", "--quiet", *SMALL]) == 130
-    assert list(Path("runs").iterdir()) == []  # which was there before
+    assert list(Path("runs").iterdir()) == []  # the folder existed before
 
 
 def test_a_text_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,10 +238,10 @@ def test_a_text_larger_than_memory_is_refused(fails, monkeypatch: pytest.MonkeyP
     assert "large.txt --out DIR) and train on DIR, or use only a part with --limit" in message
     assert not Path("runs").exists()
     monkeypatch.setattr(sources, "available_memory", lambda: 1 << 20)
-    sources.check_size(TextSettings(corpus="large.txt", limit=5), remedy="")  # what it comes to is small
+    sources.check_size(TextSettings(corpus="large.txt", limit=5), remedy="")  # the part that is used is small
 
 
-def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
+def test_control_groups_limit_the_memory(tmp_path: Path) -> None:
     of = tmp_path / "cgroup"
     (tmp_path / "v2" / "a" / "b").mkdir(parents=True)
     of.write_text("0::/a/b\n")
@@ -259,7 +259,7 @@ def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
 # Directories
 
 
-def test_a_name_that_another_training_has_just_taken_is_left_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_in_use_by_another_training_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/canal").mkdir(parents=True)
     with locked(Path("runs/canal")):
         assert main(["train", "canal.txt", *SMALL]) == 0
@@ -276,29 +276,29 @@ def test_two_trainings_at_once_take_two_names() -> None:
     assert sorted(p.name for p in Path("runs").iterdir()) == ["canal", "canal-2"]
 
 
-def test_an_out_that_another_training_has_just_taken_is_refused(fails) -> None:
+def test_an_out_in_use_by_another_training_is_refused(fails) -> None:
     Path("mine").mkdir()
     with locked(Path("mine")):
         assert "mine is in use by process" in fails("train", "canal.txt", "--out", "mine", *SMALL)
     assert [p.name for p in Path("mine").iterdir()] == ["lock"]
 
 
-def test_a_directory_of_somebody_else_gets_no_lock(fails) -> None:
+def test_a_directory_of_other_files_is_left_unchanged(fails) -> None:
     Path("letters").mkdir()
     Path("letters/one.txt").write_text("dear")
     assert "is not empty and holds no run" in fails("train", "canal.txt", "--out", "letters", *SMALL)
     assert [p.name for p in Path("letters").iterdir()] == ["one.txt"]
 
 
-def test_a_place_inside_a_file_is_one_sentence(fails) -> None:
+def test_an_out_inside_a_file_is_one_sentence(fails) -> None:
     assert "Not a directory" in fails("train", "canal.txt", "--out", "canal.txt/run", *SMALL)
 
 
-def test_a_working_directory_that_is_gone_is_one_sentence(fails) -> None:
+def test_a_removed_working_directory_is_one_sentence(fails) -> None:
     Path("gone").mkdir()
     os.chdir("gone")
     os.rmdir("../gone")
-    assert "the current directory does not exist any more: change to another" in fails("train", "../canal.txt", *SMALL)
+    assert "the current directory no longer exists: change to another" in fails("train", "../canal.txt", *SMALL)
 
 
 def test_a_relative_link_leads_to_the_run() -> None:
@@ -316,7 +316,7 @@ def test_a_link_to_nothing_is_one_sentence(fails) -> None:
     assert "gone" in fails("train", "canal.txt", "--out", "gone", *SMALL)
 
 
-def test_a_report_that_cannot_be_written_leaves_a_whole_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_leaves_the_log_intact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert main(["train", "canal.txt", "--out", "run", "--quiet", *SMALL]) == 0
     run = RunDirectory.open(Path("run"))
     before = Path("run/log.jsonl").read_bytes()
@@ -357,7 +357,7 @@ def test_a_prefix_does_not_swallow_the_text(fails, tmp_path: Path) -> None:
     assert RunDirectory.open(Path("two")).settings.training.sample_prefixes == ("the", "keep")
 
 
-def test_every_sample_is_drawn_by_itself(tmp_path: Path) -> None:
+def test_samples_are_drawn_independently(tmp_path: Path) -> None:
     same = [
         "--sample-prefixes",
         "the",
@@ -374,7 +374,7 @@ def test_every_sample_is_drawn_by_itself(tmp_path: Path) -> None:
     assert first != second
 
 
-def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
+def test_a_prefix_may_have_bytes_that_are_not_utf_8() -> None:
     assert main(["train", "canal.txt", "--quiet", "--out", "run", "--sample-prefixes", "th\udcff", *SMALL]) == 0
     assert "epoch 2: th\\udcff" in Path("run/samples.txt").read_text("utf-8")
 
@@ -389,14 +389,14 @@ def test_a_byte_that_is_no_text_can_be_a_prefix() -> None:
         (["--no-unknown", "--tokenizer", "bytes"], "--unknown does nothing unless --tokenizer is characters"),
         (["--no-random-offset", "--partition", "random"], "--random-offset does nothing unless --partition is"),
         (["--sample-every", "0", "--sample-length", "9"], "--sample-length does nothing unless --sample-every is"),
-        (["--overwrite"], "--overwrite replaces the run in --out: name that, and omit --resume"),
+        (["--overwrite"], "--overwrite replaces the run in --out: give --out, and omit --resume"),
         (["--overwrite", "--resume", "--out", "run"], "--overwrite replaces the run in --out"),
     ],
 )
-def test_options_that_do_nothing_are_refused(fails, options: list[str], message: str) -> None:
+def test_options_without_effect_are_refused(fails, options: list[str], message: str) -> None:
     assert message in fails("train", "canal.txt", *options)
 
 
-def test_options_that_say_what_is_so_anyway_are_fine() -> None:
+def test_options_without_effect_may_have_their_default_value() -> None:
     options = ["--momentum", "0", "--random-offset", "--partition", "random", "--min-frequency", "1"]
     assert main(["train", "canal.txt", "--quiet", *options, *SMALL]) == 0

@@ -1,4 +1,4 @@
-"""A backend's ``sequence`` with flat arguments, as tests have them."""
+"""A backend's ``sequence`` with the flat arguments that tests use."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from headgate.equations import Options, Weights
 
 
 def unbundled(sequence: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    """The function of (x, h0, weight_ih, weight_hh, bias_ih, bias_hh, **options) that a backend computes."""
+    """Return a backend's ``sequence`` as a function of (x, h0, weight_ih, weight_hh, bias_ih, bias_hh, **options)."""
 
     def called(
         x: Tensor,

@@ -1,4 +1,4 @@
-"""Code that makes modules look as if they were not installed."""
+"""Code that blocks the import of modules, as if they were not installed."""
 
 BLOCKER = """
 import sys

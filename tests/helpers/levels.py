@@ -1,4 +1,4 @@
-"""The levels of instructions that the native library has on this machine. No torch: also for processes without it."""
+"""The instruction sets that the native library can use on this machine. Imports no torch."""
 
 from headgate import native
 
@@ -8,6 +8,6 @@ def levels() -> list[int]:
     if library is None:
         return []
     best = library.headgate_level()
-    found = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
+    usable = [level for level in range(len(native.LEVELS)) if library.headgate_use_level(level) == 0]
     library.headgate_use_level(best)
-    return found
+    return usable

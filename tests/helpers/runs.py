@@ -1,4 +1,4 @@
-"""Small runs of training, and everything that two of them must have in common."""
+"""Small training runs, and the parts that two equal runs must have in common."""
 
 import os
 from pathlib import Path
@@ -44,12 +44,12 @@ def start(tmp_path: Path, settings: Settings, name: str = "run") -> tuple[RunDir
 
 
 def go(run: RunDirectory, corpus: Corpus, **options) -> Result:
-    torch.manual_seed(int.from_bytes(os.urandom(4)))  # whatever state the process is in, the run is the same
+    torch.manual_seed(int.from_bytes(os.urandom(4)))  # a run must not depend on the state of the process
     return train(run, corpus, Report(run, quiet=True), **options)
 
 
 def everything(run: RunDirectory, *, but: tuple[str, ...] = ("tokens_per_second",)) -> dict:
-    """All that two runs must have in common, to the bit."""
+    """Return everything that two equal runs must have in common, to the bit."""
     checkpoint = RunDirectory.open(run.path).recover()
     assert checkpoint is not None
     return {

@@ -1,4 +1,4 @@
-"""Texts as files and archives, and what is read of them."""
+"""Texts as files and archives, and how they are read."""
 
 import io
 import tarfile
@@ -9,7 +9,7 @@ from headgate.text.sources import passages
 
 
 def read(chosen: TextSettings, **options) -> str:
-    """A whole text."""
+    """Read a text as one string."""
     return "".join(passage.text for passage in passages(chosen, **options))
 
 

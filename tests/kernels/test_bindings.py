@@ -428,7 +428,7 @@ def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
     part = native.Model(embedding, layers, (weight[:5], bias[:5]), reset="after", threads=1)
     how, logits, state = native.Draw(1, 0, 1, 0, 0), drawn(17, V), drawn(18, L, 1, H)
     arguments = np.zeros(2), np.zeros(V, bool), np.zeros(V, bool), logits, state
-    with pytest.raises(ValueError, match=f"a head of {V} rows is needed to draw, this one has 5"):
+    with pytest.raises(ValueError, match=f"generate needs a head of {V} rows, this one has 5"):
         part.generate(how, *arguments)
     before = logits.copy(), state.copy()
     found = model().generate(how, *arguments)

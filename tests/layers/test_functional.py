@@ -303,5 +303,5 @@ def test_without_the_library(monkeypatch) -> None:
     with pytest.warns(UserWarning, match="several times slower: .* not be built .*: install GCC or Clang, then"):
         assert (gru(**values)[0] - expected).abs().max() < 1e-12
     gru(**values)  # warnings are errors: it does not say so again
-    with pytest.raises(RuntimeError, match='backend "native" cannot run: the compiled library is not there'):
+    with pytest.raises(RuntimeError, match='backend "native" cannot run: the compiled library is missing'):
         gru(**values, backend="native")

@@ -148,7 +148,7 @@ def test_adaptive() -> None:
 def test_heads_that_do_not_fit() -> None:
     message = (
         "head = tied uses the embedding's weights, so embedding must equal hidden_size, got embedding = 128 and "
-        "hidden_size = 9: set embedding to 9, or take another head"
+        "hidden_size = 9: set embedding to 9, or use another head"
     )
     for make in (
         lambda: LanguageModel(ModelSettings(hidden_size=9, head="tied"), V),
@@ -157,9 +157,9 @@ def test_heads_that_do_not_fit() -> None:
         with pytest.raises(InputError) as caught:
             make()
         assert str(caught.value) == message
-    with pytest.raises(InputError, match="head = adaptive needs hidden_size to be at least 16, got 15: take more"):
+    with pytest.raises(InputError, match="head = adaptive needs hidden_size to be at least 16, got 15: use more units"):
         Settings().replaced(hidden_size=15, head="adaptive")
-    with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: take head = linear or tied"):
+    with pytest.raises(InputError, match="needs a vocabulary of at least 1,000, got 999: use head = linear or tied"):
         LanguageModel(ModelSettings(head="adaptive"), 999)
 
 

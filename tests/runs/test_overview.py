@@ -112,7 +112,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     [
         (["runs"], "there is no directory runs: name the one that holds the runs"),
         (["runs", "."], ". holds no runs: name the directory that does, as in 'headgate runs DIR'"),
-        (["compare", "a"], "give two runs or more to compare: headgate compare RUN RUN"),
+        (["compare", "a"], "give at least two runs to compare: headgate compare RUN RUN"),
         (
             ["compare", "a", "b"],
             "a holds no run (there is no config.json): name a directory that headgate train created",
@@ -260,7 +260,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
-    assert capsys.readouterr().err.startswith("headgate: File too large: make room and try again; ")
+    assert capsys.readouterr().err.startswith("headgate: File too large: free some space and try again; ")
     assert (tmp_path / "c.png").read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "one", "two", "warm.png"]
 

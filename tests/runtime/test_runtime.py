@@ -203,7 +203,9 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
     settings, ids = VARIANTS[variant], np.array([1, 4, 2, 7])
     model, exact = pair(settings)
     if engine == "numpy":
-        with pytest.raises(InputError, match="weights in int8 need the native library: the compiled library is not"):
+        with pytest.raises(
+            InputError, match="weights in int8 need the native library: the compiled library is missing"
+        ):
             Runtime(numpy_weights(model), settings, TOKENIZER, precision="int8")
         return
     state = np.random.default_rng(0).normal(size=(settings.num_layers, 4, H)).astype(np.float32) / 2
@@ -431,7 +433,7 @@ def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
     other = CharacterTokenizer.from_text("abcdefg")
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(
-        InputError, match=r"head.weight has the shape \(12, 9\), a vocabulary of 8 and config.json need"
+        InputError, match=r"head.weight has shape \(12, 9\), but config.json and a vocabulary of 8 need"
     ):
         Runtime.load(tmp_path / "run")
 

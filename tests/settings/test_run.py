@@ -1,4 +1,4 @@
-"""Settings from tables and by name: every wrong one is named, all at once; what is right comes through unchanged."""
+"""Settings from tables and by name: all invalid ones are named at once, and valid ones are unchanged."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ thorough = settings(deadline=None, max_examples=200)
 FIELDS = {(section, f.name): f for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 KINDS = {(section, name): typing.get_type_hints(SECTIONS[section])[name] for section, name in FIELDS}
 WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-# for each kind, what a file may hold there by mistake
+# for each type, wrong values that a file may hold
 MISTAKES = {
     int: (True, 2.0, "2", None, [2]),
     float: (True, "0.5", None, [0.5], {}),
@@ -35,7 +35,7 @@ MISTAKES = {
 
 
 def of_kind(*kinds):
-    """The fields of these kinds, as parameters of a test."""
+    """Parametrize a test by the settings of these types."""
     return pytest.mark.parametrize(
         ("section", "name"), [key for key in FIELDS if KINDS[key] in kinds], ids=lambda value: value
     )
@@ -61,12 +61,12 @@ def complaint(section: str, name: str, value) -> str:
     return f"{name} must be {WORDS[KINDS[section, name]]}, got {shown!r}"
 
 
-def test_the_defaults_are_possible():
+def test_the_defaults_are_valid():
     assert from_tables({}, "nothing") == Settings()
     assert Settings().text.corpus == "voyage"
 
 
-def test_no_two_settings_share_a_name_and_all_say_what_they_mean():
+def test_settings_have_unique_names_and_a_help_text():
     names = [name for _, name in FIELDS]
     assert len(set(names)) == len(names)
     assert all(f.metadata["help"] for f in FIELDS.values())
@@ -106,9 +106,9 @@ def test_a_wrong_section_does_not_hide_the_others():
 @of_kind(float)
 def test_a_whole_number_in_a_table_is_a_number(section, name):
     value = 0 if name in ("validation_fraction", "dropout") else 1  # these must be less than 1
-    found = getattr(getattr(from_tables({section: {name: value}}, "x"), section), name)
-    assert type(found) is float
-    assert found == value
+    number = getattr(getattr(from_tables({section: {name: value}}, "x"), section), name)
+    assert type(number) is float
+    assert number == value
 
 
 @of_kind(tuple[str, ...])
@@ -121,14 +121,14 @@ def test_a_list_in_a_table_is_a_tuple(section, name):
 
 @of_kind(float)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(section, name, value):
+def test_values_that_are_not_finite_are_refused(section, name, value):
     assert f"{name} must be at least {FIELDS[section, name].metadata['low']:g} and finite, got {value}" in message_of(
         {section: {name: value}}
     )
 
 
 @of_kind(int, float)
-def test_what_is_too_small_is_refused(section, name):
+def test_values_below_the_bound_are_refused(section, name):
     low = FIELDS[section, name].metadata["low"]
     kind = KINDS[section, name]
     below = low - 1 if kind is int else math.nextafter(low, -1)
@@ -139,15 +139,15 @@ def test_what_is_too_small_is_refused(section, name):
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["large", "small"])
 @pytest.mark.parametrize("kind", [int, float])
-def test_a_number_that_no_float_holds_does_no_harm(kind, value):
+def test_numbers_too_large_for_a_float_are_refused(kind, value):
     for section, name in [key for key in FIELDS if KINDS[key] is kind]:
-        found, message = settings_or_message({section: {name: value}})
-        assert found is None
+        result, message = settings_or_message({section: {name: value}})
+        assert result is None
         assert message.startswith(f"some file: {name} must be ")
 
 
 @of_kind(str)
-def test_only_the_choices_are_taken(section, name):
+def test_only_choices_are_accepted(section, name):
     choices = FIELDS[section, name].metadata["choices"]
     for choice in choices or ("anything", "分开"):
         with_it = {"tied": {"embedding": 256}, "bfloat16": {"device": "cuda"}, "float16": {"device": "cuda"}}.get(
@@ -182,13 +182,13 @@ def test_only_the_choices_are_taken(section, name):
         ),
     ],
 )
-def test_what_cannot_go_together_is_refused(tables, message):
+def test_contradicting_settings_are_refused(tables, message):
     assert message_of(tables) == f"some file: {message}"
 
 
-def test_the_largest_values_that_go():
-    found = from_tables({"text": {"validation_fraction": 0.5}, "model": {"dropout": 0.999}}, "x")
-    assert (found.text.validation_fraction, found.model.dropout) == (0.5, 0.999)
+def test_values_just_below_their_bounds_are_accepted():
+    result = from_tables({"text": {"validation_fraction": 0.5}, "model": {"dropout": 0.999}}, "x")
+    assert (result.text.validation_fraction, result.model.dropout) == (0.5, 0.999)
     assert from_tables({"text": {"validation_fraction": 0.1}, "training": {"patience": 2}}, "x").training.patience == 2
 
 
@@ -212,7 +212,7 @@ def test_nearest_names_at_most_three_or_all():
 # Copies and round trips
 
 
-def test_replaced_changes_what_it_names_and_nothing_else():
+def test_replaced_changes_the_named_settings_only():
     before = Settings(TextSettings(limit=70), ModelSettings(hidden_size=8), TrainingSettings(seed=3))
     after = before.replaced(hidden_size=9, sequence_length=4, normalize="spaces", sample_prefixes=("a",))
     assert after == Settings(
@@ -224,7 +224,7 @@ def test_replaced_changes_what_it_names_and_nothing_else():
     assert before.replaced() == before
 
 
-def test_replaced_refuses_what_cannot_be():
+def test_replaced_refuses_unknown_names_and_invalid_values():
     with pytest.raises(
         InputError,
         match=r"^unknown setting 'hiddn': did you mean hidden_size\?; unknown setting 'qqq': known: accumulate, backe",
@@ -242,7 +242,7 @@ def test_settings_cannot_be_changed_in_place():
 
 
 def values_of(section: str, name: str):
-    """Possible values of a setting."""
+    """Return a strategy for valid values of a setting."""
     f, kind = FIELDS[section, name], KINDS[section, name]
     if f.metadata["choices"]:
         return st.sampled_from(f.metadata["choices"])
@@ -257,7 +257,7 @@ def values_of(section: str, name: str):
 
 
 def fitting(values: dict) -> dict:
-    """Values that can go together."""
+    """Change values so that they do not contradict each other."""
     if values["device"] == "cpu":
         values["precision"] = "float32"
     if values["head"] == "tied":
@@ -276,8 +276,8 @@ def test_to_dict_and_from_tables_are_inverse(values):
     chosen = Settings().replaced(**values)
     assert from_tables(chosen.to_dict(), "itself") == chosen
     assert from_tables(json.loads(json.dumps(chosen.to_dict())), "its JSON") == chosen
-    found = chosen.to_dict()
-    assert {name: found[section][name] for section, name in FIELDS} == values
+    tables = chosen.to_dict()
+    assert {name: tables[section][name] for section, name in FIELDS} == values
 
 
 any_value = st.recursive(
@@ -301,11 +301,11 @@ any_value = st.recursive(
     )
 )
 def test_any_tables_are_settings_or_an_input_error(tables):
-    found, message = settings_or_message(tables)
-    if found is None:
+    result, message = settings_or_message(tables)
+    if result is None:
         assert message.startswith("some file: ")
     else:
         for section, table in tables.items():
             for name, value in table.items():
-                kept = getattr(getattr(found, section), name)
+                kept = getattr(getattr(result, section), name)
                 assert kept == (tuple(value) if isinstance(value, list) else value)

@@ -1,4 +1,4 @@
-"""``headgate compare``: where runs differ, and their curves."""
+"""``headgate compare``: the settings, results and curves of runs."""
 
 import argparse
 from pathlib import Path
@@ -10,20 +10,20 @@ from headgate.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="RUN", help="run directories of language models")
     parser.add_argument(
-        "-o", "--out", default="compare.png", metavar="FILE", help="the picture of all curves (compare.png)"
+        "-o", "--out", default="compare.png", metavar="FILE", help="picture of all curves (compare.png)"
     )
-    parser.add_argument("--json", action="store_true", help="the differences as JSON")
+    parser.add_argument("--json", action="store_true", help="print the differences as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """The settings that differ, where each run ended, and all curves in one picture."""
+    """Print the settings that differ and how far each run got; draw all curves in one picture."""
     from headgate.pictures.appearance import check_picture
     from headgate.pictures.curve import draw_comparison
     from headgate.runs.overview import differences, look
     from headgate.runs.run_directory import RunDirectory
 
     if len(options.paths) < 2:
-        raise InputError("give two runs or more to compare: headgate compare RUN RUN")
+        raise InputError("give at least two runs to compare: headgate compare RUN RUN")
     check_picture(Path(options.out))
     opened, logs, problems = [], {}, []
     for path in options.paths:
@@ -42,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         console.print_json({"runs": paths, "differences": differing})
     else:
-        found = [look(run.path) for run in opened]
+        overviews = [look(run.path) for run in opened]
         rows = [(name, *map(str, values)) for name, values in differing.items()]
         for name in ("state", "epoch", "perplexity", "held_out"):
-            values = [getattr(o, name) for o in found]
+            values = [getattr(o, name) for o in overviews]
             rows.append((name, *(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in values)))
         table = [("", *paths), *rows]
         console.print_table(table, "<" * len(table[0]))

@@ -1,4 +1,4 @@
-"""``headgate evaluate``: how well a trained model predicts a text."""
+"""``headgate evaluate``: measure how well a trained model predicts a text."""
 
 import argparse
 import dataclasses
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="a corpus as for train (the run's held-out part)")
     parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="only the first N characters of TEXT; 0: all (0)"
+        "--limit", type=int, default=0, metavar="N", help="use only the first N characters of TEXT; 0: all (0)"
     )
     parser.add_argument(
         "--rows",
         type=int,
         default=0,
         metavar="N",
-        help="read the text in N pieces side by side; 1: in one, exactly; 0: one for every 512 tokens, at most 32 (0)",
+        help="split the text into N pieces read in parallel; 1: exact; 0: one piece per 512 tokens, at most 32 (0)",
     )
     parser.add_argument("--best", action="store_true", help="use the weights with the lowest held-out loss")
     parser.add_argument("--runtime", action="store_true", help="compute without torch")
@@ -41,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=PRECISIONS,
         default="float32",
-        help="without torch, with the weights kept in this (float32)",
+        help="precision of the weights; others than float32 compute without torch (float32)",
     )
     parser.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
-        help="compute with at most N threads; 0: one for each processor (0)",
+        help="compute with at most N threads; 0: one per processor (0)",
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--data-dir", metavar="DIR", help="directory of downloaded corpora (or HEADGATE_DATA)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,17 +66,19 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--limit, --rows and --threads must be at least 0")
     check_largest(options, "limit", "rows", "threads")
     if options.limit and options.text is None:
-        raise InputError("--limit is of TEXT: name one, or omit it")
+        raise InputError("--limit applies to TEXT: name a text, or omit --limit")
     directory = RunDirectory.open(find_run(options.path))
     data_dir = Path(options.data_dir) if options.data_dir else None
     settings, tokenizer = directory.settings.text, directory.tokenizer
     foreign: list[str] = []
     if options.text is None:
         if not settings.validation_fraction:
-            raise InputError(f"{directory.path} held nothing out: say which text to evaluate on")
+            raise InputError(f"{directory.path} has no held-out part: name a text to evaluate on")
         corpus = corpora.load(settings, data_dir=data_dir)
         if corpus.sha256 != directory.facts.get("corpus_sha256"):
-            raise InputError(f"{settings.corpus} has changed since {directory.path} was trained: name a text")
+            raise InputError(
+                f"{settings.corpus} has changed since {directory.path} was trained: name a text to evaluate on"
+            )
         ids, ratio, name = corpus.held_out, corpus.characters_per_token, f"held-out part of {settings.corpus}"
     else:
         settings = dataclasses.replace(settings, corpus=options.text, limit=options.limit)
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             foreign += [piece for piece in pieces if piece in unknown]
 
     lost, rows = 0.0, min(options.rows, max(len(ids) - 1, 1))
-    with machine.enough("take fewer --rows, or a part of the text with --limit"):
+    with machine.enough("use fewer --rows, or evaluate a part of the text with --limit"):
         losses = _losses(directory, options)
         result = evaluate(losses, ids, rows=rows, characters_per_token=ratio)
         if options.weights != "float32":

@@ -1,4 +1,4 @@
-"""``headgate fit``: from a table to a run directory that holds a regressor, a classifier or a forecaster."""
+"""``headgate fit``: train a regressor, classifier or forecaster on a table, and save it in a run directory."""
 
 import argparse
 import contextlib
@@ -42,39 +42,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--target", metavar="COLUMN",
-        help="what to predict: numbers, or classes; rows without it are left out, and are what predict is for",
+        help="column to predict: numbers or classes; rows without a value are left out, for predict to fill in",
     )  # fmt: skip
-    parser.add_argument("--time", metavar="COLUMN", help="what orders the rows: dates or whole numbers")
+    parser.add_argument("--time", metavar="COLUMN", help="column that orders the rows: dates or whole numbers")
     parser.add_argument(
         "--group", metavar="COLUMN",
-        help="rows with the same value here are one sequence (or series); each row must have one",
+        help="column with one value per sequence (or series); each row must have one",
     )  # fmt: skip
     parser.add_argument(
-        "--features", nargs="+", metavar="COLUMN", help="predict from these (all others; a forecast: none)"
+        "--features", nargs="+", metavar="COLUMN", help="columns to predict from (all others; a forecast: none)"
     )
     parser.add_argument("--horizon", type=int, metavar="N", help="forecast the target N steps ahead")
-    parser.add_argument(
-        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
-    )
-    parser.add_argument("-s", "--seed", type=int, default=0, metavar="N", help="seed of everything random (0)")
+    parser.add_argument("-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered if that exists)")
+    parser.add_argument("-s", "--seed", type=int, default=0, metavar="N", help="random seed (0)")
     samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
     for name in COMMON:
         _add_setting(parser, name, samples.get(name), forecasts.get(name))
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
-    more = parser.add_argument_group("more about the table and the test")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors only; the run directory holds the rest"
+    )
+    more = parser.add_argument_group("options of the table and the test")
     more.add_argument(
         "--frequency", metavar="FREQ",
-        help="of a forecast: steps of the dates as pandas spells them: D, MS, h, ...; those that are not in the table "
-        "are missing values",
+        help="for a forecast: interval of the dates as pandas spells it: D, MS, h, ...; dates that the table lacks are "
+        "missing values",
     )  # fmt: skip
     more.add_argument(
         "--task", choices=("auto", "regression", "classification"), default="auto",
-        help="auto: regression where the target holds numbers (auto)",
+        help="auto: regression if the target holds numbers (auto)",
     )  # fmt: skip
     more.add_argument(
         "--test", type=float, metavar="SHARE",
-        help="share of the samples that are not trained on, to say how good the model is; 0: none (0.2)",
+        help="fraction of the samples held out to test the model; 0: none (0.2)",
     )  # fmt: skip
     more.add_argument("--backtest", type=int, metavar="N", help="test a forecast in N folds (0)")
     both = parser.add_argument_group("more settings")
@@ -91,15 +91,15 @@ def _flags(kind: type) -> dict[str, Any]:
 
 
 def _add_setting(group: Any, name: str, of_samples: Any, of_forecasts: Any) -> None:
-    """Add the flag of a parameter that estimators of samples, of forecasts, or both have."""
+    """Add the flag of a parameter of sequence estimators, of forecasters or of both."""
     f, default = of_samples or of_forecasts, ""
     if of_samples and of_forecasts and of_samples.default != of_forecasts.default:
-        default = f"{shown(of_samples.default)}; of a forecast {shown(of_forecasts.default)}"
+        default = f"{shown(of_samples.default)}; for a forecast {shown(of_forecasts.default)}"
     add_setting(group, f, f.type, default=default, several=name == "difference")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fit what the flags ask for and say how good it is."""
+    """Fit the estimator that the flags ask for and print how good it is."""
     with _Signals() as signals, contextlib.redirect_stdout(_Output(sys.stdout)):
         try:
             _run(options, signals)
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, signals: "_Signals") -> None:
-    import torch  # noqa: F401 - first, so that where it is missing the message names it
+    import torch  # noqa: F401 - first, so that the message names torch if it is missing
 
     from headgate.sequences import table, table_file
 
@@ -120,20 +120,20 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
     if not options.data or not options.target:
         raise InputError("give a table and the column to predict: headgate fit DATA --target COLUMN")
     forecast = options.horizon is not None
-    given = _given(options, forecast)
-    found = table_file.read_table(options.data, say=say)
+    parameters = _given(options, forecast)
+    frame = table_file.read_table(options.data, say=say)
     roles = table.assign_roles(
-        found, options.target, time=options.time, group=options.group, features=options.features, forecast=forecast,
+        frame, options.target, time=options.time, group=options.group, features=options.features, forecast=forecast,
         task=options.task, frequency=options.frequency, say=say,
     )  # fmt: skip
-    work = (_fit_series if forecast else _fit_samples)(found, roles, given, options, say)
+    work = (_fit_series if forecast else _fit_samples)(frame, roles, parameters, options, say)
     try:
         out = work.finish(options, signals, say)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise
         raise InputError(
-            f"there is not enough memory for this model ({one_line(error)[:80]}): give a smaller --hidden-size, "
+            f"there is not enough memory for this model ({one_line(error)[:80]}): use a smaller --hidden-size, "
             "--batch-size or table"
         ) from None
     if signals.number:
@@ -145,38 +145,41 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
 
 
 def _given(options: argparse.Namespace, forecast: bool) -> dict[str, Any]:
-    """The parameters that were given as flags; InputError for what does nothing in this task."""
+    """Return the parameters given as flags; raise InputError for a flag that has no effect in this task."""
     samples, forecasts = _flags(ClassifierParameters), _flags(ForecastParameters)
-    given = {name: getattr(options, name) for name in {**samples, **forecasts} if hasattr(options, name)}
+    parameters = {name: getattr(options, name) for name in {**samples, **forecasts} if hasattr(options, name)}
     known = forecasts if forecast else samples
-    if other := next((name for name in given if name not in known), None):
-        what = "does not go with a forecast" if forecast else "is of forecasts: give --horizon, or omit it"
+    if other := next((name for name in parameters if name not in known), None):
+        what = "cannot be used with a forecast: omit it" if forecast else "is for forecasts: give --horizon, or omit it"
         raise InputError(f"--{other.replace('_', '-')} {what}")
     if forecast and options.test is not None:
-        raise InputError("--test does not go with a forecast: --backtest tests one, --calibration holds out its end")
+        raise InputError(
+            "--test cannot be used with a forecast: test it with --backtest, or hold out the end of its series with "
+            "--calibration"
+        )
     if not forecast and options.backtest is not None:
-        raise InputError("--backtest is of forecasts: give --horizon, or omit it")
+        raise InputError("--backtest is for forecasts: give --horizon, or omit it")
     if options.overwrite and options.out is None:
-        raise InputError("--overwrite replaces the run in --out, which was not given: without it a new run is made")
-    if not forecast and not given.get("early_stopping", samples["early_stopping"].default):
+        raise InputError("--overwrite replaces the run in --out: give --out, or omit --overwrite to create a new run")
+    if not forecast and not parameters.get("early_stopping", samples["early_stopping"].default):
         for name in ("validation_fraction", "patience"):
-            if name in given:
+            if name in parameters:
                 raise InputError(f"--{name.replace('_', '-')} does nothing without --early-stopping: give both")
     if forecast and options.horizon < 1:
         raise InputError(f"--horizon must be at least 1, got {options.horizon}")
-    if "difference" in given:
-        lags = given["difference"]
-        given["difference"] = "auto" if lags == ["auto"] else tuple(lag for lag in lags if lag != "none")
-    return {**given, "random_state": options.seed, "verbose": 0 if options.quiet else 1}
+    if "difference" in parameters:
+        lags = parameters["difference"]
+        parameters["difference"] = "auto" if lags == ["auto"] else tuple(lag for lag in lags if lag != "none")
+    return {**parameters, "random_state": options.seed, "verbose": 0 if options.quiet else 1}
 
 
 @dataclasses.dataclass
 class _Work:
-    """What is left to do once everything was checked: train, test, save."""
+    """The work that remains after all checks: train, test, save."""
 
     estimator: Any
     roles: "Roles"
-    numbers: int  # that the estimator stores, beside its weights
+    numbers: int  # that the estimator stores in addition to its weights
     outputs: int
     train: Callable[[], None]
     test: Callable[[], None]
@@ -184,7 +187,7 @@ class _Work:
     pictures: dict[str, Callable[[Path], object]]
 
     def finish(self, options: argparse.Namespace, signals: "_Signals", say: Any) -> Path:
-        """Make the place, train, and save there; the place."""
+        """Create the run directory, train, save the estimator there, and return the directory."""
         from headgate.runs import estimator_directory
         from headgate.settings.estimators import check_parameters
         from headgate.training import fitting
@@ -212,12 +215,12 @@ class _Work:
             parts = (type(self.estimator).__name__, self.estimator.get_params(), facts, arrays)
             try:
                 place.write(*parts, more=more)
-            except OSError as error:  # full since training began, or gone
+            except OSError as error:  # the disk was filled during training, or is gone
                 other = Path(tempfile.mkdtemp(prefix=f"headgate-{out.name}-"))
                 estimator_directory.write(other, *parts, more=more)
                 raise InputError(
-                    f"{out} could not be written ({error.strerror}), and the model was saved in {other}: move it to a "
-                    "place that lasts"
+                    f"{out} could not be written ({error.strerror}), so the model was saved in {other}: move it to "
+                    "a permanent place"
                 ) from None
         for name in self.pictures:
             if name in more:
@@ -225,18 +228,18 @@ class _Work:
         return out
 
     def _size(self) -> int:
-        """The bytes that the run directory may come to."""
+        """Return a generous estimate of the run directory's size in bytes."""
         e = self.estimator
         H, D, F = int(e.hidden_size), 1 + bool(getattr(e, "bidirectional", False)), 1 + len(self.roles.features)
         if getattr(e, "strategy", "") == "direct":
             F, self.outputs = 1 + e.horizon * len(self.roles.features), e.horizon
         weights = sum(3 * D * H * ((D * H if layer else F) + H + 2) for layer in range(int(e.num_layers)))
-        epochs = 300 if e.epochs == "auto" else int(e.epochs)  # of which the log has a line each
+        epochs = 300 if e.epochs == "auto" else int(e.epochs)  # with one line of the log each
         return 4 * (weights + self.outputs * (D * H + 1)) + 8 * self.numbers + 300 * epochs + 500_000
 
 
 def _claimed(stack: contextlib.ExitStack, options: argparse.Namespace, size: int) -> "tuple[Path, Place]":
-    """The run directory, with room for so many bytes, kept until the stack is left."""
+    """Claim the run directory, with room for ``size`` bytes, until the stack is closed."""
     from headgate.runs import estimator_directory
 
     if options.out:
@@ -246,14 +249,14 @@ def _claimed(stack: contextlib.ExitStack, options: argparse.Namespace, size: int
     name = Path(options.data).name.split(".")[0] if options.data != "-" else ""
     name, number = name or "table", 1
     free = default_directory(name)
-    while is_run(free) or in_use(free, ".lock"):  # by another fit of the same table
+    while is_run(free) or in_use(free, ".lock"):  # the latter by another fit of the same table
         number += 1
         free = free.with_name(f"{name}-{number}")
     return free, stack.enter_context(estimator_directory.claim(free, overwrite=False, size=size))
 
 
 def _drawn(name: str, draw: Callable[[Path], object]) -> bytes | None:
-    """A picture as the content of its file; None, after a warning, if it cannot be drawn: the model matters more."""
+    """Return the content of a picture's file; warn and return None if it cannot be drawn: the model matters more."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             draw(Path(folder) / name)
@@ -283,9 +286,9 @@ def _fit_samples(
         f"{roles.task} of {roles.target}"
     )
     if left_out:
-        say(f"{left_out:,} without {roles.target} left out: headgate predict answers them")
+        say(f"{left_out:,} samples without {roles.target} left out: use headgate predict for them")
     if roles.task == "regression" and "class_weight" in given:
-        raise InputError(f"--class-weight is of classes, and {roles.target} is a number: leave it out, or give --task "
+        raise InputError(f"--class-weight is for classes, but {roles.target} is a number: omit it, or give --task "
                          "classification")  # fmt: skip
     if roles.task == "classification":
         y = _classes(y, roles, options.task)
@@ -298,15 +301,15 @@ def _fit_samples(
         if roles.task == "regression":
             if len(test) < 2:
                 error = abs(float(estimator.predict(_take(X, test))[0]) - float(y[test][0]))
-                say(f"test   absolute error {error:.3g} of the only sequence not trained on")
+                say(f"test   absolute error {error:.3g} on the only held-out sequence")
                 return
             value = estimator.score(_take(X, test), y[test])
-            say(f"test   R2 {value:.3f} over {len(test)} sequences not trained on (their mean would have 0)")
+            say(f"test   R2 {value:.3f} on {len(test)} held-out sequences (predicting their mean: 0)")
             return
         value = estimator.score(_take(X, test), y[test])
         labels, counts = np.unique(y[training], return_counts=True)
         naive = float((y[test] == labels[counts.argmax()]).mean())
-        say(f"test   accuracy {value:.3f} over {len(test)} sequences not trained on (always "
+        say(f"test   accuracy {value:.3f} on {len(test)} held-out sequences (always "
             f"{labels[counts.argmax()]}: {naive:.3f})")  # fmt: skip
 
     return _Work(
@@ -318,7 +321,7 @@ def _fit_samples(
 
 
 def _classes(y: "np.ndarray", roles: "Roles", task: str) -> "np.ndarray":
-    """The classes of the samples, of one type; InputError for what cannot be classes."""
+    """Return the classes of the samples, all of one type; raise InputError if they cannot be classes."""
     import numpy as np
 
     kinds = {type(value) for value in y.tolist()}
@@ -327,7 +330,7 @@ def _classes(y: "np.ndarray", roles: "Roles", task: str) -> "np.ndarray":
     if task == "auto" and kinds == {str} and len(y) > 10 and len(np.unique(y)) == len(y):
         raise InputError(
             f"column {roles.target} holds {len(y)} different texts for {len(y)} sequences ({y[0]!r}, {y[1]!r}, ...), "
-            "which are no classes: name another --target, write numbers, or say --task classification"
+            "which cannot be classes: name another --target, write numbers, or give --task classification"
         )
     return y
 
@@ -341,10 +344,10 @@ def _fit_series(
 
     if options.horizon >= len(found):
         raise InputError(f"--horizon {options.horizon} needs more than the {len(found)} rows of {options.data}: give a "
-                         "smaller one, or more rows")  # fmt: skip
+                         "smaller horizon or more rows")  # fmt: skip
     long, ahead = table.series(found, roles)
     if ahead is not None and len(ahead):
-        say(f"{len(ahead):,} rows at the end without {roles.target} left out: headgate predict answers them")
+        say(f"{len(ahead):,} rows at the end without {roles.target} left out: use headgate predict for them")
     forecaster = GRUForecaster(horizon=options.horizon, **given)
 
     def train() -> None:
@@ -356,7 +359,7 @@ def _fit_series(
         mean = folds[["mase", "seasonal_naive", "coverage"]].mean()
         say(
             f"backtest: mean absolute scaled error {mean['mase']:.3f}, seasonal naive {mean['seasonal_naive']:.3f}"
-            + ("" if mean["coverage"] != mean["coverage"] else f"; 80% intervals held {mean['coverage']:.0%}")
+            + ("" if mean["coverage"] != mean["coverage"] else f"; 80% intervals covered {mean['coverage']:.0%}")
         )
     pictures: dict[str, Callable[[Path], object]] = {
         "curve.png": lambda path: draw_losses(forecaster.regressor_.history_, path)
@@ -370,7 +373,10 @@ def _fit_series(
 
 
 class _Signals:
-    """Ctrl-C, SIGTERM and SIGHUP interrupt; with ``keep``, the first one is noted only, so that a fit can be saved."""
+    """A context manager in which Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt.
+
+    With ``keep``, the first signal is only recorded, so that the fit can be saved.
+    """
 
     number = 0
     keep = False
@@ -378,7 +384,7 @@ class _Signals:
     def __enter__(self) -> "_Signals":
         names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         numbers = [getattr(signal, name) for name in names]
-        ignored = [n for n in numbers if signal.getsignal(n) == signal.SIG_IGN]  # nohup, or in the background
+        ignored = [n for n in numbers if signal.getsignal(n) == signal.SIG_IGN]  # by nohup, or in the background
         self._before = {n: signal.signal(n, self._note) for n in numbers if n not in ignored}
         return self
 
@@ -393,7 +399,7 @@ class _Signals:
 
 
 class _Output(io.TextIOBase):
-    """Standard output for a training, which goes on if that is closed, full, or loses its reader."""
+    """Standard output that becomes silent if it is closed, full, or loses its reader, so that training continues."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -423,7 +429,7 @@ class _Output(io.TextIOBase):
 
 
 def _split(y: "np.ndarray", task: str, share: float, seed: int) -> "tuple[np.ndarray, np.ndarray]":
-    """Indices to train on and to test with; where it can be, of every class in both."""
+    """Return the indices to train on and to test with, both with every class if possible."""
     import numpy as np
     from sklearn.model_selection import train_test_split
 
@@ -433,7 +439,7 @@ def _split(y: "np.ndarray", task: str, share: float, seed: int) -> "tuple[np.nda
     if not held_out:
         return np.arange(n), np.arange(0)
     if n - held_out < 1:
-        raise InputError(f"--test {share} leaves nothing of {n} samples to train on: give a smaller share")
+        raise InputError(f"--test {share} leaves none of {n} samples to train on: give a smaller fraction")
     classes = None
     if task == "classification":
         labels, counts = np.unique(y, return_counts=True)

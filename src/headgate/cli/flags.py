@@ -1,4 +1,4 @@
-"""Flags of settings, and the name of the program as it was called."""
+"""Command-line flags for settings, and the program's name as it was called."""
 
 import argparse
 import os
@@ -13,33 +13,33 @@ from headgate.settings.field import LARGEST
 
 
 def command() -> str:
-    """The program as it was called, so that what it prints can be typed again."""
+    """Return the program as it was called, so that printed commands can be typed again."""
     called = sys.argv[0]
     if Path(called).name == "__main__.py":
         return f"{Path(sys.executable).name} -m headgate"
-    found = shutil.which("headgate")
-    if found and os.path.exists(called) and os.path.samefile(found, called):
+    installed = shutil.which("headgate")
+    if installed and os.path.exists(called) and os.path.samefile(installed, called):
         return "headgate"
     return os.path.relpath(called)
 
 
 def check_largest(options: argparse.Namespace, *names: str) -> None:
-    """InputError for a number among the options that is larger than any setting may be."""
+    """Raise InputError if one of the named options is larger than any setting may be."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value > LARGEST:
             raise InputError(f"--{name.replace('_', '-')} must be at most {LARGEST}, got {value}")
 
 
-SHORT = {"epochs": ["-e"], "seed": ["-s"]}  # flags of settings
+SHORT = {"epochs": ["-e"], "seed": ["-s"]}  # short flags of settings
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Any: "VALUE"}
 
 
 def add_setting(group: Any, setting: Field[Any], kind: Any, *, default: str = "", several: bool = False) -> None:
-    """Add a flag for a setting of type ``kind``, with its help, choices and default, which ``default`` may reword.
+    """Add a flag for a setting of type ``kind``, with its help, choices and default.
 
-    The option is absent unless the flag is given, so that the default stays with the setting. ``several``: it takes any
-    number of values.
+    ``default`` rewords the default in the help. The option is absent unless the flag is given, so that defaults have
+    one source, the setting. With ``several`` the flag takes any number of values.
     """
     flag, choices = "--" + setting.name.replace("_", "-"), setting.metadata["choices"] or None
     default = default or shown(setting.default)
@@ -57,7 +57,7 @@ def add_setting(group: Any, setting: Field[Any], kind: Any, *, default: str = ""
 
 
 def shown(default: Any) -> str:
-    """Write a default as help has it.
+    """Format a default for the help.
 
     >>> shown(True), shown(1), shown(None)
     ('yes', '1', 'none')
@@ -68,7 +68,7 @@ def shown(default: Any) -> str:
 
 
 def _number_or_word(text: str) -> int | float | str:
-    """Read a number if it is one: "12" -> 12, "0.5" -> 0.5, "auto" -> "auto"."""
+    """Return the number that a text holds, or else the text: "12" -> 12, "0.5" -> 0.5, "auto" -> "auto"."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -78,7 +78,7 @@ def _number_or_word(text: str) -> int | float | str:
 
 
 def _whole_or_auto(text: str) -> int | str:
-    """Read a whole number, or "auto"."""
+    """Parse a whole number or "auto"."""
     try:
         return text if text == "auto" else int(text)
     except ValueError:

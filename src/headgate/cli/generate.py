@@ -1,4 +1,4 @@
-"""``headgate generate``: let a trained model write. Loads no torch."""
+"""``headgate generate``: write text with a trained model, without loading torch."""
 
 import argparse
 import os
@@ -27,49 +27,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefix",
         action="append",
         metavar="TEXT",
-        help="how the text starts; may be repeated (as the samples of the run)",
+        help="start of the text; may be repeated (that of the run's samples)",
     )
-    parser.add_argument("-n", "--length", type=int, default=300, metavar="N", help="how many tokens to write (300)")
+    parser.add_argument("-n", "--length", type=int, default=300, metavar="N", help="number of tokens to write (300)")
     parser.add_argument(
         "-t",
         "--temperature",
         type=float,
         metavar="X",
-        help=f"below 1: more of what is probable, above 1: less; 0: as --greedy ({TEMPERATURE})",
+        help=f"below 1 favours probable tokens, above 1 improbable ones; 0: as --greedy ({TEMPERATURE})",
     )
     parser.add_argument(
         "-s",
         "--seed",
         type=int,
         metavar="N",
-        help="seed of the drawing; each prefix has draws of its own (a fresh one, which is printed)",
+        help="random seed; prefixes are sampled independently (a new one, which is printed)",
     )
     parser.add_argument("--stream", action="store_true", help="show the text as it is written")
     parser.add_argument("--json", action="store_true", help="print one JSON object per prefix")
     choice = parser.add_argument_group("the next token")
     choice.add_argument("--greedy", action="store_true", help="always take the most probable token")
-    choice.add_argument("--top-k", type=int, metavar="K", help="draw among the K most probable")
-    choice.add_argument("--top-p", type=float, metavar="P", help="draw among the most probable that sum to P")
+    choice.add_argument("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
+    choice.add_argument("--top-p", type=float, metavar="P", help="sample among the most probable tokens that sum to P")
     choice.add_argument(
-        "--min-p", type=float, metavar="P", help="draw among those at least P times as probable as the best"
+        "--min-p", type=float, metavar="P", help="sample among tokens at least P times as probable as the best"
     )
     choice.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1: less of what the text has already"
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        help="above 1: tokens that the text already has become less probable",
     )
     choice.add_argument("--beam", type=int, default=0, metavar="WIDTH", help="search for the most probable text")
     model = parser.add_argument_group("the model")
     model.add_argument(
         "--best",
         action=argparse.BooleanOptionalAction,
-        help="use the weights with the lowest held-out loss (yes, where the run has them)",
+        help="use the weights with the lowest held-out loss (yes, if the run has them)",
     )
-    model.add_argument("--weights", choices=PRECISIONS, default="float32", help="keep the weights in this (float32)")
+    model.add_argument("--weights", choices=PRECISIONS, default="float32", help="precision of the weights (float32)")
     model.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
-        help="compute with at most N threads; 0: one for each processor (0)",
+        help="compute with at most N threads; 0: one per processor (0)",
     )
 
 
@@ -96,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     for number, prefix in enumerate(prefixes):
         own = seed_of(seed, number)
         if number and sys.stdout.isatty():
-            print()  # between texts that may have several lines
+            print()  # separates texts of several lines
         if options.stream:
             print(prefix, end="", flush=True)
             for piece in runtime.stream(prefix, options.length, **vars(sampling), seed=own):
@@ -105,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         answer: dict[str, Any] = {"prefix": prefix}
         if options.beam:
-            with machine.enough("take a smaller --beam"):
+            with machine.enough("use a smaller --beam"):
                 answer["text"], answer["log_probability"] = runtime.beam_search(prefix, options.length, options.beam)[0]
         else:
             answer["text"] = runtime.generate(prefix, options.length, **vars(sampling), seed=own)
@@ -118,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
-    """Say whether tokens are drawn at random. InputError for options that contradict each other or do nothing."""
+    """Return True if tokens are sampled; raise InputError for options that contradict each other or have no effect."""
     sampled = {"seed": options.seed, **{n: v for n, v in filters.items() if n != "repetition_penalty"}}
     if min(options.length, options.beam, options.seed or 0, options.threads) < 0:
         raise InputError("--length, --beam, --seed and --threads must be at least 0")
@@ -126,9 +129,9 @@ def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
     if options.beam and (
         options.temperature or filters or options.stream or options.greedy or options.seed is not None
     ):
-        raise InputError("--beam looks for the most probable text: omit --stream and the sampling options")
+        raise InputError("--beam searches for the most probable text: omit --stream and the sampling options")
     if options.stream and options.json:
-        raise InputError("--stream writes text as it comes, --json an object at the end: choose one of them")
+        raise InputError("--stream prints text as it is written, --json an object at the end: choose one of them")
     if not (options.greedy or options.temperature == 0):
         return not options.beam
     if options.greedy:
@@ -138,28 +141,28 @@ def _check(options: argparse.Namespace, filters: dict[str, Any]) -> bool:
         how = "--greedy" if options.greedy else "--temperature 0"
         verb, them = ("does", "it") if len(idle) == 1 else ("do", "them")
         raise InputError(
-            f"{how} always takes the most probable token: {' and '.join(idle)} {verb} nothing, omit {them}"
+            f"{how} always takes the most probable token: {' and '.join(idle)} {verb} nothing, so omit {them}"
         )
     return False
 
 
 def _prefix(path: Path) -> str:
-    """The text that samples of a run start with; empty where it does not say."""
+    """Return the start of a run's samples, or "" if it does not have one."""
     from headgate.runs.run_directory import RunDirectory
 
     directory = RunDirectory.open(path)
-    given, noted = directory.settings.training.sample_prefixes, directory.facts.get("prefix")
-    return given[0] if given else noted if isinstance(noted, str) else ""
+    chosen, default = directory.settings.training.sample_prefixes, directory.facts.get("prefix")
+    return chosen[0] if chosen else default if isinstance(default, str) else ""
 
 
 def _check_beam(width: int, runtime: Any) -> None:
-    """InputError where the logits and states of so many beams are more than there is memory."""
+    """Raise InputError if the logits and states of ``width`` beams need more memory than there is."""
     from headgate import machine
 
     model = runtime.settings
     least = width * (2 * 8 * runtime.tokenizer.vocabulary_size + 2 * 4 * model.num_layers * model.hidden_size)
     if least > (most := machine.available_memory()):
         raise InputError(
-            f"a beam of {width:,} takes at least {machine.in_gigabytes(least)} of memory, there are "
-            f"{machine.in_gigabytes(most)}: take a smaller --beam"
+            f"a beam of {width:,} needs at least {machine.in_gigabytes(least)} of memory, but there are "
+            f"{machine.in_gigabytes(most)}: use a smaller --beam"
         )

@@ -1,4 +1,4 @@
-"""What the command line shows of itself: the welcome, examples of each command, and how help is laid out."""
+"""The help of the command line: the welcome, examples of each command, layout and colours."""
 
 import argparse
 import re
@@ -8,23 +8,23 @@ from typing import Any
 from headgate import console
 
 WELCOME = """\
-headgate trains gated recurrent units (GRUs) and puts them to use: models that
-write, classify and forecast.
+headgate trains and runs gated recurrent units (GRUs): models that write,
+classify and forecast.
 
 Three commands to try:
-  headgate generate voyage    a small model that comes with headgate writes
-  headgate train              train one like it: about three minutes, two cores
-  headgate info               what can compute on this machine
+  headgate generate voyage    write text with a small bundled model
+  headgate train              train one like it: about 3 minutes on two cores
+  headgate info               show versions and available backends
 
 Help: headgate --help lists all commands; headgate train --help shows examples
-and the options of one.
+and options of one.
 """
 
 ABOUT = """\
-Train gated recurrent units (GRUs), and write, classify and forecast with them.
-'headgate COMMAND --help' shows examples and the options of a command."""
+Train gated recurrent units (GRUs) to write, classify and forecast.
+'headgate COMMAND --help' shows examples and options of a command."""
 
-EXAMPLES = {  # that the help of each command begins with: what is typed after "headgate"
+EXAMPLES = {  # at the start of each command's help; what follows "headgate"
     "train": ("train", "train poem.txt --epochs 10 -o runs/poem", "train --resume -o runs/poem"),
     "prepare": ("prepare texts/ -o corpora/texts", "train corpora/texts"),
     "generate": ("generate voyage", 'generate runs/poem -p "The boat" -n 200 -t 0.7', "generate --greedy"),
@@ -42,7 +42,7 @@ WIDEST = 100  # columns, however wide the terminal is
 
 
 class Layout(argparse.RawDescriptionHelpFormatter):
-    """Flags as ``-o, --out DIR`` and ``--[no-]best``; as wide as the terminal (COLUMNS), within limits."""
+    """A formatter that writes ``-o, --out DIR`` and ``--[no-]best``, as wide as the terminal, up to WIDEST columns."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, WIDEST) - 1)
@@ -60,13 +60,13 @@ class Layout(argparse.RawDescriptionHelpFormatter):
 
 
 def described(name: str, text: str) -> str:
-    """What the help of a command begins with: a sentence and examples."""
+    """Return the start of a command's help: a sentence and examples."""
     examples = "".join(f"  headgate {example}\n" for example in EXAMPLES[name])
     return f"{text[0].upper()}{text[1:]}.\n\nExamples:\n{examples}"
 
 
 def highlighted(text: str) -> str:
-    """A help page, or the welcome, with its headings, flags and commands in colours.
+    """Return a help page or the welcome with coloured headings, flags and commands.
 
     >>> highlighted("options:\\n  -o, --out DIR  where")
     '\\x1b[1moptions:\\x1b[0m\\n  \\x1b[36m-o, --out DIR\\x1b[0m  where'

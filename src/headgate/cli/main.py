@@ -1,4 +1,4 @@
-"""The parser of the command line, and the exit code of an error. Each command is another file of this room."""
+"""The argument parser and the exit codes of the command line. Each command is a file of this package."""
 
 import argparse
 import errno
@@ -17,7 +17,7 @@ from headgate.errors import EXTRAS, InputError, not_installed, similar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. The exit code: 0, or 2 for what the user can mend, 130 and 143 when interrupted."""
+    """Run one command; return 0, 2 for an error that the user can fix, or 128 + N if signal N ended it."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: console.tell(f"headgate: warning: {message}")
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # a closed pipe shows here, not at exit
             return code
         except BrokenPipeError:
-            console.discard(sys.stdout)  # nobody reads on
+            console.discard(sys.stdout)  # the reader is gone
             return 128 + signal.SIGPIPE
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
@@ -42,45 +42,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 sys.stdout.flush()
             except OSError:
-                console.discard(sys.stdout)  # it cannot be written: at exit, trying again would be another error
+                console.discard(sys.stdout)  # otherwise Python flushes it again at exit, which is another error
             return 2
 
 
 def _wait_briefly() -> None:
-    """Have OpenMP's threads, with which torch computes, sleep after a tenth of a millisecond without work.
+    """Make the OpenMP threads with which torch computes sleep after 0.1 ms without work.
 
-    On their own they keep their processors busy for several, and on a machine with other work are then not given one
-    when there is work again: a step of training takes five times as long.
+    By default they spin for several milliseconds. On a machine with other work they are then not scheduled when they
+    have work again, and a training step takes five times as long.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is loaded
 
 
 def _check_directory() -> None:
-    """InputError in a directory that was removed: torch, loaded there, would end the process."""
+    """Raise InputError if the current directory was removed, because importing torch would then abort the process."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise InputError("the current directory does not exist any more: change to another") from None
+        raise InputError("the current directory no longer exists: change to another") from None
 
 
 def _sentence(error: Exception) -> str | None:
-    """What the user can do about an error; None where nothing is known, and the traceback should show."""
+    """Return a message that says what to do about an error; None if the traceback should be shown instead."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "there is not enough memory: close other programs, or give less text or a smaller model"
+        return "there is not enough memory: close other programs, or use less text or a smaller model"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return not_installed("this command", error.name)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{error.strerror}: make room and try again; a run that was under way goes on with --resume"
+        return f"{error.strerror}: free some space and try again; an unfinished run continues with --resume"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: check the path and its permissions"
     return None
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence, and whose help is laid out and coloured by headgate.cli.help."""
+    """A parser whose errors are one sentence, and whose help headgate.cli.help lays out and colours."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, formatter_class=pages.Layout, add_help=False, allow_abbrev=False)
@@ -91,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
         stream.write(pages.highlighted(text) if console.coloured(stream) else text)
 
     def error(self, message: str) -> NoReturn:
-        console.tell_error(f"{message}: '{self.prog} --help' says what can be given")
+        console.tell_error(f"{message}: see '{self.prog} --help'")
         self.exit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -106,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command. An unknown flag is an InputError that names the nearest, whatever else is wrong."""
+    """Parse the options of a command; check flags first, so that an unknown one is always named with its nearest."""
     name = next((a for a in arguments if not a.startswith("-")), "")
     parser, commands = _parser(name)
     if not arguments:
@@ -121,34 +121,34 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
                 raise InputError(f"unknown argument {flag}: {_suggestion(flag, flags, command.prog)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise InputError(f"unknown argument {unknown[0]}: '{options.program} --help' says what can be given")
+        raise InputError(f"unknown argument {unknown[0]}: see '{options.program} --help'")
     return options
 
 
 def _suggestion(word: str, known: Iterable[str], program: str) -> str:
     close = similar(word, known)
-    return f"did you mean {' or '.join(close)}?" if close else f"'{program} --help' lists what there is"
+    return f"did you mean {' or '.join(close)}?" if close else f"see '{program} --help'"
 
 
-COMMANDS = (  # name, file, what it takes, what it does
+COMMANDS = (  # name, file, arguments, help
     ("train", "train", "[CORPUS]", "train a language model on a text"),
-    ("generate", "generate", "[RUN]", "let a trained model write"),
-    ("evaluate", "evaluate", "[RUN [TEXT]]", "say how well a model predicts a text"),
-    ("fit", "fit", "DATA --target COLUMN", "learn from a table to predict or to forecast"),
-    ("predict", "predict", "RUN [DATA]", "predict with what fit has learned"),
-    ("runs", "runs", "[DIR]", "list runs: their state, perplexity, age and size"),
-    ("compare", "compare", "RUN RUN ...", "show where runs differ, and their curves"),
-    ("prepare", "prepare", "CORPUS --out DIR", "tokenize texts of any size to train on"),
+    ("generate", "generate", "[RUN]", "write text with a trained model"),
+    ("evaluate", "evaluate", "[RUN [TEXT]]", "measure how well a model predicts a text"),
+    ("fit", "fit", "DATA --target COLUMN", "train a model on a table, to predict or to forecast"),
+    ("predict", "predict", "RUN [DATA]", "predict with a model that fit has trained"),
+    ("runs", "runs", "[DIR]", "list runs with their state, perplexity, age and size"),
+    ("compare", "compare", "RUN RUN ...", "compare the settings, results and curves of runs"),
+    ("prepare", "prepare", "CORPUS --out DIR", "tokenize texts of any size for training"),
     ("recipes", "show", "", "list the experiments that come with headgate"),
-    ("corpora", "show", "", "list the texts that have a name, and where they are"),
-    ("info", "show", "", "show versions, and what can compute here"),
+    ("corpora", "show", "", "list the texts that have a name, with their paths"),
+    ("info", "show", "", "show versions and available backends"),
 )
 
 
 def _parser(chosen: str | None = None) -> "tuple[_Parser, dict[str, _Parser]]":
-    """Build the parser, and those of the commands by name.
+    """Return the parser, and the commands' own parsers by name.
 
-    Only the file of the chosen command is loaded, and the others are only listed; all are loaded if none is chosen.
+    If a command is chosen, only its file is imported, and the other commands are just listed.
     """
     parser = _Parser(prog="headgate", description=pages.ABOUT, usage="headgate COMMAND [options]")
     commands = parser.add_subparsers(title="commands", prog="headgate", metavar="COMMAND", required=True)

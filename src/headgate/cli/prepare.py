@@ -1,4 +1,4 @@
-"""``headgate prepare``: texts larger than memory, tokenized once into a directory that ``headgate train`` reads."""
+"""``headgate prepare``: tokenize texts larger than memory into a directory that ``headgate train`` reads."""
 
 import argparse
 import dataclasses
@@ -23,17 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="CORPUS",
         help="file, directory, archive, compressed file, '-' (standard input), or a name that 'headgate corpora' "
-        "lists; several become one",
+        "lists; several are joined",
     )
-    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the directory to make, or to go on with")
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="directory to create or to continue")
     parser.add_argument(
         "--processes", type=int, default=0, metavar="N", help="processes that tokenize; 0: one per processor (0)"
     )
     parser.add_argument(
-        "-s", "--seed", type=int, metavar="N", help="of the sample that bpe learns from, if one is needed (0)"
+        "-s",
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the sample that subwords are learned from, if one is needed (0)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    parser.add_argument("--data-dir", metavar="DIR", help="directory of downloaded corpora (or HEADGATE_DATA)")
     for f in dataclasses.fields(TextSettings):
         if f.name in SETTINGS:
             add_setting(parser, f, typing.get_type_hints(TextSettings)[f.name])
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         progress.close()
-        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        print("interrupted: run the same command again to continue", file=sys.stderr)
         raise
     finally:
         progress.close()
@@ -75,14 +79,14 @@ def run(options: argparse.Namespace) -> int:
         documents = f" in {corpus.documents:,} documents" if corpus.tokenizer.document_id is not None else ""
         print(
             f"{corpus.path}: {corpus.characters:,} characters{documents}, {len(corpus.ids):,} tokens, vocabulary "
-            f"{corpus.tokenizer.vocabulary_size:,}" + (" (prepared before, left as it is)" if before else "")
+            f"{corpus.tokenizer.vocabulary_size:,}" + (" (already prepared, unchanged)" if before else "")
         )
         print(f"train on it:\n  {command()} train {options.out}")
     return 0
 
 
 class _Progress:
-    """How many characters were read: a bar on a terminal, elsewhere a line at the end of each stage."""
+    """The number of characters read: a progress bar on a terminal, and a line at the end of each stage."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -105,6 +109,6 @@ class _Progress:
         if not self._quiet:
             seconds = max(time.monotonic() - self._began, 1e-9)
             print(
-                f"{self._stage}: {self._read:,} characters, {self._read / seconds / 1e6:.1f} million a second",
+                f"{self._stage}: {self._read:,} characters, {self._read / seconds / 1e6:.1f} million per second",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""``headgate recipes``, ``corpora`` and ``info``: what there is, and what can compute here."""
+"""``headgate recipes``, ``corpora`` and ``info``: what comes with headgate, and which backends run here."""
 
 import argparse
 import dataclasses
@@ -16,8 +16,8 @@ from headgate.console import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--data-dir", metavar="DIR", help="directory of downloaded corpora (or HEADGATE_DATA)")
 
 
 def recipes(options: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def corpora(options: argparse.Namespace) -> int:
         return 0
     for named, path in places.items():
         _entry(named.name, named.description, 14)
-        print(f"{'':<14} {path or 'not on this machine yet: downloaded when it is first used'}")
+        print(f"{'':<14} {path or 'not on this machine yet: downloaded on first use'}")
     return 0
 
 
@@ -80,7 +80,7 @@ def info(options: argparse.Namespace) -> int:
         return 0
     for key, value in facts.items():
         if isinstance(value, dict):
-            print("backends, which compute the GRU:")
+            print("backends, the implementations of the GRU:")
             for name, state in value.items():
                 print(f"  {name:<10} {state}")
         else:
@@ -89,7 +89,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def _entry(name: str, text: str, width: int) -> None:
-    """Print a name and a text beside it, which goes on below itself where the terminal is narrow."""
+    """Print a name and, in a column of its own, a text wrapped to the width of the terminal."""
     columns = min(shutil.get_terminal_size().columns, 100)
     lines = textwrap.wrap(text, max(columns - width - 1, 20))
     shown = console.painted(name, "bold") if console.coloured(sys.stdout) else name

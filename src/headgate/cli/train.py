@@ -1,4 +1,4 @@
-"""``headgate train``: from a text, or a recipe, to a run directory; also continues one."""
+"""``headgate train``: train a language model on a text, or continue a run."""
 
 import argparse
 import dataclasses
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file, directory, archive, compressed file, '-' (standard input), or a name that 'headgate corpora' lists "
         "(voyage)",
     )
+    parser.add_argument("-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered if that exists)")
     parser.add_argument(
-        "-o", "--out", metavar="DIR", help="the run directory (runs/NAME, numbered where that is taken)"
+        "--resume", action="store_true", help="continue the run in --out (or the newest run of that name)"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest of that name)")
     settings = {f.name: (f, kind) for kind in SECTIONS.values() for f in dataclasses.fields(kind)}
     for name in COMMON:
         f, kind = settings[name]
@@ -46,8 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", metavar="NAME", help="start from the settings of a recipe: 'headgate recipes', or a .toml file"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only; the run directory has the rest")
-    parser.add_argument("--data-dir", metavar="DIR", help="where downloaded corpora already are (or HEADGATE_DATA)")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors only; the run directory holds the rest"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="directory of downloaded corpora (or HEADGATE_DATA)")
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(f"settings of the {section}")
         for f in dataclasses.fields(kind):
@@ -56,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start or continue a run, train it, draw its curve, and say what came of it."""
-    import torch  # noqa: F401 - first, so that where it is missing the message names it
+    """Start or continue a run, train, draw its curve and print the result."""
+    import torch  # noqa: F401 - first, so that the message names torch if it is missing
 
     from headgate.training.signals import Signals
     from headgate.training.start import opened
 
     if options.overwrite and (options.resume or not options.out):
-        raise InputError("--overwrite replaces the run in --out: name that, and omit --resume")
+        raise InputError("--overwrite replaces the run in --out: give --out, and omit --resume")
     given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
              if hasattr(options, f.name)}  # fmt: skip
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
                 console.tell(f"interrupted at step {result.progress.step}, saved; continue with:\n  {resume}")
             return 128 + (signals.number or signal.SIGINT)
         if first:
-            report.line(f"let it write:\n  {command()} generate {shlex.quote(str(path))}")
+            report.line(f"write with it:\n  {command()} generate {shlex.quote(str(path))}")
             if result.ending == "paused":
                 report.line(f"continue with:\n  {resume}")
         return 0

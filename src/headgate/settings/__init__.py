@@ -1,1 +1,1 @@
-"""Every setting once: its default, its meaning and its bounds."""
+"""All settings, each defined once with its default, help text and bounds."""

@@ -1,4 +1,4 @@
-"""Names and values of settings in earlier versions, which run directories and prepared corpora still hold."""
+"""Former names and values of settings, found in run directories and prepared corpora of earlier versions."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The parameters of the estimators: defaults, meanings and bounds; flags of the command line come from them."""
+"""The parameters of the estimators, with defaults, help texts and bounds; they define the flags of ``headgate fit``."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,81 +12,91 @@ from headgate.settings.field import BACKENDS, invalid_values, setting
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class SequenceParameters:
-    """The parameters of GRURegressor and GRUClassifier."""
+    """The parameters that GRURegressor and GRUClassifier have in common."""
 
-    hidden_size: int = setting(64, "units of each layer", low=1)
+    hidden_size: int = setting(64, "units per layer", low=1)
     num_layers: int = setting(1, "GRU layers", low=1)
     bidirectional: bool = setting(False, "read sequences from both ends")
-    pool: str = setting("last", "summary of a sequence, of all its states", choices=("last", "mean", "max"))
-    dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
-    reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
+    pool: str = setting("last", "how the states of a sequence are combined", choices=("last", "mean", "max"))
+    dropout: float = setting(0.0, "dropout probability between layers and before the linear layer", low=0.0, below=1.0)
+    reset: str = setting(
+        "after", "reset gate after (as in torch.nn.GRU) or before the matrix product", choices=("after", "before")
+    )
     epochs: int = setting(
         "auto",
-        "passes over the samples; auto: 100, and more where these would be few updates for long sequences",
+        "passes over the samples; auto: 100, or more if long sequences would get few updates",
         low=1,
     )
-    batch_size: int = setting(32, "samples of a step, of much the same length", low=1)
-    learning_rate: float = setting(0.005, "of AdamW", above=0.0)
+    batch_size: int = setting(32, "samples per step, of similar length", low=1)
+    learning_rate: float = setting(0.005, "learning rate of AdamW", above=0.0)
     schedule: str = setting(
-        "cosine", "cosine: the learning rate falls to a hundredth over the epochs", choices=("cosine", "constant")
+        "cosine", "cosine: the learning rate decays to a hundredth over the epochs", choices=("cosine", "constant")
     )
-    weight_decay: float = setting(0.0, "of AdamW", low=0.0)
-    clip: float = setting(1.0, "largest gradient norm; 0: not clipped", low=0.0)
-    standardize: bool = setting(True, "take the mean away from features and targets, divide by the deviation")
-    early_stopping: bool = setting(False, "hold samples out, stop when they get no better, keep the best weights")
-    validation_fraction: float = setting(0.1, "share of the samples that early stopping holds out", low=0.0, below=1.0)
-    patience: int = setting(10, "epochs without a lower held-out loss before early stopping stops", low=1)
-    warm_start: bool = setting(False, "fit goes on from the fit before")
-    random_state: Any = setting(None, "seed of everything random")
-    verbose: int = setting(0, "1: print every tenth epoch, 2: every one", low=0)
-    device: str = setting("cpu", "where to compute: cpu, cuda, ...")
-    backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", low=0.0)
+    clip: float = setting(1.0, "maximum gradient norm; 0: no clipping", low=0.0)
+    standardize: bool = setting(True, "scale features and targets to mean 0 and deviation 1")
+    early_stopping: bool = setting(
+        False, "hold out samples, stop when their loss stops improving, keep the best weights"
+    )
+    validation_fraction: float = setting(
+        0.1, "fraction of the samples that early stopping holds out", low=0.0, below=1.0
+    )
+    patience: int = setting(10, "epochs without a lower held-out loss before early stopping", low=1)
+    warm_start: bool = setting(False, "continue from the previous fit")
+    random_state: Any = setting(None, "random seed")
+    verbose: int = setting(0, "1: print every tenth epoch, 2: every epoch", low=0)
+    device: str = setting("cpu", "device to compute on: cpu, cuda, ...")
+    backend: str = setting("auto", "implementation of the GRU", choices=BACKENDS)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class ClassifierParameters(SequenceParameters):
-    """Those of GRUClassifier."""
+    """The parameters of GRUClassifier: the common ones and its own."""
 
-    class_weight: Any = setting(None, "balanced: all classes count the same")
+    class_weight: Any = setting(None, "balanced: weight all classes equally")
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class ForecastParameters:
     """The parameters of GRUForecaster."""
 
-    horizon: int = setting(12, "steps of a forecast", low=1)
+    horizon: int = setting(12, "number of steps to forecast", low=1)
     window: Any = setting(
-        "auto", "steps that a forecast looks back; auto: two seasons, at least 24, fewer for short series", low=1
+        "auto",
+        "number of past steps that a forecast uses; auto: two seasons, at least 24, fewer for short series",
+        low=1,
     )
-    season_length: Any = setting("auto", "steps of a season; auto: what the dates suggest", low=1)
+    season_length: Any = setting("auto", "steps per season; auto: inferred from the dates", low=1)
     strategy: str = setting(
-        "recursive", "recursive: a step at a time; direct: all at once", choices=("recursive", "direct")
+        "recursive", "recursive: one step at a time; direct: all steps at once", choices=("recursive", "direct")
     )
     difference: Any = setting(
-        "auto", "model differences over these lags; none: the values; auto: 1 if that varies less"
+        "auto", "lags to difference the series by; none: no differencing; auto: 1 if the differences vary less"
     )
-    fill: Any = setting(None, "missing values become: linear, forward (their neighbours), or a number")
+    fill: Any = setting(None, "replace missing values: linear, forward (from their neighbours), or a number")
     calibration: Any = setting(
         "auto",
-        "share of each series, at its end, for intervals instead of training; auto: a fifth, more of short series; "
+        "fraction of each series, at its end, for intervals instead of training; auto: a fifth, more for short series; "
         "0: no intervals",
     )
-    hidden_size: int = setting(32, "units of each layer", low=1)
+    hidden_size: int = setting(32, "units per layer", low=1)
     num_layers: int = setting(1, "GRU layers", low=1)
-    dropout: float = setting(0.0, "probability, between layers and before the linear layer", low=0.0, below=1.0)
-    reset: str = setting("after", "the variant of the GRU", choices=("after", "before"))
+    dropout: float = setting(0.0, "dropout probability between layers and before the linear layer", low=0.0, below=1.0)
+    reset: str = setting(
+        "after", "reset gate after (as in torch.nn.GRU) or before the matrix product", choices=("after", "before")
+    )
     epochs: int = setting(60, "passes over the windows", low=1)
-    batch_size: int = setting(32, "windows of a step", low=1)
-    learning_rate: float = setting(0.005, "of AdamW", above=0.0)
-    weight_decay: float = setting(0.0, "of AdamW", low=0.0)
-    random_state: Any = setting(None, "seed of everything random")
+    batch_size: int = setting(32, "windows per step", low=1)
+    learning_rate: float = setting(0.005, "learning rate of AdamW", above=0.0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", low=0.0)
+    random_state: Any = setting(None, "random seed")
     verbose: int = setting(0, "1: print every tenth epoch and a summary, 2: every epoch", low=0)
-    device: str = setting("cpu", "where to compute: cpu, cuda, ...")
-    backend: str = setting("auto", "which implementation computes the GRU", choices=BACKENDS)
+    device: str = setting("cpu", "device to compute on: cpu, cuda, ...")
+    backend: str = setting("auto", "implementation of the GRU", choices=BACKENDS)
 
 
 def check_parameters(parameters: Any) -> None:
-    """InputError that says everything that is wrong with an estimator's parameters; NumPy's numbers are numbers too."""
+    """Raise one InputError for all invalid parameters of an estimator; NumPy numbers are accepted."""
     fields = [f for f in dataclasses.fields(parameters) if f.type is not Any]
     values = {f.name: getattr(parameters, f.name) for f in fields}
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
@@ -100,7 +110,7 @@ def check_parameters(parameters: Any) -> None:
 
 
 def steps_or_auto(name: str, value: Any, auto: int) -> int:
-    """A number of steps, where "auto" means that of ``auto``; InputError for what is neither."""
+    """Return a number of steps, which is ``auto`` for "auto"; raise InputError for any other value."""
     if isinstance(value, str) and value == "auto":
         return auto
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -109,7 +119,7 @@ def steps_or_auto(name: str, value: Any, auto: int) -> int:
 
 
 def share_or_auto(name: str, value: Any) -> float | None:
-    """A share, None for "auto"; InputError for what is neither."""
+    """Return a fraction in [0, 1), or None for "auto"; raise InputError for any other value."""
     if isinstance(value, str) and value == "auto":
         return None
     number = value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""One setting: a field with its default, its meaning and its bounds; and what is wrong with the values of some."""
+"""A setting: a dataclass field with its default, help text and bounds, and the check of its value."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ def setting(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field with its help text and what values it takes: one of ``choices``, or those within bounds."""
+    """Return a dataclass field with a help text and its allowed values: one of ``choices``, or those within bounds."""
     bounds = {"choices": choices, "low": low, "above": above, "below": below}
     return field(default=default, metadata={"help": meaning, **bounds})
 
 
 def invalid_values(section: Any, values: Mapping[str, Any] | None = None) -> list[str]:
-    """What is wrong with the fields of a section, or with ``values`` in their place."""
+    """Return a message for each invalid field of a section, or for each invalid one of ``values`` in their place."""
     wrong = []
     hints = typing.get_type_hints(type(section))
     for f in dataclasses.fields(section):
@@ -52,5 +52,5 @@ def invalid_values(section: Any, values: Mapping[str, Any] | None = None) -> lis
     return wrong
 
 
-LARGEST = 2**31 - 1  # of a whole number
+LARGEST = 2**31 - 1  # whole number
 NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

@@ -1,4 +1,4 @@
-"""The weights of a language model: names and shapes, by its settings.
+"""Names and shapes of the weights of a language model with given settings.
 
 Letters: V vocabulary, H hidden size, E embedding.
 """
@@ -12,11 +12,11 @@ from headgate.settings.run import ModelSettings
 
 
 def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V: int) -> None:
-    """Raise InputError unless the weights are those of such a model."""
+    """Raise InputError unless the weights are those of a model with these settings."""
     H, E = settings.hidden_size, settings.embedding
-    if settings.num_layers > len(weights):  # before that many names are made
+    if settings.num_layers > len(weights):  # a damaged number would make any number of names below
         raise InputError(
-            f"the weights are not of {settings.num_layers} layers, as config.json says: restore both from one run"
+            f"the weights do not have the {settings.num_layers} layers that config.json says: restore both from one run"
         )
     expected: dict[str, tuple[int, ...]] = {"head.weight": (V, H), "head.bias": (V,)}
     if settings.head == "tied":
@@ -35,37 +35,37 @@ def check_weights(weights: Mapping[str, np.ndarray], settings: ModelSettings, V:
     for name, shape in expected.items():
         if weights[name].shape != shape:
             raise InputError(
-                f"{name} has the shape {weights[name].shape}, a vocabulary of {V} and config.json need {shape}: "
+                f"{name} has shape {weights[name].shape}, but config.json and a vocabulary of {V} need {shape}: "
                 "restore weights, config.json and tokenizer.json from one run"
             )
         if weights[name].dtype.kind != "f":
             raise InputError(f"{name} holds {weights[name].dtype}, not floating-point numbers: restore the weights")
 
 
-DIVISOR = 4  # of an adaptive head: each projection has a quarter of the rows of the one before
+DIVISOR = 4  # of an adaptive head: each projection has a quarter of the rows of the previous one
 SMALLEST = 1000  # vocabulary; below it, a linear head is as fast
 
 
 def cutoffs(V: int) -> tuple[int, ...]:
-    """The first id of each cluster; ids come most frequent first. InputError for a vocabulary that is too small.
+    """Return the first id of each cluster of an adaptive head; raise InputError if the vocabulary is too small.
 
     >>> cutoffs(30_000)
     (1875, 7500)
     """
     if V < SMALLEST:
         raise InputError(
-            f"head = adaptive needs a vocabulary of at least {SMALLEST:,}, got {V:,}: take head = linear or tied, or a "
+            f"head = adaptive needs a vocabulary of at least {SMALLEST:,}, got {V:,}: use head = linear or tied, or a "
             "text or tokenizer with more tokens"
         )
     return V // 16, V // 4
 
 
 def adaptive_shapes(V: int, H: int) -> dict[str, tuple[int, ...]]:
-    """The matrices of an adaptive head by their names in ``LanguageModel.state_dict()``."""
+    """Return the shapes of an adaptive head's matrices, by their names in ``LanguageModel.state_dict()``."""
     starts = cutoffs(V)
-    found: dict[str, tuple[int, ...]] = {"head.head.weight": (starts[0] + len(starts), H)}
+    shapes: dict[str, tuple[int, ...]] = {"head.head.weight": (starts[0] + len(starts), H)}
     for cluster, (start, end) in enumerate(zip(starts, (*starts[1:], V), strict=True)):
         size = H // DIVISOR ** (cluster + 1)
-        found[f"head.tail.{cluster}.0.weight"] = size, H
-        found[f"head.tail.{cluster}.1.weight"] = end - start, size
-    return found
+        shapes[f"head.tail.{cluster}.0.weight"] = size, H
+        shapes[f"head.tail.{cluster}.1.weight"] = end - start, size
+    return shapes
