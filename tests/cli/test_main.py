@@ -227,7 +227,7 @@ def test_closed_pipe(trained: Path) -> None:
 def test_empty_corpus(fails, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     message = fails("train", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "run"))
-    assert "is empty: a text of at least two characters is needed" in message
+    assert "is empty: give a text of at least two characters" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -366,7 +366,7 @@ def test_resume_what_cannot_be_resumed(fails, trained: Path, tmp_path: Path) -> 
     assert "was started with hidden_size = 12, which cannot change when it continues" in message
     (tmp_path / "other.txt").write_text(TEXT.upper())
     message = fails("train", str(tmp_path / "other.txt"), "--out", str(trained), "--resume")
-    assert "is not the text, or gives not the vocabulary, that" in message
+    assert f"is not the text that {trained} was trained on, or gives another vocabulary" in message
     assert RunDirectory.open(trained).settings.text.corpus.endswith("text.txt"), "the refused text is not noted"
 
 

@@ -340,7 +340,7 @@ def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
     assert main(["prepare", str(text / "a.txt"), "--out", str(made), "--processes", "1", "--quiet"]) == 0
     before = contents(tmp_path / "run")
     assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 2
-    assert "is not the text, or gives not the vocabulary, that" in capsys.readouterr().err
+    assert ", or gives another vocabulary: continue with" in capsys.readouterr().err
     assert contents(tmp_path / "run") == before
 
 
