@@ -245,7 +245,7 @@ def test_vocabulary_too_small_for_an_adaptive_head(fails, tmp_path: Path) -> Non
 
 
 def test_missing_path(fails, tmp_path: Path) -> None:
-    assert "there is no file and no corpus" in fails("train", str(tmp_path / "nowhere.txt"))
+    assert "there is no file or corpus" in fails("train", str(tmp_path / "nowhere.txt"))
     assert "did you mean verses?" in fails("train", "verse")
 
 

@@ -124,7 +124,7 @@ def test_only_texts_are_read_and_the_others_are_counted(tmp_path, pack):
     (tmp_path / "a").write_bytes(pack(files))
     message = (
         r"^.*/a: 5 texts read, 4 files left out \(cover\.jpg, x/README, b\.zip, \.\.\.\): "
-        r"files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$"
+        r"only files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$"
     )
     with pytest.warns(UserWarning, match=message) as told:
         assert sorted(text_of(tmp_path / "a").split()) == ["1", "2", "3", "4", "5"]
@@ -207,7 +207,8 @@ def test_an_archive_without_texts(tmp_path, pack):
     (tmp_path / "a.zip").write_bytes(pack({"cover.jpg": b"\xff"}))
     with pytest.raises(
         InputError,
-        match=r"^the archive .*/a\.zip holds no text: files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$",
+        match=r"^the archive .*/a\.zip holds no text: "
+        r"only files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$",
     ):
         text_of(tmp_path / "a.zip")
 

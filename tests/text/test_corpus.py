@@ -26,7 +26,9 @@ def test_an_empty_corpus(tmp_path):
     ):
         load(TextSettings(corpus=f"{tmp_path}/a.txt"))
     (tmp_path / "a.zip").write_bytes(zipped({}))
-    with pytest.raises(InputError, match=r"^the archive .*a\.zip holds no text: files ending in \.txt, .* are read$"):
+    with pytest.raises(
+        InputError, match=r"^the archive .*a\.zip holds no text: only files ending in \.txt, .* are read$"
+    ):
         load(TextSettings(corpus=f"{tmp_path}/a.zip"))
 
 

@@ -166,7 +166,7 @@ def test_what_is_there_already(text, tmp_path):
     (tmp_path / "begun" / "preparing.json").write_text("{}")
     (tmp_path / "begun" / "tokenizer.json").write_text("{}")
     with pytest.raises(
-        InputError, match="holds an unfinished preparation of another corpus or with other settings: finish that"
+        InputError, match="holds an unfinished preparation of another corpus or with other settings: finish"
     ):
         prepare([str(text)], TextSettings(), tmp_path / "begun")
     with locked(out), pytest.raises(InputError, match=f"{out} is in use by process {os.getpid()}"):
@@ -175,7 +175,7 @@ def test_what_is_there_already(text, tmp_path):
 
 def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
     """A source that is not there: nothing is made. An encoding that is wrong: the right one may be given next."""
-    with pytest.raises(InputError, match=r"^there is no file and no corpus none\.txt"):
+    with pytest.raises(InputError, match=r"^there is no file or corpus none\.txt"):
         prepare([str(text), "none.txt"], TextSettings(), tmp_path / "made")
     assert not (tmp_path / "made").exists()
     with pytest.raises(InputError, match=r"a\.txt is not ascii: byte 0xe6 at offset 57"):

@@ -100,8 +100,8 @@ class LeftOut:
             names = ", ".join(self.examples) + (", ..." if self.others > len(self.examples) else "")
             texts, files = (f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((self.read, "text"), (self.others, "file")))
             warnings.warn(
-                f"{self.where}: {texts} read, {files} left out ({names}): files ending in {', '.join(self.suffixes)} "
-                "are read",
+                f"{self.where}: {texts} read, {files} left out ({names}): only files ending in "
+                f"{', '.join(self.suffixes)} are read",
                 stacklevel=2,
             )
 

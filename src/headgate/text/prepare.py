@@ -53,10 +53,11 @@ def prepare(
     data_dir: Path | None = None,
     tell: Told = lambda stage, characters: None,
 ) -> PreparedCorpus:
-    """Tokenize ``sources`` as ``settings`` say, except for corpus and validation_fraction, into ``folder``, and open the result.
+    """Tokenize ``sources`` as ``settings`` say into ``folder``, and open the result.
 
-    The ids are the same as those that ``corpus.load`` makes. A preparation that was interrupted is continued. If the
-    text is longer than SAMPLE, subwords are learned from a random sample of it, drawn with ``seed``.
+    Ignores the settings corpus and validation_fraction. The ids are the same as those that ``corpus.load`` makes. A
+    preparation that was interrupted is continued. If the text is longer than SAMPLE, subwords are learned from a random
+    sample of it, drawn with ``seed``.
     Raises InputError for a text that cannot be read, and for a folder that holds something else or is in use.
     """
     job = {
