@@ -106,7 +106,7 @@ class CharacterTokenizer:
     def from_counts(
         cls, counts: Mapping[str, int], *, min_frequency: int = 1, unknown: bool = True
     ) -> "CharacterTokenizer":
-        """Make a vocabulary of the characters seen ``min_frequency`` times or more. Raises InputError if it is empty."""
+        """Make a vocabulary of the characters seen ``min_frequency`` times or more. Raises InputError if none is."""
         characters = "".join(sorted(c for c, count in counts.items() if count >= min_frequency))
         if not characters:
             raise InputError(
@@ -239,9 +239,7 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
 def _from_json(description: Any, where: str) -> Tokenizer:
     if not isinstance(description, dict) or not {"type", "model"} & description.keys():
         raise InputError(f"{where} does not describe a tokenizer (it has no type): restore the file")
-    kind = (
-        "subwords" if "model" in description else description["type"]
-    )  # the JSON of the tokenizers library has no type
+    kind = "subwords" if "model" in description else description["type"]  # the library's JSON has no type
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise InputError(f"{where} names an unknown tokenizer {kind!r}: {suggest(str(kind), TOKENIZERS)}")
     if kind == "bytes":
