@@ -598,8 +598,8 @@ def test_quantiles_are_of_the_errors_that_there_are():
         shorter = fitted.predict_interval(2, coverage=coverage)
         assert_equal(shorter, found[:2])
     with refused(
-        "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: too few of the steps held "
-        "out were observed: a longer series with fewer gaps would do"
+        "an interval of coverage 0.905 needs 10 forecasts of the held-out part, but there are 9: too few of the steps "
+        "held out were observed: a longer series with fewer gaps would do"
     ):
         fitted.predict_interval(coverage=0.905)
 
@@ -1525,7 +1525,7 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
         assert len(axes.collections) == intervals
         if not intervals:
             with refused(
-                "an interval of coverage 0.8 needs 4 forecasts of the part held out, there are 0: "
+                "an interval of coverage 0.8 needs 4 forecasts of the held-out part, but there are 0: "
                 f"y has {n} steps, 48 would do; a smaller horizon needs fewer"
             ):
                 one.predict_interval()
@@ -1801,8 +1801,8 @@ def test_intervals_need_enough_forecasts(coverage, need):
             continue
         enough = next(m for m in range(N, 999) if math.ceil((n + H - 1.5) / N * m) - H + 1 >= need)
         with refused(
-            f"an interval of coverage {coverage:g} needs {need} forecasts of the part held out, there are {n}: y has "
-            f'70 steps, {enough} would do, or calibration="auto"; a smaller horizon needs fewer'
+            f"an interval of coverage {coverage:g} needs {need} forecasts of the held-out part, but there are {n}: y "
+            f'has 70 steps, {enough} would do, or calibration="auto"; a smaller horizon needs fewer'
         ):
             fitted.predict_interval(coverage=coverage)
 
