@@ -440,7 +440,7 @@ def test_features_of_another_history_everywhere():
     for use in (fitted.predict, fitted.predict_interval, fitted.plot):
         with refused("past_X goes with y: give both, or neither to continue the series of fit"):
             use(X=ahead, past_X=past_X)
-        with refused("X must have the shape (31, features), a row for each step, got (30, 2)"):
+        with refused("X must have the shape (31, features), one row per step, got (30, 2)"):
             use(X=ahead, y=other, past_X=past_X[1:])
         with refused(
             "y has 0 features, the model was fitted with 2: give them as past_X, or as columns of the long form"
@@ -450,7 +450,7 @@ def test_features_of_another_history_everywhere():
 
 def test_features_have_the_index_of_their_steps():
     y, X = ONE["series"], pd.DataFrame(features(N + H), months(N + H), ["p", "q"])
-    past = "X must have the index of y: X.reindex(y.index) brings its rows into place"
+    past = "X must have the index of y: X.reindex(y.index) aligns its rows"
     shifted = X[:N].set_axis(months(N + 1)[1:])
     for wrong in (X[:N].reset_index(drop=True), X[:N][::-1], shifted):
         for use in (small().fit, lambda y, X: small().backtest(2, y, X)):
@@ -1828,18 +1828,18 @@ def test_a_history_that_is_too_short():
 def test_features_that_do_not_fit():
     X = features(N + H)
     fitted = small().fit(values(), X[:N])
-    with refused("X must have the 2 features of the 3 steps to come, as those of y: give them"):
+    with refused("X must have the 2 features of the 3 steps to come, but there is no X: give one"):
         fitted.predict()
-    with refused("X must have the shape (3, features), a row for each step, got (2, 2)"):
+    with refused("X must have the shape (3, features), one row per step, got (2, 2)"):
         fitted.predict(X=X[:2])
-    with refused("X must have the shape (3, 2), finite numbers, got (3, 1)"):
+    with refused("X must have the shape (3, 2) and only finite numbers, got the shape (3, 1)"):
         fitted.predict(X=X[:3, :1])
     message = "the model was fitted with 2: give them as past_X, or as columns of the long form"
     with refused(f"y has 0 features, {message}"):
         fitted.predict(y=values(30), X=X[N:])
     with refused(f"y has 1 features, {message}"):
         fitted.predict(y=values(30), past_X=X[:30, 0], X=X[N:])
-    with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
+    with refused("X must have the shape (3, 0) and only finite numbers, got the shape (3, 2)"):
         small().fit(values()).predict(X=X[N:])
 
 
