@@ -97,12 +97,11 @@ def edited(file: Path, **changes: Any) -> Path:
         ((*ROWS, "--class-weight", "balanced"), "--class-weight is for classes, but price is a number: omit it, "
                                                 "or give --task classification"),
         ((*ROWS, "--backtest", "2"), "--backtest is for forecasts: give --horizon, or omit it"),
-        ((*ROWS, "--frequency", "D"), "--frequency is of forecasts: give --horizon, or leave it out"),
+        ((*ROWS, "--frequency", "D"), "--frequency is only for forecasts: give --horizon, or omit --frequency"),
         ((*ROWS, "--time", "a"), "column a is used twice: --target, --time, --group and --features must name different "
          "columns"),
-        (("--target", "price", "--time", "a"), "--time does nothing here, each row is a sequence of its own: name "
-                                               "the rows "
-         "that belong together with --group, or give --horizon to forecast"),
+        (("--target", "price", "--time", "a"), "--time does nothing here, because each row is a sequence of its "
+         "own: name the column that groups rows into sequences with --group, or give --horizon to forecast"),
         ((*ROWS, "--patience", "3"), "--patience does nothing without --early-stopping: give both"),
         ((*ROWS, "--validation-fraction", "0.3"), "--validation-fraction does nothing without --early-stopping: "
                                                   "give both"),
@@ -124,12 +123,12 @@ def test_flags_without_effect_are_refused(
     [
         (("--test", "0.2"), "--test cannot be used with a forecast: test it with --backtest, or hold out the end "
                             "of its series with --calibration"),
-        (("--task", "regression"), "--task regression does not go with a forecast: leave out --task, or --horizon"),
-        (("--frequency", "0D"), "--frequency 0D cannot be: steps must go on, as with D, MS or 15min"),
-        (("--frequency=-1D",), "--frequency -1D cannot be: steps must go on, as with D, MS or 15min"),
+        (("--task", "regression"), "--task regression does not go with a forecast: omit --task or --horizon"),
+        (("--frequency", "0D"), "--frequency 0D is invalid: steps must go forward, as with D, MS or 15min"),
+        (("--frequency=-1D",), "--frequency -1D is invalid: steps must go forward, as with D, MS or 15min"),
         (("--frequency", "ME"), "--frequency ME has no step at 2018-01-01 00:00:00 of series 'sold', and 72 rows "
                                 "would be "
-         "lost: give the frequency of the dates, or leave it out"),
+         "lost: give the frequency of the dates, or omit --frequency"),
         (("--horizon", 2**40), "--horizon 1099511627776 needs more than the 72 rows of PATH: give a smaller "
                                "horizon or more rows"),
         (("--horizon", -1), "--horizon must be at least 1, got -1"),
@@ -163,7 +162,7 @@ def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., s
     frame.loc[frame["group"] == 2, "group"] = np.nan
     frame.to_csv(table.with_name("g.csv"), index=False)
     assert fails("fit", table.with_name("g.csv"), *ROWS, "--group", "group", *out) == (
-        "column group has no value in line 10 (4 in all), and each row must belong to a group: fill it in, or "
+        "column group has no value in line 10 (4 in all), but each row must belong to a group: fill it in, or "
         "remove such rows"
     )
     frame["price"] = pd.date_range("2024-01-01", periods=20)
@@ -174,7 +173,7 @@ def test_bad_cells_are_found_before_training(table: Path, fails: Callable[..., s
     )
     frame.to_parquet(table.with_name("d.parquet"))
     assert fails("fit", table.with_name("d.parquet"), *ROWS, *out) == (
-        "column price holds dates, and neither numbers nor classes: name another --target"
+        "column price holds dates, not numbers or classes: name another --target"
     )
     assert not (tmp_path / "new").exists()
 

@@ -227,7 +227,7 @@ def test_a_closed_pipe_is_quiet(trained: Path) -> None:
 def test_an_empty_corpus_is_refused(fails, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     message = fails("train", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "run"))
-    assert "is empty: a text of at least two characters is needed" in message
+    assert "is empty: give a text of at least two characters" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -245,7 +245,7 @@ def test_a_vocabulary_too_small_for_an_adaptive_head_is_refused(fails, tmp_path:
 
 
 def test_a_missing_corpus_is_refused(fails, tmp_path: Path) -> None:
-    assert "there is no file and no corpus" in fails("train", str(tmp_path / "nowhere.txt"))
+    assert "there is no file or corpus" in fails("train", str(tmp_path / "nowhere.txt"))
     assert "did you mean verses?" in fails("train", "verse")
 
 
@@ -368,7 +368,7 @@ def test_resume_refuses_other_runs_settings_and_texts(fails, trained: Path, tmp_
     assert "was started with hidden_size = 12, which cannot change when it continues" in message
     (tmp_path / "other.txt").write_text(TEXT.upper())
     message = fails("train", str(tmp_path / "other.txt"), "--out", str(trained), "--resume")
-    assert "is not the text, or gives not the vocabulary, that" in message
+    assert f"is not the text that {trained} was trained on, or gives another vocabulary" in message
     assert RunDirectory.open(trained).settings.text.corpus.endswith("text.txt"), "the refused text is not noted"
 
 

@@ -440,7 +440,7 @@ def test_features_of_another_history_everywhere():
     for use in (fitted.predict, fitted.predict_interval, fitted.plot):
         with refused("past_X goes with y: give both, or neither to continue the series of fit"):
             use(X=ahead, past_X=past_X)
-        with refused("X must have the shape (31, features), a row for each step, got (30, 2)"):
+        with refused("X must have the shape (31, features), one row per step, got (30, 2)"):
             use(X=ahead, y=other, past_X=past_X[1:])
         with refused(
             "y has 0 features, the model was fitted with 2: give them as past_X, or as columns of the long form"
@@ -450,7 +450,7 @@ def test_features_of_another_history_everywhere():
 
 def test_features_have_the_index_of_their_steps():
     y, X = ONE["series"], pd.DataFrame(features(N + H), months(N + H), ["p", "q"])
-    past = "X must have the index of y: X.reindex(y.index) brings its rows into place"
+    past = "X must have the index of y: X.reindex(y.index) aligns its rows"
     shifted = X[:N].set_axis(months(N + 1)[1:])
     for wrong in (X[:N].reset_index(drop=True), X[:N][::-1], shifted):
         for use in (small().fit, lambda y, X: small().backtest(2, y, X)):
@@ -598,8 +598,8 @@ def test_quantiles_are_of_the_errors_that_there_are():
         shorter = fitted.predict_interval(2, coverage=coverage)
         assert_equal(shorter, found[:2])
     with refused(
-        "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: too few of the steps held "
-        "out were observed: a longer series with fewer gaps would do"
+        "an interval of coverage 0.905 needs 10 forecasts of the held-out part, but there are 9: too few of the steps "
+        "held out were observed: a longer series with fewer gaps would do"
     ):
         fitted.predict_interval(coverage=0.905)
 
@@ -1525,7 +1525,7 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
         assert len(axes.collections) == intervals
         if not intervals:
             with refused(
-                "an interval of coverage 0.8 needs 4 forecasts of the part held out, there are 0: "
+                "an interval of coverage 0.8 needs 4 forecasts of the held-out part, but there are 0: "
                 f"y has {n} steps, 48 would do; a smaller horizon needs fewer"
             ):
                 one.predict_interval()
@@ -1801,8 +1801,8 @@ def test_intervals_need_enough_forecasts(coverage, need):
             continue
         enough = next(m for m in range(N, 999) if math.ceil((n + H - 1.5) / N * m) - H + 1 >= need)
         with refused(
-            f"an interval of coverage {coverage:g} needs {need} forecasts of the part held out, there are {n}: y has "
-            f'70 steps, {enough} would do, or calibration="auto"; a smaller horizon needs fewer'
+            f"an interval of coverage {coverage:g} needs {need} forecasts of the held-out part, but there are {n}: y "
+            f'has 70 steps, {enough} would do, or calibration="auto"; a smaller horizon needs fewer'
         ):
             fitted.predict_interval(coverage=coverage)
 
@@ -1828,18 +1828,18 @@ def test_a_history_that_is_too_short():
 def test_features_that_do_not_fit():
     X = features(N + H)
     fitted = small().fit(values(), X[:N])
-    with refused("X must have the 2 features of the 3 steps to come, as those of y: give them"):
+    with refused("X must have the 2 features of the 3 steps to come, but there is no X: give one"):
         fitted.predict()
-    with refused("X must have the shape (3, features), a row for each step, got (2, 2)"):
+    with refused("X must have the shape (3, features), one row per step, got (2, 2)"):
         fitted.predict(X=X[:2])
-    with refused("X must have the shape (3, 2), finite numbers, got (3, 1)"):
+    with refused("X must have the shape (3, 2) and only finite numbers, got the shape (3, 1)"):
         fitted.predict(X=X[:3, :1])
     message = "the model was fitted with 2: give them as past_X, or as columns of the long form"
     with refused(f"y has 0 features, {message}"):
         fitted.predict(y=values(30), X=X[N:])
     with refused(f"y has 1 features, {message}"):
         fitted.predict(y=values(30), past_X=X[:30, 0], X=X[N:])
-    with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
+    with refused("X must have the shape (3, 0) and only finite numbers, got the shape (3, 2)"):
         small().fit(values()).predict(X=X[N:])
 
 

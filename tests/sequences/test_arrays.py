@@ -114,9 +114,9 @@ BAD = [
     ([np.ones((2, 3)), np.ones((0, 3))], "X has a sequence without steps, sample 1: leave it out"),
     (
         np.ones((2, 3), complex),
-        "X has complex numbers: give real ones, their parts as two features for instance",
+        "X has complex numbers: give real ones, for instance their two parts as features",
     ),
-    ([[1.0], [2j]], "X[1] has complex numbers: give real ones, their parts as two features for instance"),
+    ([[1.0], [2j]], "X[1] has complex numbers: give real ones, for instance their two parts as features"),
 ]
 
 
@@ -129,9 +129,9 @@ def test_refused(X: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("X", "beginning"),
     [
-        ("abc", "X has <U3, no numbers: convert it first"),
-        ([["a", "b"], ["c"]], "X[0] has <U1, no numbers: convert it first"),
-        ([[1.0], ["c"]], "X[1] has <U1, no numbers: convert it first"),
+        ("abc", "X must hold numbers, got <U3: convert it first"),
+        ([["a", "b"], ["c"]], "X[0] must hold numbers, got <U1: convert it first"),
+        ([[1.0], ["c"]], "X[1] must hold numbers, got <U1: convert it first"),
         ({"a": 1}, "X must hold numbers: float() argument must be"),
         ([[[1.0, 2.0], [3.0]]], "X[0] must hold numbers: setting an array element with a sequence"),
     ],

@@ -74,7 +74,7 @@ def test_the_form_of_an_earlier_table_decides() -> None:
         (["2024-01-31", "soon", "2024-02-01"], "or whole numbers, got 'soon' in row 2"),
         (["31.01.2024", "30.02.2024"], "must hold dates, day.month.year as in most rows, got '30.02.2024' in row 2"),
         (["?", "31.01.2024", "01.02.2024"], "must hold dates, day.month.year as in most rows, got '?' in row 1"),
-        (["01/02/2024", "02/03/2024"], "has dates like 01/02/2024 in row 1, and no row tells the day from the "
+        (["01/02/2024", "02/03/2024"], "has dates like 01/02/2024 in row 1, but no row tells the day from the "
                                        "month: write"),
         (["31/01/2024", "01/31/2024"], "has 31/01/2024 in row 1 and 01/31/2024 in row 2: write all dates in one order"),
         (["01/02/24"], "must hold dates like 2024-01-31 (or 2024-01-31 13:30), or whole numbers, got '01/02/24' "

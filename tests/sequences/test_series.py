@@ -381,7 +381,7 @@ def test_gaps_are_left_only_where_they_may_be():
         Panel.read([1.0, nan], gaps=True)
     with refused("y has NaN at 0 (2 missing in all): give at least one"):
         Panel.read([nan, nan], fill="linear", gaps=True)
-    with refused("y or its features have infinity at 1: give a number, or NaN and fill="):
+    with refused("y or its features have infinity at 1: give a number, or NaN with fill="):
         Panel.read([nan, inf], fill="linear", gaps=True)
 
 
@@ -494,7 +494,7 @@ def test_features_ahead_of_the_long_form(dates):
         np.testing.assert_array_equal(features, expected[["price", "day"]])
 
 
-X_INDEX = "X must have the index of y: X.reindex(y.index) brings its rows into place"
+X_INDEX = "X must have the index of y: X.reindex(y.index) aligns its rows"
 
 
 @pytest.mark.parametrize("frame", [True, False])
@@ -523,7 +523,7 @@ def test_features_must_have_the_index_of_the_series(index, column, frame):
 
 
 def test_features_that_are_too_few_are_that_first():
-    with refused("X must have the shape (6, features), a row for each step, got (5, 1)"):
+    with refused("X must have the shape (6, features), one row per step, got (5, 1)"):
         Panel.read(pd.Series(values(6), MONTHS), pd.Series(np.ones(5), MONTHS[:5]))
 
 
@@ -631,7 +631,7 @@ MONTHS = pd.date_range("2020-01-01", periods=6, freq="MS")
 SHAPES = "y must be one series (steps,) or several (steps, series), got the shape "
 FILL = 'fill must be None, "linear", "forward" or a number, got '
 KIND = "it must be dates, periods or whole numbers in order"
-SORT = "sort it, each step once"
+SORT = "sort it, with each step only once"
 HINT = 'fill="linear" or "forward" (--fill) fills them in'
 LONG = "X must have the columns unique_id, ds, price, day: "
 
@@ -657,16 +657,16 @@ def long_without(column: str) -> pd.DataFrame:
             pd.DataFrame({"a": [1.0, 2], "b": [nan, 2]}, ["2020", "2021"]).set_index(MONTHS[:2]), None,
             f"series 'b' has NaN at 2020-01-01 00:00:00 (1 missing in all): {HINT}",
         ),
-        ([1, inf, 3], None, "y or its features have infinity at 1: give a number, or NaN and fill="),
-        ([1, 2, 3], [1, 2, -inf], "y or its features have infinity at 2: give a number, or NaN and fill="),
+        ([1, inf, 3], None, "y or its features have infinity at 1: give a number, or NaN with fill="),
+        ([1, 2, 3], [1, 2, -inf], "y or its features have infinity at 2: give a number, or NaN with fill="),
         (
             np.array([[1, 2], [3, -inf]]), None,
-            "series 1 or its features have infinity at 1: give a number, or NaN and fill=",
+            "series 1 or its features have infinity at 1: give a number, or NaN with fill=",
         ),
         ([1, 2, 3], [[1, 2], [3, nan], [nan, 6]], "the features of y have NaN at 1: fill them in"),
-        ([1, 2, 3], np.ones((4, 2)), "X must have the shape (3, features), a row for each step, got (4, 2)"),
-        ([1, 2, 3], np.ones((3, 2, 2)), "X must have the shape (3, features), a row for each step, got (3, 2, 2)"),
-        ([[1, 2, 3], [1, 2]], np.ones(3), "X must have the shape (2, features), a row for each step, got (3, 1)"),
+        ([1, 2, 3], np.ones((4, 2)), "X must have the shape (3, features), one row per step, got (4, 2)"),
+        ([1, 2, 3], np.ones((3, 2, 2)), "X must have the shape (3, features), one row per step, got (3, 2, 2)"),
+        ([[1, 2, 3], [1, 2]], np.ones(3), "X must have the shape (2, features), one row per step, got (3, 1)"),
         ([1, 2], ["a", "b"], "X must hold numbers: could not convert string to float: 'a'"),
         (5, None, SHAPES + "()"),
         (None, None, SHAPES + "()"),
@@ -681,43 +681,43 @@ def long_without(column: str) -> pd.DataFrame:
         ([], None, "y has no steps: at least one is needed"),
         ([[1, 2], []], None, "series 1 has no steps: at least one is needed"),
         (pd.Series([], dtype=float, name="a"), None, "y has no steps: at least one is needed"),
-        (pd.DataFrame(index=range(3)), None, "y has no columns, or two of one name: give one for each series"),
+        (pd.DataFrame(index=range(3)), None, "y has no columns, or two with the same name: give one for each series"),
         (
             pd.DataFrame(np.ones((3, 2)), columns=["a", "a"]), None,
-            "y has no columns, or two of one name: give one for each series",
+            "y has no columns, or two with the same name: give one for each series",
         ),
         (pd.Series([1.0, 2], [0.5, 1.5]), None, f"y has an index of float64: {KIND}"),
         (pd.Series([1.0, 2], pd.Index(["u", "v"], dtype=object)), None, f"y has an index of object: {KIND}"),
         (pd.Series([1.0, 2], [False, True]), None, f"y has an index of bool: {KIND}"),
         (
             pd.Series([1.0, 2, 3], MONTHS[[0, 2, 1]]), None,
-            f"y has an index that does not go up at 2020-02-01 00:00:00: {SORT}",
+            f"y has an index that does not increase at 2020-02-01 00:00:00: {SORT}",
         ),
-        (pd.Series([1.0, 2, 3], [4, 5, 5]), None, f"y has an index that does not go up at 5: {SORT}"),
+        (pd.Series([1.0, 2, 3], [4, 5, 5]), None, f"y has an index that does not increase at 5: {SORT}"),
         (
             pd.Series([1.0, 2], pd.PeriodIndex(["2020-02", "2020-01"], freq="M")), None,
-            f"y has an index that does not go up at 2020-01: {SORT}",
+            f"y has an index that does not increase at 2020-01: {SORT}",
         ),
         (
             pd.Series(values(5), MONTHS[[0, 1, 2, 4, 5]]), None,
-            "y has dates of no regular frequency (look between 2020-03-01 00:00:00 and 2020-05-01 00:00:00): "
-            "y.asfreq(...) or y.resample(...) makes them regular (--frequency), fill= (--fill) fills the gaps",
+            "y has dates without a regular frequency (see between 2020-03-01 00:00:00 and 2020-05-01 00:00:00): "
+            "y.asfreq(...) or y.resample(...) makes them regular (--frequency), and fill= (--fill) fills the gaps",
         ),
         (
             pd.Series(values(4), [0, 5, 10, 20]), None,
-            "y leaves out steps between 10 and 20: put them in, as NaN",
+            "y lacks steps between 10 and 20: insert them as NaN",
         ),
         (
             pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-02", "2020-04"], freq="M")), None,
-            "y leaves out steps between 2020-02 and 2020-04: put them in, as NaN",
+            "y lacks steps between 2020-02 and 2020-04: insert them as NaN",
         ),
         (  # as far apart as each other, and yet each third month only
             pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-04", "2020-07"], freq="M")), None,
-            "y leaves out steps between 2020-01 and 2020-04: put them in, as NaN",
+            "y lacks steps between 2020-01 and 2020-04: insert them as NaN",
         ),
         (
             long_form({"b": 4}), np.ones(4),
-            "X goes with arrays and wide frames: in the long form, features are further columns of y",
+            "X is for arrays and wide frames: in the long form, give features as further columns of y",
         ),
         (long_without("unique_id"), None, "y has rows without unique_id or ds: leave them out"),
         (long_without("ds"), None, "y has rows without unique_id or ds: leave them out"),
@@ -732,11 +732,11 @@ def long_without(column: str) -> pd.DataFrame:
         ),
         (
             long_form({"b": 4, "a": 4}, dates=False).drop(6), None,
-            "series 'a' leaves out steps between 12 and 16: put them in, as NaN",
+            "series 'a' lacks steps between 12 and 16: insert them as NaN",
         ),
         (
             long_form({"b": 4, "a": 4}, dates=False).replace({"ds": {14: 12}}), None,
-            f"series 'a' has an index that does not go up at 12: {SORT}",
+            f"series 'a' has an index that does not increase at 12: {SORT}",
         ),
         (
             long_form({"b": 4, "a": 4}, price=2).replace({"price": {3: nan}}), None,
@@ -762,7 +762,7 @@ def test_what_is_no_filling(fill):
 
 
 def test_infinity_and_missing_features_are_not_filled():
-    with refused("y or its features have infinity at 0: give a number, or NaN and fill="):
+    with refused("y or its features have infinity at 0: give a number, or NaN with fill="):
         Panel.read([inf, nan, 1.0], fill="linear")
     with refused("the features of y have NaN at 2: fill them in"):
         Panel.read([1.0, nan, 1.0], [1.0, 2.0, nan], fill=0)
@@ -771,11 +771,11 @@ def test_infinity_and_missing_features_are_not_filled():
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (None, "X must have the 2 features of the 3 steps to come, as those of y: give them"),
-        (np.ones((4, 2)), "X must have the shape (3, features), a row for each step, got (4, 2)"),
-        (np.ones((3, 1)), "X must have the shape (3, 2), finite numbers, got (3, 1)"),
-        (np.full((3, 2), nan), "X must have the shape (3, 2), finite numbers, got (3, 2)"),
-        (np.full((3, 2), inf), "X must have the shape (3, 2), finite numbers, got (3, 2)"),
+        (None, "X must have the 2 features of the 3 steps to come, but there is no X: give one"),
+        (np.ones((4, 2)), "X must have the shape (3, features), one row per step, got (4, 2)"),
+        (np.ones((3, 1)), "X must have the shape (3, 2) and only finite numbers, got the shape (3, 1)"),
+        (np.full((3, 2), nan), "X must have the shape (3, 2) and only finite numbers, got the shape (3, 2)"),
+        (np.full((3, 2), inf), "X must have the shape (3, 2) and only finite numbers, got the shape (3, 2)"),
         ("abc", "X must hold numbers: could not convert string to float: 'abc'"),
         (pd.DataFrame({"price": [1.0] * 3}), "X must have the columns price, day: day is missing"),
     ],
@@ -787,35 +787,35 @@ def test_what_cannot_be_the_features_ahead(X, message):
 
 
 def test_features_ahead_where_there_are_none():
-    with refused("X must have the shape (3, 0), finite numbers, got (3, 2)"):
+    with refused("X must have the shape (3, 0) and only finite numbers, got the shape (3, 2)"):
         Panel.read(np.ones(6)).ahead(np.ones((3, 2)), 3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda X: X.to_numpy(), "X must be a DataFrame with the columns unique_id, ds and the features, as y"),
+        (lambda X: X.to_numpy(), "X must be a DataFrame with the columns unique_id, ds and the features, like y"),
         (lambda X: X.drop(columns="ds"), LONG + "ds is missing"),
         (lambda X: X.drop(columns="day"), LONG + "day is missing"),
         (
             lambda X: X.drop(index=10),
-            "X must have one row for each step to come of 'a', look at 2021-05-01 00:00:00",
+            "X must have one row for each step to come of 'a', but not for 2021-05-01 00:00:00",
         ),
         (
             lambda X: pd.concat([X, X.iloc[:1]]),
-            "X must have one row for each step to come of 'b', look at 2020-05-01 00:00:00",
+            "X must have one row for each step to come of 'b', but not for 2020-05-01 00:00:00",
         ),
         (  # two of May and none of June, in any order
             lambda X: X.assign(ds=X["ds"].where(X["ds"] != "2020-06-01", pd.Timestamp("2020-05-01")))[::-1],
-            "X must have one row for each step to come of 'b', look at 2020-05-01 00:00:00",
+            "X must have one row for each step to come of 'b', but not for 2020-05-01 00:00:00",
         ),
         (  # none of June and two of July
             lambda X: X.assign(ds=X["ds"].where(X["ds"] != "2020-06-01", pd.Timestamp("2020-07-01"))),
-            "X must have one row for each step to come of 'b', look at 2020-06-01 00:00:00",
+            "X must have one row for each step to come of 'b', but not for 2020-06-01 00:00:00",
         ),
         (
             lambda X: X[X["unique_id"] == "b"],
-            "X must have one row for each step to come of 'a', look at 2021-04-01 00:00:00",
+            "X must have one row for each step to come of 'a', but not for 2021-04-01 00:00:00",
         ),
         (
             lambda X: X.assign(price=[1, 2, 3, 4, nan, 6]),
@@ -854,7 +854,8 @@ def test_dates_of_another_frequency_are_named():
         ("b", pd.Timestamp("2020-01-30"))
     ]
     message = (
-        r"^series 'b' has dates \(2020-01-30 00:00:00\) that are not those of the other series, whose frequency is ME"
+        r"^series 'b' has dates \(2020-01-30 00:00:00\) that do not fit those of the other series, "
+        r"whose frequency is ME"
     )
     with pytest.raises(InputError, match=message):
         Panel.read(pd.DataFrame(rows, columns=["unique_id", "ds"]).assign(y=1.0))
@@ -863,6 +864,6 @@ def test_dates_of_another_frequency_are_named():
 def test_dates_without_a_frequency_are_not_continued():
     panel = Panel.read(pd.Series([1.0, 2.0], pd.to_datetime(["2020-01-01", "2021-01-01"])))
     with pytest.raises(
-        InputError, match=r"^y has too few dates to see how far apart they are \(2\): y\.asfreq\(\.\.\.\)"
+        InputError, match=r"^y has too few dates to tell their frequency \(2\): set it with y\.asfreq\(\.\.\.\)"
     ):
         panel.series[0].future(1)

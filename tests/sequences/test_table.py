@@ -46,9 +46,9 @@ def test_reading_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "content", "message"),
     [
         ("gone.csv", None, "there is no file PATH: give a .csv or .parquet file, or - for standard input"),
-        ("t.csv", b"", "PATH cannot be read as CSV: it has no lines: give a table"),
+        ("t.csv", b"", "PATH cannot be read as CSV: it is empty: give a table"),
         ("t.csv", b"a,b\n", "PATH has no rows: at least one is needed"),
-        ("t.csv", b"a,b\n1,2\n1,2,3\n", "PATH cannot be read as CSV: line 3 has 3 fields, the first line 2: "),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", "PATH cannot be read as CSV: line 3 has 3 fields, but the first line 2: "),
         ("t.csv", b"a\n\xff\xfe\n", "PATH cannot be read as CSV: 'utf-8' codec can't decode byte 0xff"),
         ("t.parquet", b"no parquet", "PATH cannot be read as Parquet: "),
     ],
@@ -120,7 +120,7 @@ def test_columns_that_cannot_be(target: str, given: dict, message: str) -> None:
 def test_no_features() -> None:
     table = RIDES[["price", "ride"]]
     with pytest.raises(
-        InputError, match="there is no column beside price to predict it from: the table has price, ride"
+        InputError, match="there is no column other than price to predict it from: the table has price, ride"
     ):
         roles(table, "price", group="ride")
 
@@ -178,7 +178,7 @@ def test_a_frequency_makes_missing_steps_visible() -> None:
         InputError, match="series 'sold' has 2024-01-01 00:00:00 twice, in row 1 and row 4: keep one row"
     ):
         series(twice, roles(twice, "sold", time="day", forecast=True, frequency="D"))
-    with pytest.raises(InputError, match="--frequency nonsense cannot be"):
+    with pytest.raises(InputError, match="--frequency nonsense is invalid"):
         series(table, roles(table, "sold", time="day", forecast=True, frequency="nonsense"))
 
 

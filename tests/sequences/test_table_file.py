@@ -120,24 +120,24 @@ def test_standard_input_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1....", "PATH is an Excel workbook: save it as CSV there"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1....", "PATH is an Excel workbook: save it as CSV in Excel"),
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "PATH is a workbook of Excel or LibreOffice, not CSV: "
                                                            "save it "
          "as CSV there"),
-        (zipped("a.csv", "b.csv"), "PATH must hold one table, and holds 2 files (a.csv, b.csv): unpack it"),
+        (zipped("a.csv", "b.csv"), "PATH must hold one table, but holds 2 files (a.csv, b.csv): unpack it"),
         (gzip.compress(PLAIN)[:-9], "PATH cannot be read as CSV: it is damaged ("),
         (gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar\0".ljust(300, b"\0")), "PATH is a tar archive: unpack it"),
-        (b"<!DOCTYPE html>\n<html>", "PATH is a page for browsers, not CSV: download the table itself"),
-        (b"a,b\n1\x00,2\n", "PATH cannot be read as CSV: it has bytes that no text has"),
+        (b"<!DOCTYPE html>\n<html>", "PATH is a web page or XML, not CSV: download the table itself"),
+        (b"a,b\n1\x00,2\n", "PATH cannot be read as CSV: it contains zero bytes, which no text has"),
         (b"a,b\n1,2\nx,caf\xe9\n", "PATH cannot be read as CSV: 'utf-8' codec can't decode byte 0xe9 in line 3: "
                                    "save it"),
-        (b"a,b,a\n1,2,3\n", "PATH has two columns of the name a: rename one of them"),
+        (b"a,b,a\n1,2,3\n", "PATH has two columns named a: rename one of them"),
         (b"a,b\n1,2,3\n1,2,3\n", "PATH has rows with more than the 2 fields of its first line (a, b): name every "
                                  "column"),
-        (b"a,b\n1,2\n\n3,4\n1,2,3\n", "PATH cannot be read as CSV: line 5 has 3 fields, the first line 2: "),
+        (b"a,b\n1,2\n\n3,4\n1,2,3\n", "PATH cannot be read as CSV: line 5 has 3 fields, but the first line 2: "),
         (b'a,b\n1,"2\n3,4\n', "PATH cannot be read as CSV: "),
         (b"a;b\n", "PATH has no rows: at least one is needed"),
-        (b"\n\n", "PATH cannot be read as CSV: it has no lines: give a table with names of columns"),
+        (b"\n\n", "PATH cannot be read as CSV: it is empty: give a table with column names"),
     ],
     ids=range(14),
 )  # fmt: skip
@@ -152,7 +152,7 @@ def test_directories_are_no_tables(tmp_path: Path) -> None:
 
 def test_a_first_line_of_numbers_is_warned_of(tmp_path: Path) -> None:
     with pytest.warns(
-        UserWarning, match=r"names the columns, and has only numbers \(1, 0\.5\): if these are values, put"
+        UserWarning, match=r"names the columns, but has only numbers \(1, 0\.5\): if these are values, put"
     ):
         read(tmp_path, "1,0.5\n2,1.5\n")
     with warnings.catch_warnings():
@@ -187,7 +187,7 @@ def test_columns_without_a_name(tmp_path: Path) -> None:
     said: list[str] = []
     given: dict[str, Any] = {"time": None, "group": None, "forecast": False, "task": "auto", "frequency": None}
     assert assign_roles(table, "y", features=None, say=said.append, **given).features == ("x0", "x1")
-    assert said == ["the column without a name is left out: --features 'Unnamed: 0' would take it in"]
+    assert said == ["the column without a name is left out: --features 'Unnamed: 0' would include it"]
 
 
 def parquet(folder: Path, table: pd.DataFrame | pa.Table, **options: Any) -> pd.DataFrame:
@@ -242,9 +242,7 @@ def test_types_of_parquet(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             samples(table, assign_roles(table, "y", features=["decimal"], **{**given, "group": name}).__class__(
                 "regression", "y", ("y",), None, name))  # fmt: skip
-    with pytest.raises(
-        InputError, match=r"^column days holds dates, and neither numbers nor classes: name another --target$"
-    ):
+    with pytest.raises(InputError, match=r"^column days holds dates, not numbers or classes: name another --target$"):
         assign_roles(table, "days", features=["y"], **given)
 
 

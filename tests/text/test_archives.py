@@ -124,7 +124,7 @@ def test_only_texts_are_read_and_the_others_are_counted(tmp_path, pack):
     (tmp_path / "a").write_bytes(pack(files))
     message = (
         r"^.*/a: 5 texts read, 4 files left out \(cover\.jpg, x/README, b\.zip, \.\.\.\): "
-        r"files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$"
+        r"only files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$"
     )
     with pytest.warns(UserWarning, match=message) as told:
         assert sorted(text_of(tmp_path / "a").split()) == ["1", "2", "3", "4", "5"]
@@ -207,7 +207,8 @@ def test_an_archive_without_texts(tmp_path, pack):
     (tmp_path / "a.zip").write_bytes(pack({"cover.jpg": b"\xff"}))
     with pytest.raises(
         InputError,
-        match=r"^the archive .*/a\.zip holds no text: files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$",
+        match=r"^the archive .*/a\.zip holds no text: "
+        r"only files ending in \.txt, \.text, \.md, \.gz, \.bz2, \.xz are read$",
     ):
         text_of(tmp_path / "a.zip")
 
@@ -223,7 +224,7 @@ def test_an_archive_without_texts(tmp_path, pack):
         ("a.rar", b"Rar!\x1a\x07\x01\0rest", r"is compressed with RAR \(unrar x unpacks it\)"),
         ("a.lz4", b"\x04\x22\x4d\x18rest", r"is compressed with LZ4"),
         ("a.Z", b"\x1f\x9d\x90rest", r"is compressed with compress"),
-        ("a.pdf", b"%PDF-1.7\nrest", "is a PDF document, not a text: save what it says as plain text, and give that$"),
+        ("a.pdf", b"%PDF-1.7\nrest", "is a PDF document, not a text: save its content as plain text, and give that$"),
         ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1rest", "is a document of an older Word, Excel or PowerPoint, "),
         ("a.parquet", b"PAR1rest", "is a Parquet table, not a text"),
         ("a.db", b"SQLite format 3\0rest", "is an SQLite database, not a text"),
@@ -231,7 +232,7 @@ def test_an_archive_without_texts(tmp_path, pack):
         ("a.docx", zipped({"[Content_Types].xml": b"<x/>", "a.txt": b""}), "is a Word, Excel or PowerPoint document"),
         ("a.epub", zipped({"mimetype": b"application/epub+zip", "a.txt": b"x"}), "is an EPUB book, not a text"),
         ("a.odt", zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "is an OpenDocument document, not"),
-        ("a.txt.gz", TWICE, r"is packed \(gzip\), which cannot be read there: unpack it"),
+        ("a.txt.gz", TWICE, r"is packed \(gzip\) and cannot be read there: unpack it"),
         ("a.pdf.gz", gzip.compress(b"%PDF-1.7", mtime=0), "is a PDF document, not a text"),
     ],
 )  # fmt: skip
@@ -336,7 +337,7 @@ def test_a_header_of_absurd_size_is_refused(tmp_path):
         (lambda raw: raw[:1024] + b"\xff" * 8 + raw[1032:], "a header in it is damaged"),
         (lambda raw: raw[:514], "unexpected end of data"),
         (lambda raw: raw[:1024] + raw[1024:1300], "a header in it is damaged"),
-        (lambda raw: raw + raw, "something follows its end"),
+        (lambda raw: raw + raw, "there is data after its end"),
     ],
 )
 def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_path, change, what):

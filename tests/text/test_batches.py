@@ -212,7 +212,7 @@ def test_a_text_too_short_says_what_it_needs(partition, random_offset, B, T):
         with pytest.raises(InputError) as caught:
             make(length, B, T, partition, random_offset=random_offset)
         assert str(caught.value) == (
-            f"the text to train on has {length} tokens, one batch of {B} sequences of {T} steps needs {needed}: "
+            f"the training text has {length} tokens, but one batch of {B} sequences of {T} steps needs {needed}: "
             "give more text, or lower --batch-size or --sequence-length"
         )
     enough = make(needed, B, T, partition, random_offset=random_offset)

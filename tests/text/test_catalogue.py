@@ -204,7 +204,9 @@ def test_the_next_address_is_asked_where_one_fails(tmp_path, monkeypatch, named,
         read(TextSettings("rhyme"))
     assert str(error.value).startswith(f"could not download rhyme.txt ({address}/first.txt: ")
     assert str(error.value).count(reason) == 2
-    assert str(error.value).endswith("put the file into a directory and name that with --data-dir or HEADGATE_DATA")
+    assert str(error.value).endswith(
+        "put the file into a directory and name the directory with --data-dir or HEADGATE_DATA"
+    )
     assert not (tmp_path / "cache").exists()
     answers["/second.txt"] = (200, b"rhyme")
     assert read(TextSettings("rhyme")) == "rhyme"

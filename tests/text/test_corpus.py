@@ -22,11 +22,13 @@ quick = settings(deadline=None, max_examples=60)
 def test_an_empty_corpus(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
     with pytest.raises(
-        InputError, match=rf"^the corpus {tmp_path}/a\.txt is empty: a text of at least two characters is needed$"
+        InputError, match=rf"^the corpus {tmp_path}/a\.txt is empty: give a text of at least two characters$"
     ):
         load(TextSettings(corpus=f"{tmp_path}/a.txt"))
     (tmp_path / "a.zip").write_bytes(zipped({}))
-    with pytest.raises(InputError, match=r"^the archive .*a\.zip holds no text: files ending in \.txt, .* are read$"):
+    with pytest.raises(
+        InputError, match=r"^the archive .*a\.zip holds no text: only files ending in \.txt, .* are read$"
+    ):
         load(TextSettings(corpus=f"{tmp_path}/a.zip"))
 
 
@@ -67,7 +69,7 @@ def test_memory_that_runs_out_while_ids_are_made(tmp_path, monkeypatch):
 def test_another_text_is_said_to_be_one(tmp_path):
     run = tmp_path / "run"
     assert another_text(TextSettings("a.txt"), run, "0.1") == (
-        f"a.txt is not the text, or gives not the vocabulary, that {run} was trained on: continue with that text, or "
+        f"a.txt is not the text that {run} was trained on, or gives another vocabulary: continue with that text, or "
         "start another run with --out"
     )
     for name in ("voyage", "verses"):
@@ -134,7 +136,7 @@ def test_a_held_out_part_too_short(tmp_path):
     (tmp_path / "a.txt").write_text("abcdefghijklmno")
     with pytest.raises(
         InputError,
-        match=r"^the held-out part would have 1 of 15 tokens, at least 2 are needed: "
+        match=r"^the held-out part would have 1 of 15 tokens, but needs at least 2: "
         r"give more text, a larger --validation-fraction, or --validation-fraction 0$",
     ):
         load(TextSettings(corpus=f"{tmp_path}/a.txt", validation_fraction=0.09))

@@ -165,7 +165,9 @@ def test_what_is_there_already(text, tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "preparing.json").write_text("{}")
     (tmp_path / "begun" / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="the preparation of another corpus, or with other settings, was begun"):
+    with pytest.raises(
+        InputError, match="holds an unfinished preparation of another corpus or with other settings: finish"
+    ):
         prepare([str(text)], TextSettings(), tmp_path / "begun")
     with locked(out), pytest.raises(InputError, match=f"{out} is in use by process {os.getpid()}"):
         prepare([str(text)], TextSettings(), out)
@@ -173,7 +175,7 @@ def test_what_is_there_already(text, tmp_path):
 
 def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
     """A source that is not there: nothing is made. An encoding that is wrong: the right one may be given next."""
-    with pytest.raises(InputError, match=r"^there is no file and no corpus none\.txt"):
+    with pytest.raises(InputError, match=r"^there is no file or corpus none\.txt"):
         prepare([str(text), "none.txt"], TextSettings(), tmp_path / "made")
     assert not (tmp_path / "made").exists()
     with pytest.raises(InputError, match=r"a\.txt is not ascii: byte 0xe6 at offset 57"):
@@ -205,7 +207,7 @@ def test_standard_input_is_read_once(tmp_path, monkeypatch):
 
 def test_no_text(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(InputError, match=r"a\.txt: no text: at least two characters are needed$"):
+    with pytest.raises(InputError, match=r"a\.txt holds no text: give a text of at least two characters$"):
         prepare([str(tmp_path / "a.txt")], TextSettings(tokenizer="bytes"), tmp_path / "made")
 
 
@@ -220,7 +222,7 @@ def damaged(file: Path, change) -> None:
     ("name", "change", "message"),
     [
         ("shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "is damaged (its checksum differs)"),
-        ("shard-000003.bin", lambda b: b[:-1], "has 296 bytes instead of 297"),
+        ("shard-000003.bin", lambda b: b[:-1], "has 296 bytes instead of 297: restore it"),
         ("manifest.json", lambda b: b.replace(b'"tokens": ', b'"tokens": 1', 1), "is damaged (its checksum differs)"),
         ("manifest.json", lambda b: b[:-9], "is damaged ("),
         ("manifest.json", lambda b: b"[]", "is damaged ("),
@@ -266,7 +268,7 @@ def test_a_manifest_of_another_format(text, tmp_path):
     manifest["format"] = 99
     manifest["checksum"] = checksum_of(manifest)
     (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"has format 99, this headgate reads 1 to 2: prepare the text again$"):
+    with pytest.raises(InputError, match=r"has format 99, but this headgate reads 1 to 2: prepare the text again$"):
         PreparedCorpus.open(tmp_path / "made")
 
 
@@ -322,7 +324,7 @@ def test_what_can_be_read_once_needs_a_vocabulary_that_is_known(tmp_path):
     os.write(send, b"a text")
     os.close(send)
     with pytest.raises(
-        InputError, match=rf"^/dev/fd/{receive} can be read only once, and the vocabulary needs a first"
+        InputError, match=rf"^/dev/fd/{receive} can be read only once, but the vocabulary needs a first"
     ):
         prepare([f"/dev/fd/{receive}"], TextSettings(), tmp_path / "made")
     assert not (tmp_path / "made").exists()
@@ -340,7 +342,7 @@ def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
     assert main(["prepare", str(text / "a.txt"), "--out", str(made), "--processes", "1", "--quiet"]) == 0
     before = contents(tmp_path / "run")
     assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 2
-    assert "is not the text, or gives not the vocabulary, that" in capsys.readouterr().err
+    assert f"is not the text that {tmp_path}/run was trained on, or gives another vocabulary" in capsys.readouterr().err
     assert contents(tmp_path / "run") == before
 
 

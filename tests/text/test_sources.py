@@ -93,7 +93,7 @@ def test_a_directory_without_texts(tmp_path):
     with pytest.raises(
         InputError,
         match=rf"^the directory {tmp_path}/empty holds no text: "
-        rf"files ending in {re.escape(', '.join(SUFFIXES))} are read$",
+        rf"only files ending in {re.escape(', '.join(SUFFIXES))} are read$",
     ):
         text_of(tmp_path / "empty")
 
@@ -117,7 +117,7 @@ def test_standard_input(monkeypatch):
 def test_what_is_not_there_suggests_the_nearest_names(source, hint):
     with pytest.raises(
         InputError,
-        match=rf"^there is no file and no corpus {source}: give the path of a text, or a name \({hint}\)$",
+        match=rf"^there is no file or corpus {source}: give the path of a text, or a name \({hint}\)$",
     ):
         text_of(source)
 
@@ -169,7 +169,8 @@ def test_the_bytes_tokenizer_is_no_remedy_for_who_uses_it(tmp_path):
 def test_an_unknown_encoding(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes(b"abc")
     with pytest.raises(
-        InputError, match=f"^unknown encoding {re.escape(repr(encoding))}: one is, for instance, gb18030$"
+        InputError,
+        match=f"^unknown encoding {re.escape(repr(encoding))}: name one that Python knows, for instance gb18030$",
     ):
         text_of(tmp_path / "a.txt", encoding=encoding)
 
@@ -189,15 +190,21 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, order):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("some text".encode("utf-16-le"), "50% of its first bytes are zero; it looks like UTF-16: use .* utf-16-le"),
-        ("some text".encode("utf-16-be"), "50% of its first bytes are zero; it looks like UTF-16: use .* utf-16-be"),
-        (bytes(99), "100% of its first bytes are zero; if it is to be read, use --tokenizer bytes"),
+        (
+            "some text".encode("utf-16-le"),
+            r"\(50% of its first bytes are zero\): it looks like UTF-16, so use --encoding utf-16-le",
+        ),
+        (
+            "some text".encode("utf-16-be"),
+            r"\(50% of its first bytes are zero\): it looks like UTF-16, so use --encoding utf-16-be",
+        ),
+        (bytes(99), r"\(100% of its first bytes are zero\): to read it anyway, use --tokenizer bytes"),
     ],
     ids=["little", "big", "zeros"],
 )  # fmt: skip
 def test_many_zeros_are_no_text(tmp_path, raw, message):
     (tmp_path / "a.txt").write_bytes(raw)
-    with pytest.raises(InputError, match=f"a.txt is no text in utf-8, {message}$"):
+    with pytest.raises(InputError, match=f"a.txt is not UTF-8 text {message}$"):
         text_of(tmp_path / "a.txt")
     assert text_of(tmp_path / "a.txt", tokenizer="bytes") == raw.decode()
 
@@ -212,7 +219,7 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes(b"a+2AA-b" if encoding == "utf-7" else rb"a\ud800b")
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}/a\.txt has half a surrogate pair, U\+D800, .* as {encoding}: name its encoding ",
+        match=rf"^{tmp_path}/a\.txt contains half a surrogate pair, U\+D800, .* as {encoding}: name its encoding ",
     ):
         text_of(tmp_path / "a.txt", encoding=encoding)
 
@@ -347,7 +354,7 @@ def test_standard_input_without_an_end_or_none(monkeypatch):
     for closed in (stream, None):
         monkeypatch.setattr(sys, "stdin", closed)
         with pytest.raises(
-            InputError, match=r"^standard input is closed: pipe a text into it, or give the path of one$"
+            InputError, match=r"^standard input is closed: pipe a text into it, or give the path of a text$"
         ):
             text_of("-")
     with open(os.devnull) as stream:
@@ -359,7 +366,7 @@ def test_a_link_to_nowhere_in_a_directory_is_named(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
     for target, message in (
-        ("nowhere", "is a link to what is not there: mend"),
+        ("nowhere", "is a broken link: repair"),
         ("b.txt", r"cannot be read \(Too many"),
     ):
         (tmp_path / "texts" / "b.txt").symlink_to(target)
@@ -465,7 +472,7 @@ def test_standard_input_too_large_for_memory(monkeypatch):
     monkeypatch.setattr(sources, "free_memory", lambda: None)
     with pytest.raises(
         InputError,
-        match=r"^standard input is too large for the memory: write it to a file, tokenize that with 'headgate "
+        match=r"^standard input is too large for the memory: write it to a file, tokenize the file with 'headgate "
         r"prepare FILE --out DIR' and train on DIR, or use a part of it with --limit$",
     ):
         sources.whole(TextSettings(corpus="-"))
@@ -473,7 +480,7 @@ def test_standard_input_too_large_for_memory(monkeypatch):
 
 def test_a_link_to_nowhere_is_no_file(tmp_path):
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
-    with pytest.raises(InputError, match=r"^there is no file and no corpus .*loop\.txt: "):
+    with pytest.raises(InputError, match=r"^there is no file or corpus .*loop\.txt: "):
         text_of(tmp_path / "loop.txt")
 
 

@@ -187,7 +187,9 @@ def test_sizes_that_cannot_be(size):
 
 
 def test_too_few_pairs_say_how_many_there_are():
-    message = r"^the text has pairs for a vocabulary of 257 subwords, not for 300: lower --vocab-size to at most 257"
+    message = (
+        r"^the text has enough pairs for a vocabulary of 257 subwords, not of 300: lower --vocab-size to at most 257"
+    )
     with pytest.raises(InputError, match=message):
         SubwordTokenizer.train(["ab ab"], 300)
     assert SubwordTokenizer.train(["ab ab"], 257).decode([256]) == "ab"
@@ -281,7 +283,7 @@ def test_damaged_json_is_a_tokenizer_or_an_input_error(data):
         (lambda d: d.update(decoder=None), "differs in decoder"),
         (lambda d: d["model"]["vocab"].update(a=5), "ids of the vocabulary must be 0, 1, 2"),
         (lambda d: d["model"]["vocab"].update(a=True), "vocabulary is missing or damaged"),
-        (lambda d: d["model"]["vocab"].update({"a b": 290}), "stands for no byte"),
+        (lambda d: d["model"]["vocab"].update({"a b": 290}), "a character that does not represent a byte"),
         (lambda d: d["model"]["vocab"].update({"zz": d["model"]["vocab"].pop("a")}), "must have all 256 bytes"),
         (lambda d: d["model"]["merges"].append(["q", "q"]), "a merge joins subwords that are not"),
         (lambda d: d["model"]["merges"].append("q q"), "list of merges is missing or damaged"),

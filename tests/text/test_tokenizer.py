@@ -138,7 +138,7 @@ def test_characters_written_one_by_one_are_what_decode_says(text, unknown, data)
 )
 def test_half_a_surrogate_pair_in_a_vocabulary(described):
     """It could be neither written nor printed."""
-    what = r"the vocabulary holds half a surrogate pair, U\+D800, which is no character"
+    what = r"the vocabulary contains half a surrogate pair, U\+D800, which is not a character"
     with pytest.raises(
         InputError, match=rf"^runs/a/tokenizer\.json: (runs/a/tokenizer\.json: )?{what}: restore the file"
     ):
@@ -247,7 +247,7 @@ def test_documents_pass_on_what_was_written_before():
 
 
 def test_documents_are_not_made_of_documents():
-    with pytest.raises(InputError, match="cannot be made of another one"):
+    with pytest.raises(InputError, match="a documents tokenizer cannot contain another one"):
         DocumentTokenizer(DocumentTokenizer(ByteTokenizer()))
 
 
@@ -280,16 +280,16 @@ def test_json_round_trip(make, ascii_only):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"type": "documents"}', r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\)"),
+        ('{"type": "documents"}', r"^runs/a/tokenizer\.json does not describe a tokenizer \(it has no type\)"),
         (
             '{"type": "documents", "of": {"type": "documents", "of": {"type": "bytes"}}}',
-            "cannot be made of another one",
+            "a documents tokenizer cannot contain another one",
         ),
         ('{"type": "documents", "of": {"type": "words"}}', r"^runs/a/tokenizer\.json: the list of words"),
         ('{"type": "subwords"}', r"^runs/a/tokenizer\.json: the model must be byte-pair encoding"),
         ("", r"^runs/a/tokenizer\.json does not describe a tokenizer \(JSONDecodeError.*\): restore the file$"),
-        ("[]", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\): restore"),
-        ("{}", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it names no type\): restore the file$"),
+        ("[]", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it has no type\): restore"),
+        ("{}", r"^runs/a/tokenizer\.json does not describe a tokenizer \(it has no type\): restore the file$"),
         ("[" * 100_000, r"^runs/a/tokenizer\.json does not describe a tokenizer \(RecursionError"),
         ('{"type": "bytse"}', r"^runs/a/tokenizer\.json names an unknown tokenizer 'bytse': did you mean bytes\?$"),
         (

@@ -85,10 +85,10 @@ def test_vocabularies_that_cannot_be():
     with pytest.raises(InputError, match=r"^no word of the text occurs 3 times or more: lower --min-frequency$"):
         WordTokenizer.from_counts(Counter("ab"), min_frequency=3)
     for word in ("", " ", "a b", "a\n", " a", "\n\n"):
-        with pytest.raises(InputError, match="must be without whitespace, or a line break"):
+        with pytest.raises(InputError, match="must have no whitespace, or be a line break"):
             WordTokenizer(["a", word])
     for several in ([], ["a", "b", "a"]):
-        with pytest.raises(InputError, match="at least one, and none twice"):
+        with pytest.raises(InputError, match="at least one word, and each word only once"):
             WordTokenizer(several)
 
 

@@ -1,1 +1,1 @@
-"""From tables, series and ragged arrays to batches."""
+"""Batches from tables, time series and ragged arrays."""

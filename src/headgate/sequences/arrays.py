@@ -1,6 +1,6 @@
-"""Sequences as NumPy arrays: read from what a user has, checked, cut, standardized, put into batches.
+"""Sequences as NumPy arrays: read from user data, checked, cut, standardized and batched.
 
-Letters: n sequences, T steps (of the longest), F features, N steps of all sequences together, B sequences of a batch.
+Letters: n sequences, T steps (of the longest), F features, N steps of all sequences together, B sequences per batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ SHAPES = "(samples, steps, features), (samples, steps) for one feature, or a lis
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of any lengths, one behind the other: values (N, F), lengths (n,), all at least 1."""
+    """Sequences of any lengths, concatenated: values (N, F), and lengths (n,), all at least 1."""
 
     values: np.ndarray
     lengths: np.ndarray
@@ -25,8 +25,8 @@ class Sequences:
     def read(cls, X: Any, name: str = "X") -> "Sequences":
         """Read an array (n, T, F) or (n, T), or a list of arrays (T_i, F) or (T_i,), as float64.
 
-        Raises InputError for other shapes, what is no number, no sequences, a sequence without steps, features that
-        differ, and NaN or infinity, of which it says where.
+        Raises InputError for other shapes, non-numeric values, no sequences, a sequence without steps, differing
+        numbers of features, and NaN or infinity, with its position.
 
         >>> read = Sequences.read([[1.0, 2.0, 3.0], [4.0]])
         >>> read.values.shape, read.lengths
@@ -57,18 +57,18 @@ class Sequences:
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each sequence begins in values, (n,)."""
+        """The row of values at which each sequence begins, (n,)."""
         starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
         return starts
 
     def take(self, indices: np.ndarray) -> "Sequences":
-        """Some of them, in the order of ``indices``."""
+        """Return the sequences with these indices, in their order."""
         starts, lengths = self.starts[indices], self.lengths[indices]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return Sequences(self.values[np.repeat(starts, lengths) + within], lengths)
 
     def padded(self) -> np.ndarray:
-        """All of them side by side, zeros behind the ends: (n, T, F)."""
+        """Return the sequences as one array (n, T, F), padded with zeros at the end."""
         n, T = len(self), int(self.lengths.max())
         if (self.lengths == T).all():
             return self.values.reshape(n, T, -1)
@@ -81,30 +81,30 @@ class Sequences:
         if len(wrong):
             row, feature = wrong[0]
             sample = int(np.searchsorted(self.starts, row, side="right")) - 1
-            found = "NaN" if np.isnan(self.values[row, feature]) else "infinity (inf)"
+            value = "NaN" if np.isnan(self.values[row, feature]) else "infinity (inf)"
             raise InputError(
-                f"{name} has {found} at sample {sample}, step {row - self.starts[sample]}, feature {feature} "
+                f"{name} has {value} at sample {sample}, step {row - self.starts[sample]}, feature {feature} "
                 f"({len(wrong)} in all): fill them in or leave those samples out"
             )
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What standardizing took away from columns: their means and standard deviations, each (F,)."""
+    """The means and standard deviations, each (F,), that standardize columns."""
 
     mean: np.ndarray
     deviation: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray, weights: np.ndarray | None = None) -> "Scale":
-        """The means and (population) standard deviations of values (N, F), weighted by weights (N,).
+        """Compute the means and population standard deviations of values (N, F), weighted by weights (N,).
 
-        A column that does not vary has the deviation 1, so that it becomes zeros.
+        A constant column gets the deviation 1, so that it becomes zeros.
         """
         mean = np.average(values, axis=0, weights=weights)
-        with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond 1e154
+        with np.errstate(over="ignore", invalid="ignore"):  # for numbers beyond 1e154
             deviation = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
-        constant = deviation <= max(10, len(values)) * np.finfo(float).eps * np.abs(mean)  # what rounding leaves
+        constant = deviation <= max(10, len(values)) * np.finfo(float).eps * np.abs(mean)  # up to rounding
         return cls(mean, np.where(constant | ~np.isfinite(deviation), 1.0, deviation))
 
     @classmethod
@@ -119,18 +119,18 @@ class Scale:
 
 
 def batches_by_length(lengths: np.ndarray, B: int, random: np.random.Generator | None = None) -> Iterator[np.ndarray]:
-    """Indices of sequences, B of them at a time, of much the same length, so that little is padded.
+    """Yield the indices of B sequences of similar length at a time, so that little padding is needed.
 
-    With ``random`` in random order: sequences are shuffled, sorted by length within some batches, and cut; the batches
-    are shuffled. Without, sorted by length.
+    Without ``random``, sequences are sorted by length. With it, they are shuffled, sorted by length within groups of 50
+    batches, and cut into batches, which are shuffled again.
 
     >>> [b.tolist() for b in batches_by_length(np.array([5, 1, 4, 2]), 2)]
     [[1, 3], [2, 0]]
     """
     order = np.arange(len(lengths)) if random is None else random.permutation(len(lengths))
     if (lengths != lengths[0]).any():
-        some = len(order) if random is None else 50 * B
-        pieces = [order[i : i + some] for i in range(0, len(order), some)]
+        size = len(order) if random is None else 50 * B
+        pieces = [order[i : i + size] for i in range(0, len(order), size)]
         order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
     batches = [order[i : i + B] for i in range(0, len(order), B)]
     if random is not None:
@@ -139,7 +139,7 @@ def batches_by_length(lengths: np.ndarray, B: int, random: np.random.Generator |
 
 
 def _parts(X: Any, name: str) -> np.ndarray | list[np.ndarray]:
-    """(n, T, F), or one (T_i, F) for each sample."""
+    """Return an array (n, T, F), or a list with one array (T_i, F) per sample."""
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
         X = list(X)
     if isinstance(X, Sequence) and not isinstance(X, str):
@@ -167,10 +167,10 @@ def _numbers(values: Any, name: str) -> np.ndarray:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
             if array.dtype.kind in "USmM":
-                raise InputError(f"{name} has {array.dtype}, no numbers: convert it first")
+                raise InputError(f"{name} must hold numbers, got {array.dtype}: convert it first")
             if array.dtype.kind == "c":
                 raise InputError(
-                    f"{name} has complex numbers: give real ones, their parts as two features for instance"
+                    f"{name} has complex numbers: give real ones, for instance their two parts as features"
                 )
             array = array.astype(np.float64)
         return array.astype(np.float64, copy=False)

@@ -1,7 +1,7 @@
-"""Intervals from past errors, split-conformal: as wide as the quantile of the errors of forecasts not trained on.
+"""Split-conformal prediction intervals, from the absolute errors of forecasts of steps that were not trained on.
 
-Letters: n forecasts, h steps ahead. Source: Vovk, Gammerman, Shafer 2005; the rank ceil((n + 1) coverage) makes a new
-error of the same kind lie within with at least that probability.
+Letters: n forecasts, h steps ahead. Source: Vovk, Gammerman, Shafer 2005. With the error of rank ceil((n + 1) coverage)
+as half the width, an interval covers a new, exchangeable value with at least that probability.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from headgate.errors import InputError
 
 
 def check_coverage(coverage: object) -> None:
-    """InputError for what is no coverage of an interval."""
+    """Raise InputError unless ``coverage`` is a float between 0 and 1."""
     if isinstance(coverage, bool) or not isinstance(coverage, float | np.floating) or not 0 < coverage < 1:
         raise InputError(f"coverage must be above 0 and below 1, got {coverage!r}")
 
 
 def least_errors(coverage: float) -> int:
-    """The errors of past forecasts that an interval of this coverage needs.
+    """Return the number of errors of past forecasts that an interval of this coverage needs.
 
     >>> least_errors(0.8), least_errors(0.95)
     (4, 19)
@@ -25,7 +25,7 @@ def least_errors(coverage: float) -> int:
 
 
 def observed(errors: np.ndarray) -> int:
-    """The errors (n, h) that there are of the step ahead that was observed least often."""
+    """Return how many errors (n, h) are known, not NaN, for the step ahead with the fewest."""
     return int((~np.isnan(errors)).sum(0).min())
 
 
@@ -35,11 +35,11 @@ def quantiles(
     coverage: float,
     remedy: str = "give a longer series, or a larger calibration",
 ) -> np.ndarray:
-    """Half the width of an interval at each of ``horizon`` steps ahead (horizon,), from absolute errors (n, h), sorted
-    for each step, NaN, of steps that were not observed, last.
+    """Return half the width of the interval at each of ``horizon`` steps ahead, (horizon,).
 
-    Raises InputError if ``coverage`` is not between 0 and 1, if ``horizon`` exceeds the calibrated steps, or if there
-    are too few errors, and then says what to do: ``remedy``.
+    ``errors``: absolute errors (n, h), sorted for each step; NaN for steps that were not observed, which come last.
+    Raises InputError if ``coverage`` is not between 0 and 1, if ``horizon`` exceeds the calibrated steps, or, with the
+    advice ``remedy``, if there are too few errors.
 
     >>> quantiles(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, np.nan]]), 2, 0.75)
     array([7., 6.])
@@ -54,7 +54,7 @@ def quantiles(
     if int(np.ceil((n + 1) * coverage)) > n:
         raise InputError(
             f"an interval of coverage {coverage:g} needs {least_errors(coverage)} forecasts of "
-            f"the part held out, there are {n}: {remedy}"
+            f"the held-out part, but there are {n}: {remedy}"
         )
     widths = np.empty(horizon)
     for step in range(horizon):

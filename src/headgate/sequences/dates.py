@@ -1,4 +1,4 @@
-"""The column that orders the steps: dates in the forms that people write, or whole numbers."""
+"""The column that orders the steps: dates in common forms, or whole numbers."""
 
 import re
 from collections.abc import Callable
@@ -19,12 +19,12 @@ _EITHER = r"(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-](?P<y>\d{4})" + _TIME
 
 
 def _day(match: re.Match[str]) -> str:
-    found = {"m": "1", "d": "1", **{k: v for k, v in match.groupdict().items() if v is not None}}
-    month = found["m"]
-    if "name" in found:
-        month = str(_MONTHS.index(found["name"][:3].lower()) + 1) if found["name"][:3].lower() in _MONTHS else "0"
-    day = f"{found['y']}-{month:0>2}-{found['d']:0>2}"
-    return f"{day}T{found['t']:0>5}" if "t" in found else day
+    parts = {"m": "1", "d": "1", **{k: v for k, v in match.groupdict().items() if v is not None}}
+    month = parts["m"]
+    if "name" in parts:
+        month = str(_MONTHS.index(parts["name"][:3].lower()) + 1) if parts["name"][:3].lower() in _MONTHS else "0"
+    day = f"{parts['y']}-{month:0>2}-{parts['d']:0>2}"
+    return f"{day}T{parts['t']:0>5}" if "t" in parts else day
 
 
 def _week(match: re.Match[str]) -> str:
@@ -64,10 +64,10 @@ FORMS: dict[str, Form] = {
 
 
 def read_steps(column: pd.Series, form: str | None = None) -> tuple[Any, str]:
-    """The steps of a column, as pandas has dates or numbers, and the form they were read in.
+    """Return the steps of a column, as dates or numbers of pandas, and the form in which they were read.
 
-    ``form`` is that of an earlier table, which decides where this one could be read in two. Raises InputError that says
-    where the column cannot be read.
+    ``form`` is the form of an earlier table, which is preferred if this column can be read in several. Raises
+    InputError that names the first row that cannot be read.
     """
     name = column.name
     if column.isna().any():
@@ -83,17 +83,17 @@ def read_steps(column: pd.Series, form: str | None = None) -> tuple[Any, str]:
             text = column.astype(str)
             for dated in ("yearmonthday", "yearmonth"):
                 if form in (None, dated) and text.map(FORMS[dated][0].fullmatch).notna().all():
-                    found = _converted(text, dated)
-                    if not found.isna().any():
-                        return found.array, dated
+                    dates = _converted(text, dated)
+                    if not dates.isna().any():
+                        return dates.array, dated
         return column.to_numpy(), _NUMBERS
     text = column.astype(str).str.strip()
     if pd.api.types.is_numeric_dtype(column) or not all(len(value) < 60 for value in text.iloc[:100]):
         raise _unreadable(column, 0)
     if form in FORMS and text.map(FORMS[form][0].fullmatch).notna().all():
-        found = _converted(text, form)
-        if not found.isna().any():
-            return found.array, form
+        dates = _converted(text, form)
+        if not dates.isna().any():
+            return dates.array, form
     iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
     if not iso.isna().any():
         try:
@@ -112,21 +112,21 @@ def read_steps(column: pd.Series, form: str | None = None) -> tuple[Any, str]:
     chosen = max(forms, key=lambda name: counts[name])
     if chosen in (_DAY_FIRST, _MONTH_FIRST):
         chosen = _decided(column, text)
-    found = _converted(text, chosen)
-    if found.isna().any():
-        raise _unreadable(column, int(found.isna().to_numpy().argmax()), chosen)
-    return found.array, chosen
+    dates = _converted(text, chosen)
+    if dates.isna().any():
+        raise _unreadable(column, int(dates.isna().to_numpy().argmax()), chosen)
+    return dates.array, chosen
 
 
 def _converted(text: pd.Series, form: str) -> pd.Series:
-    """Dates of a form; NaT where there is none."""
+    """Convert texts to dates by a form; NaT for those that do not match it."""
     pattern, convert = FORMS[form]
     iso = [convert(match) if (match := pattern.fullmatch(value)) else "" for value in text]
     return pd.to_datetime(pd.Series(iso, index=text.index), format="ISO8601", errors="coerce")
 
 
 def _decided(column: pd.Series, text: pd.Series) -> str:
-    """Whether days or months stand first, which a number above 12 decides."""
+    """Decide by a number above 12 whether days or months come first; return the form."""
     pattern = re.compile(_EITHER)
     parts = [(int(match["a"]), int(match["b"])) if (match := pattern.fullmatch(v)) else (0, 0) for v in text]
     first, second = (np.array([part[side] for part in parts]) > 12 for side in (0, 1))
@@ -138,7 +138,7 @@ def _decided(column: pd.Series, text: pd.Series) -> str:
         )
     if not first.any() and not second.any():
         raise InputError(
-            f"column {column.name} has dates like {text.iloc[0]} in {place(column, 0)}, and no row tells the day from "
+            f"column {column.name} has dates like {text.iloc[0]} in {place(column, 0)}, but no row tells the day from "
             "the month: write dates like 2024-01-31"
         )
     return _DAY_FIRST if first.any() else _MONTH_FIRST

@@ -1,6 +1,6 @@
-"""Time series as users have them (NumPy, pandas, the long form), read into arrays, and answers in the same form.
+"""Time series from NumPy, pandas or the long form as arrays, and forecasts in the same form.
 
-Letters: N steps of a series, h steps of a forecast, F features known along with it.
+Letters: N steps of a series, h steps of a forecast, F features of each step.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,33 +12,41 @@ import pandas as pd
 
 from headgate.errors import InputError
 
-LONG = ("unique_id", "ds", "y")  # the columns of the long form; others are features
+LONG = ("unique_id", "ds", "y")  # the columns of the long form; any others are features
 FILLS = ("linear", "forward")
-SEASONS = {"h": 24, "D": 7, "B": 5, "W": 52, "M": 12, "BM": 12, "Q": 4, "BQ": 4}  # steps of the season of a frequency
+SEASONS = {
+    "h": 24,
+    "D": 7,
+    "B": 5,
+    "W": 52,
+    "M": 12,
+    "BM": 12,
+    "Q": 4,
+    "BQ": 4,
+}  # steps in the season of each frequency
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series: values (N,) float64, gaps filled, features (N, F), the index of its steps (N,), which of them were
-    observed and not filled (N,), None: all, and how the others were filled."""
+    """One series with its gaps filled."""
 
     name: Hashable
-    values: np.ndarray
-    features: np.ndarray
-    index: pd.Index
-    observed: np.ndarray | None = None
-    fill: str | float | None = None
+    values: np.ndarray  # (N,), float64
+    features: np.ndarray  # (N, F)
+    index: pd.Index  # of the steps, (N,)
+    observed: np.ndarray | None = None  # (N,), False for values that were filled in; None: all were observed
+    fill: str | float | None = None  # how gaps were filled, as for Panel.read
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def called(self) -> str:
-        """What errors call it."""
+        """The name of the series in error messages."""
         return "y" if self.name is None else f"series {self.name!r}"
 
     def until(self, end: int) -> "Series":
-        """Its first so many steps (counted from the end where negative), gaps filled from these alone."""
+        """Return the first ``end`` steps (counted from the end if negative), with gaps filled from these alone."""
         cut = Series(self.name, self.values[:end], self.features[:end], self.index[:end])
         if self.observed is None or self.observed[:end].all():
             return cut
@@ -46,17 +54,16 @@ class Series:
 
     @property
     def seen(self) -> np.ndarray:
-        """The values that were observed, NaN in the others' place (N,)."""
+        """The observed values, with NaN in place of the others, (N,)."""
         return self.values if self.observed is None else np.where(self.observed, self.values, np.nan)
 
     def future(self, h: int) -> pd.Index:
-        """The index of the h steps after its end."""
+        """Return the index of the h steps after the end of the series."""
         index = self.index
         if isinstance(index, pd.DatetimeIndex):
             if (steps := frequency(index)) is None:
                 raise InputError(
-                    f"{self.called} has too few dates to see how far apart they are ({len(index)}): y.asfreq(...) says "
-                    "it"
+                    f"{self.called} has too few dates to tell their frequency ({len(index)}): set it with y.asfreq(...)"
                 )
             return pd.date_range(index[-1], periods=h + 1, freq=steps, name=index.name)[1:]
         if isinstance(index, pd.PeriodIndex):
@@ -67,12 +74,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series, and the form they came in: "array", "arrays" (columns, or a list), "series", "frame" or "long"."""
+    """One or more series and the form in which they were given.
+
+    ``form``: "array", "arrays" (the columns of one, or a list), "series", "frame" or "long".
+    """
 
     form: str
     series: tuple[Series, ...]
-    columns: pd.Index | None = None  # of a frame
-    feature_names: tuple[str, ...] | None = None  # where features came with names
+    columns: pd.Index | None = None  # of the form "frame"
+    feature_names: tuple[str, ...] | None = None  # None if features have no names
 
     @classmethod
     def read(cls, y: Any, X: Any = None, *, fill: str | float | None = None, gaps: bool = False) -> "Panel":
@@ -80,12 +90,13 @@ class Panel:
 
         y     (N,) one series, as an array, list or pandas Series; (N, k) k series, as an array or DataFrame; a list of
               arrays of any lengths; or the long form, a DataFrame with the columns unique_id, ds, y
-        X     features of each step, (N, F) or (N,), of all series alike; in the long form they are further columns of y
-        fill  None: missing values are an error; "linear" or "forward": filled in from their neighbours, those before a
-              series' first value left out; a number: that
-        gaps  leave missing values NaN where ``fill`` would fill them
+        X     features of each step, (N, F) or (N,), the same for all series; in the long form, further columns of y
+        fill  None: missing values are an error; "linear" or "forward": fill them from their neighbours, and drop the
+              steps before a series' first value; a number: the value to fill in
+        gaps  keep missing values as NaN, although ``fill`` allows them
 
-        Raises InputError for other shapes, gaps, infinities, and an index that is not sorted and regular.
+        Raises InputError for other shapes, missing values without ``fill``, infinities, and an index that is not sorted
+        and regular.
         """
         plain = fill.item() if isinstance(fill, np.generic) else fill  # type: ignore[redundant-expr]
         number = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= 1e308
@@ -93,14 +104,14 @@ class Panel:
             raise InputError(f'fill must be None, "linear", "forward" or a number, got {fill!r}')
         form, parts, columns = _forms(y)
         if form == "long" and X is not None:
-            raise InputError("X goes with arrays and wide frames: in the long form, features are further columns of y")
+            raise InputError("X is for arrays and wide frames: in the long form, give features as further columns of y")
         series = []
         for name, values, index, features in parts:
             where = "y" if name is None or form == "series" else f"series {name!r}"
             if features is None:
                 features = _features(X, len(values))
             if isinstance(X, pd.DataFrame | pd.Series) and form in ("series", "frame") and not X.index.equals(index):
-                raise InputError("X must have the index of y: X.reindex(y.index) brings its rows into place")
+                raise InputError("X must have the index of y: X.reindex(y.index) aligns its rows")
             one = _checked(Series(name, values, features, index), where)
             missing = np.isnan(values)
             if missing.all() or (missing.any() and fill is None):
@@ -118,12 +129,14 @@ class Panel:
         return replace(self, series=tuple(s.until(end) for s in self.series))
 
     def ahead(self, X: Any, h: int) -> list[np.ndarray]:
-        """The features of the h steps to come, as for :meth:`read`, for each series (h, F): X is (h, F) of all series
-        alike, or in the long form a DataFrame with unique_id, ds and the features."""
+        """Return the features of the next h steps for each series, (h, F) each.
+
+        X is (h, F), the same for all series, or in the long form a DataFrame with unique_id, ds and the features.
+        """
         F = self.series[0].features.shape[1]
         if X is None:
             if F:
-                raise InputError(f"X must have the {F} features of the {h} steps to come, as those of y: give them")
+                raise InputError(f"X must have the {F} features of the {h} steps to come, but there is no X: give one")
             return [np.empty((h, 0))] * len(self.series)
         if self.feature_names is not None and isinstance(X, pd.DataFrame):
             keys = list(LONG[:2]) if self.form == "long" else []
@@ -134,13 +147,13 @@ class Panel:
                 return [self._features_after(X, series, h) for series in self.series]
             X = X[list(self.feature_names)]
         elif self.form == "long":
-            raise InputError("X must be a DataFrame with the columns unique_id, ds and the features, as y")
+            raise InputError("X must be a DataFrame with the columns unique_id, ds and the features, like y")
         steps = self.series[0].future(h)
         if isinstance(X, pd.DataFrame | pd.Series) and self.form in ("series", "frame") and not X.index.equals(steps):
             raise InputError(f"X must have the index of the steps to come, {steps[0]} to {steps[-1]}")
         features = _features(X, h)
         if features.shape[1] != F or not np.isfinite(features).all():
-            raise InputError(f"X must have the shape {(h, F)}, finite numbers, got {features.shape}")
+            raise InputError(f"X must have the shape {(h, F)} and only finite numbers, got the shape {features.shape}")
         return [features] * len(self.series)
 
     def _features_after(self, X: pd.DataFrame, series: Series, h: int) -> np.ndarray:
@@ -148,17 +161,18 @@ class Panel:
         steps = series.future(h)
         wrong = steps[[(rows.index == step).sum() != 1 for step in steps]]
         if len(wrong):
-            raise InputError(f"X must have one row for each step to come of {series.name!r}, look at {wrong[0]}")
+            raise InputError(f"X must have one row for each step to come of {series.name!r}, but not for {wrong[0]}")
         features = _numbers(rows.loc[steps, list(self.feature_names or ())], "X")
         if not np.isfinite(features).all():
             raise InputError(f"X has NaN or infinity among the features of {series.name!r}: fill them in")
         return features
 
     def answer(self, found: Sequence[Mapping[str, np.ndarray]]) -> Any:
-        """Forecasts in the form of the series: for each of these its columns, (h,) each; one column is that of y.
+        """Return forecasts in the form in which the series were given.
 
-        One column: (h,) array, (h, k) array, Series, frame, or long frame. Several: a frame with these columns, for
-        many series beside each other under their names, in the long form as further columns.
+        ``found``: for each series its columns, (h,) each. One column is the forecast of y, returned as an array (h,) or
+        (h, k), a Series, a frame or a long frame. Several columns are returned as a frame: for several series side by
+        side under the names of the series, in the long form as further columns.
         """
         frames = []
         for series, columns in zip(self.series, found, strict=True):
@@ -189,7 +203,7 @@ class Panel:
         return pd.DataFrame(values, index=frames[0].index, columns=self.columns)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The panel as facts for JSON and arrays, from which :meth:`restore` makes it again."""
+        """Return the panel as facts for JSON and arrays; :meth:`from_state` restores it."""
         facts: dict[str, Any] = {"form": self.form, "series": [], "feature_names": self.feature_names}
         if self.columns is not None:
             facts["columns_name"] = self.columns.name
@@ -239,32 +253,32 @@ class Panel:
 
 
 def frequency(index: pd.Index) -> str | None:
-    """The frequency of an index of dates or periods, as pandas spells it; None for numbers."""
+    """Return the frequency of an index of dates or periods, as pandas spells it; None if it has none."""
     if isinstance(index, pd.DatetimeIndex):
         return index.freqstr or (pd.DatetimeIndex(index, freq="infer").freqstr if len(index) > 2 else None)
     return index.freqstr if isinstance(index, pd.PeriodIndex) else None
 
 
 def season_of(index: pd.Index) -> int:
-    """The steps of a season that the index suggests: 12 for months, 7 for days, ...; 1 where it suggests none."""
+    """Return the season that an index suggests, in steps: 12 for months, 7 for days, ...; 1 if it suggests none."""
     spelled = frequency(index) or ""
     letters = spelled.split("-")[0].lstrip("0123456789")
-    found = 0 if spelled[:1].isdigit() else SEASONS.get(letters) or SEASONS.get(letters.removesuffix("S").rstrip("E"))
-    return found or 1
+    steps = 0 if spelled[:1].isdigit() else SEASONS.get(letters) or SEASONS.get(letters.removesuffix("S").rstrip("E"))
+    return steps or 1
 
 
-Part = tuple[Any, np.ndarray, pd.Index, np.ndarray | None]  # name, values, index, features where y has them
+Part = tuple[Any, np.ndarray, pd.Index, np.ndarray | None]  # name, values, index, features if y has them
 
 
 def _forms(y: Any) -> tuple[str, list[Part], pd.Index | None]:
-    """The form of y, its series, and the columns of a frame."""
+    """Return the form of y, its series and, for a frame, the columns."""
     if isinstance(y, pd.Series):
         return "series", [(y.name, _numbers(y, "y"), y.index, None)], None
     if isinstance(y, pd.DataFrame) and set(LONG) <= set(y.columns):
         return "long", _long(y), None
     if isinstance(y, pd.DataFrame):
         if not len(y.columns) or y.columns.has_duplicates:
-            raise InputError("y has no columns, or two of one name: give one for each series")
+            raise InputError("y has no columns, or two with the same name: give one for each series")
         return "frame", [(name, _numbers(y[name], f"series {name!r}"), y.index, None) for name in y.columns], y.columns
     if isinstance(y, Sequence) and not isinstance(y, str) and any(np.ndim(part) for part in y):
         arrays = [_numbers(part, f"series {number}") for number, part in enumerate(y)]
@@ -309,12 +323,12 @@ def _features(X: Any, N: int) -> np.ndarray:
     features = _numbers(X, "X")
     features = features[:, None] if features.ndim == 1 else features
     if features.ndim != 2 or len(features) != N:
-        raise InputError(f"X must have the shape ({N}, features), a row for each step, got {features.shape}")
+        raise InputError(f"X must have the shape ({N}, features), one row per step, got {features.shape}")
     return features
 
 
 def _checked(series: Series, where: str) -> Series:
-    """The series, or an InputError that says what is wrong with it and where; missing values are not looked at."""
+    """Return the series. Raises InputError that says what is wrong and where; missing values are not checked."""
     values, index = series.values, series.index
     if not len(values):
         raise InputError(f"{where} has no steps: at least one is needed")
@@ -323,11 +337,13 @@ def _checked(series: Series, where: str) -> Series:
         raise InputError(f"{where} has an index of {index.dtype}: it must be dates, periods or whole numbers in order")
     if not index.is_monotonic_increasing or index.has_duplicates:
         at = next(i for i in range(1, len(index)) if not index[i] > index[i - 1])
-        raise InputError(f"{where} has an index that does not go up at {index[at]}: sort it, each step once")
+        raise InputError(
+            f"{where} has an index that does not increase at {index[at]}: sort it, with each step only once"
+        )
     _check_regular(index, where)
     if np.isinf(values).any() or np.isinf(series.features).any():
         at = int((np.isinf(values) | np.isinf(series.features).any(1)).argmax())
-        raise InputError(f"{where} or its features have infinity at {index[at]}: give a number, or NaN and fill=")
+        raise InputError(f"{where} or its features have infinity at {index[at]}: give a number, or NaN with fill=")
     if np.isnan(series.features).any():
         at = int(np.isnan(series.features).any(1).argmax())
         raise InputError(f"the features of {where} have NaN at {index[at]}: fill them in")
@@ -335,7 +351,7 @@ def _checked(series: Series, where: str) -> Series:
 
 
 def _filled(series: Series, fill: str | float | None) -> Series:
-    """The series with values where it has NaN; what is before its first value is left out, where neighbours fill."""
+    """Fill NaN with values. If these come from neighbours, the steps before the first value are dropped."""
     values = series.values
     missing, steps = np.isnan(values), np.arange(len(values))
     if fill == "linear":
@@ -349,11 +365,11 @@ def _filled(series: Series, fill: str | float | None) -> Series:
 
 
 def _with_frequency(series: list[Series]) -> list[Series]:
-    """The series, of which those with one or two dates, too few to see their frequency, have that of the others."""
-    found = {frequency(s.index) for s in series if isinstance(s.index, pd.DatetimeIndex)} - {None}
-    if len(found) != 1:
+    """Give series of one or two dates, too few to tell their frequency, the frequency of the others."""
+    frequencies = {frequency(s.index) for s in series if isinstance(s.index, pd.DatetimeIndex)} - {None}
+    if len(frequencies) != 1:
         return series
-    [steps] = found
+    [steps] = frequencies
     regular = []
     for s in series:
         index = s.index
@@ -362,7 +378,7 @@ def _with_frequency(series: list[Series]) -> list[Series]:
                 index = pd.DatetimeIndex(index, freq=steps)
             except ValueError:
                 raise InputError(
-                    f"{s.called} has dates ({', '.join(map(str, index))}) that are not those of the other series, "
+                    f"{s.called} has dates ({', '.join(map(str, index))}) that do not fit those of the other series, "
                     f"whose frequency is {steps}: y.asfreq(...) or y.resample(...) makes them alike (--frequency)"
                 ) from None
         regular.append(replace(s, index=index))
@@ -377,8 +393,8 @@ def _check_regular(index: pd.Index, where: str) -> None:
             gaps = np.diff(index.asi8)
             odd = int(np.abs(gaps - np.median(gaps)).argmax())
             raise InputError(
-                f"{where} has dates of no regular frequency (look between {index[odd]} and {index[odd + 1]}): "
-                "y.asfreq(...) or y.resample(...) makes them regular (--frequency), fill= (--fill) fills the gaps"
+                f"{where} has dates without a regular frequency (see between {index[odd]} and {index[odd + 1]}): "
+                "y.asfreq(...) or y.resample(...) makes them regular (--frequency), and fill= (--fill) fills the gaps"
             )
         return
     periods = isinstance(index, pd.PeriodIndex)
@@ -386,11 +402,11 @@ def _check_regular(index: pd.Index, where: str) -> None:
     step = index.freq.n if periods else gaps[0]
     if (gaps != step).any():
         odd = int((gaps != step).argmax())
-        raise InputError(f"{where} leaves out steps between {index[odd]} and {index[odd + 1]}: put them in, as NaN")
+        raise InputError(f"{where} lacks steps between {index[odd]} and {index[odd + 1]}: insert them as NaN")
 
 
 def _plain(name: Hashable) -> Any:
-    """A name as JSON has it."""
+    """Return a name as a value for JSON. Raises InputError if it cannot be one."""
     name = name.item() if isinstance(name, np.generic) else name
     if name is None or isinstance(name, bool | int | float | str):
         return name

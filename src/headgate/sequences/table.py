@@ -1,8 +1,8 @@
 """Tables as sequences with targets, or as time series.
 
 A table is read in one of three ways. With a group column, each group is a sequence: its rows are the steps, its columns
-the features, and the target is one value a group. To be forecast, the target column is a time series (one for each
-group). Otherwise each row is a sequence of numbers, its columns the steps.
+the features, and the target is one value per group. For a forecast, the target column is a time series (one for each
+group). Otherwise each row is a sequence of numbers: its columns are the steps.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,14 +20,14 @@ TASKS = ("regression", "classification", "forecast")
 
 @dataclass(frozen=True)
 class Roles:
-    """What the columns of a table are to a model; stored with it."""
+    """The roles of a table's columns in a model; stored with it."""
 
     task: str
     target: str
     features: tuple[str, ...] = ()
     time: str | None = None
     group: str | None = None
-    frequency: str | None = None  # of the steps of series: those that are not in the table are missing values
+    frequency: str | None = None  # of the steps of series; steps that are not in the table are missing values
     dates: str | None = None  # the form in which the time column was read
 
     def to_json(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Roles:
     def from_json(cls, described: dict[str, Any]) -> "Roles":
         texts = [v for k, v in described.items() if k != "features" and v is not None] + list(described["features"])
         if described["task"] not in TASKS or not all(isinstance(text, str) for text in texts):
-            raise ValueError("a task, and names of columns, are expected")
+            raise ValueError("expected a task and names of columns")
         names = {k: described[k].strip() for k in ("target", "time", "group") if described.get(k) is not None}
         return cls(**{**described, **names, "features": tuple(name.strip() for name in described["features"])})
 
@@ -54,33 +54,34 @@ def assign_roles(
     frequency: str | None,
     say: Say = lambda text: None,
 ) -> Roles:
-    """Say what each column is for. Without ``features``: every other column that has a name; of a forecast none.
+    """Assign a role to each column. Raises InputError if the roles are inconsistent.
 
-    A Parquet file's index of dates orders the steps where no column was named. ``say`` is told how dates are read.
+    Without ``features``, these are all other columns that have a name, or for a forecast none. If no ``time`` is given,
+    a forecast takes the date index of a Parquet file. ``say`` is called with the format in which dates were read.
     """
     target, time, group = (None if c is None else c.strip() for c in (target, time, group))  # type: ignore[assignment]
     features = None if features is None else [c.strip() for c in features]
     if forecast and time is None:
         time = next((c for c in table.attrs.get("dates", ()) if c not in (target, group)), None)
-    given = [c for c in (target, time, group, *(features or ())) if c is not None]
-    require(table, given)
-    if twice := next((c for c in given if given.count(c) > 1), None):
+    used = [c for c in (target, time, group, *(features or ())) if c is not None]
+    require(table, used)
+    if twice := next((c for c in used if used.count(c) > 1), None):
         raise InputError(f"column {twice} is used twice: --target, --time, --group and --features must name different "
                          "columns")  # fmt: skip
     if forecast and time is None:
         raise InputError("a forecast needs the column that orders the steps: name it with --time")
     if forecast and task != "auto":
-        raise InputError(f"--task {task} does not go with a forecast: leave out --task, or --horizon")
+        raise InputError(f"--task {task} does not go with a forecast: omit --task or --horizon")
     if not forecast and frequency is not None:
-        raise InputError("--frequency is of forecasts: give --horizon, or leave it out")
+        raise InputError("--frequency is only for forecasts: give --horizon, or omit --frequency")
     if not forecast and time is not None and group is None:
         raise InputError(
-            "--time does nothing here, each row is a sequence of its own: name the rows that belong together with "
-            "--group, or give --horizon to forecast"
+            "--time does nothing here, because each row is a sequence of its own: name the column that groups rows "
+            "into sequences with --group, or give --horizon to forecast"
         )
     kind = _kind(table, target)
     if kind == "dates":
-        raise InputError(f"column {target} holds dates, and neither numbers nor classes: name another --target")
+        raise InputError(f"column {target} holds dates, not numbers or classes: name another --target")
     if task == "auto":
         task = "forecast" if forecast else "regression" if kind == "numbers" else "classification"
     if task != "classification" and kind == "text":
@@ -88,7 +89,9 @@ def assign_roles(
     if features is None:
         features = [] if forecast else _other_columns(table, (target, time, group), say)
     if not features and not forecast:
-        raise InputError(f"there is no column beside {target} to predict it from: the table has {_few(table.columns)}")
+        raise InputError(
+            f"there is no column other than {target} to predict it from: the table has {_few(table.columns)}"
+        )
     dates = None
     if time is not None:
         dates = read_steps(table[time], None)[1] if forecast else _order(table, time, None)[1]
@@ -102,19 +105,19 @@ def assign_roles(
 def _other_columns(table: pd.DataFrame, used: tuple[str | None, ...], say: Say) -> list[str]:
     left_out = [*table.attrs.get("unnamed", ()), *table.attrs.get("index", ())]
     if unnamed := [c for c in table.attrs.get("unnamed", ()) if c not in used]:
-        say(f"the column without a name is left out: --features {unnamed[0]!r} would take it in")
+        say(f"the column without a name is left out: --features {unnamed[0]!r} would include it")
     return [str(c) for c in table.columns if c not in (*used, *left_out)]
 
 
 def require(table: pd.DataFrame, columns: list[str]) -> None:
-    """InputError that names the first column that is not there."""
+    """Raise InputError, which names the first missing column, unless the table has all columns."""
     for column in columns:
         if column not in table.columns:
             raise InputError(f"the table has no column {column}: {suggest(column, map(str, table.columns))}")
 
 
 def answered(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, int]:
-    """The rows of the samples that have a target, and how many samples have none."""
+    """Return the rows of the samples that have a target, and the number of samples that have none."""
     require(table, [c for c in (roles.target, roles.group) if c is not None])
     values = table[roles.target]
     missing = values.isna()
@@ -134,14 +137,14 @@ def answered(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, int]:
     if roles.task == "classification":
         values = values.infer_objects()
         if pd.api.types.is_float_dtype(values) and (values % 1 == 0).all():
-            values = values.astype(np.int64)  # classes 0 and 1, which are 0.0 and 1.0 beside an empty cell
+            values = values.astype(np.int64)  # classes 0 and 1 are 0.0 and 1.0 in a column with an empty cell
     return table[known].assign(**{roles.target: values}), left_out
 
 
 def samples(table: pd.DataFrame, roles: Roles) -> tuple[Any, np.ndarray | None, pd.DataFrame]:
-    """X and y as the estimators take them, and what names each sample: its group, or its row's number.
+    """Return X and y for the estimators, and a table that names each sample by its group or row number.
 
-    y is None if there is no target column, and holds NaN or None where that has no value.
+    y is None if there is no target column; it has NaN or None for samples without a target.
     """
     require(table, [c for c in (roles.group and roles.time, roles.group, *roles.features) if c is not None])
     known = roles.target in table.columns
@@ -161,12 +164,12 @@ def samples(table: pd.DataFrame, roles: Roles) -> tuple[Any, np.ndarray | None, 
     by_group = order[np.argsort(codes[order], kind="stable")]
     parts = np.split(by_group, np.cumsum(np.bincount(codes))[:-1])
     X = [numbers[part] for part in parts]
-    found = pd.DataFrame({roles.group: names})
-    return X, _one_each(table, roles, parts, names) if known else None, found
+    y = _one_each(table, roles, parts, names) if known else None
+    return X, y, pd.DataFrame({roles.group: names})
 
 
 def _one_each(table: pd.DataFrame, roles: Roles, parts: list[np.ndarray], names: Any) -> np.ndarray:
-    """The target of each group."""
+    """Return the target of each group. Raises InputError if a group has several."""
     column, y = table[roles.target], []
     for name, part in zip(names, parts, strict=True):
         values = column.iloc[np.sort(part)].dropna()
@@ -184,8 +187,10 @@ def _one_each(table: pd.DataFrame, roles: Roles, parts: list[np.ndarray], names:
 
 
 def series(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The target as series in the long form, and the rows after their ends, those at the end whose target is missing;
-    None where there are none, and the model has no features."""
+    """Return the target as series in the long form, and the rows at their ends whose target is missing.
+
+    Instead of the latter, None if there are none and the model has no features.
+    """
     assert roles.time is not None
     require(table, [c for c in (roles.time, roles.target, roles.group, *roles.features) if c is not None])
     if roles.group is not None:
@@ -204,7 +209,7 @@ def series(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, pd.DataFram
         long = _regular(long, roles.frequency)
     if empty := next((name for name, y in long.groupby("unique_id", sort=False)["y"] if y.isna().all()), None):
         where = "" if roles.group is None else f" in series {empty!r}"
-        raise InputError(f"column {roles.target} has no value{where}: give some to go on from, or leave it out")
+        raise InputError(f"column {roles.target} has no value{where}: give some to continue from, or remove the series")
     ordered = long.sort_values(["unique_id", "ds"], kind="stable")
     ended = ordered["y"].notna()[::-1].groupby(ordered["unique_id"]).cummax()[::-1]
     if ended.all() and not roles.features:
@@ -213,7 +218,7 @@ def series(table: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def _order(table: pd.DataFrame, time: str, form: str | None) -> tuple[Any, str | None]:
-    """What puts the rows of a group into order, and the form of its dates: times of a day are text that sorts."""
+    """Return values that order the rows of a group, and the form of its dates, if any. Times of day sort as text."""
     column = table[time]
     if column.notna().all() and pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(), None
@@ -225,19 +230,19 @@ def _order(table: pd.DataFrame, time: str, form: str | None) -> tuple[Any, str |
 
 
 def _check_groups(table: pd.DataFrame, group: str) -> None:
-    """InputError unless each row has a group that is a number, a text or a date."""
+    """Raise InputError unless each row has a group that is a number, a text or a date."""
     column = table[group]
     if column.isna().any():
         at = int(column.isna().to_numpy().argmax())
         raise InputError(
-            f"column {group} has no value in {place(column, at)} ({column.isna().sum()} in all), and each row must "
+            f"column {group} has no value in {place(column, at)} ({column.isna().sum()} in all), but each row must "
             "belong to a group: fill it in, or remove such rows"
         )
     _kind(table, group)
 
 
 def _check_once(long: pd.DataFrame, roles: Roles) -> None:
-    """InputError if a series has a step twice."""
+    """Raise InputError if a series has a step twice."""
     again = long.duplicated(["unique_id", "ds"]).to_numpy()
     if not again.any():
         return
@@ -255,9 +260,9 @@ def _offset(frequency: str) -> Any:
     try:
         offset = pd.tseries.frequencies.to_offset(frequency)
     except (ValueError, TypeError) as error:
-        raise InputError(f"--frequency {frequency} cannot be: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--frequency {frequency} is invalid: {str(error).splitlines()[0]}") from None
     if offset is None or offset.n < 1:
-        raise InputError(f"--frequency {frequency} cannot be: steps must go on, as with D, MS or 15min")
+        raise InputError(f"--frequency {frequency} is invalid: steps must go forward, as with D, MS or 15min")
     return offset
 
 
@@ -266,7 +271,7 @@ def _regular(long: pd.DataFrame, frequency: str) -> pd.DataFrame:
     for name, rows in long.groupby("unique_id", sort=False):
         dated = rows.set_index("ds").sort_index()
         if not isinstance(dated.index, pd.DatetimeIndex | pd.PeriodIndex):
-            raise InputError(f"--frequency {frequency} is of dates, and the steps are numbers: leave it out")
+            raise InputError(f"--frequency {frequency} needs dates, but the steps are numbers: omit --frequency")
         try:
             steps = (dated.index[-1] - dated.index[0]) / pd.Timedelta(offset)
         except (ValueError, TypeError):  # months have no length
@@ -276,11 +281,11 @@ def _regular(long: pd.DataFrame, frequency: str) -> pd.DataFrame:
         try:
             regular = dated.asfreq(frequency)
         except (ValueError, TypeError) as error:
-            raise InputError(f"--frequency {frequency} cannot be: {str(error).splitlines()[0]}") from None
+            raise InputError(f"--frequency {frequency} is invalid: {str(error).splitlines()[0]}") from None
         if len(lost := dated.index.difference(regular.index)):
             raise InputError(
                 f"--frequency {frequency} has no step at {lost[0]} of series {name!r}, and {len(lost)} rows would be "
-                "lost: give the frequency of the dates, or leave it out"
+                "lost: give the frequency of the dates, or omit --frequency"
             )
         regular["unique_id"] = name
         parts.append(regular.reset_index())
@@ -288,7 +293,7 @@ def _regular(long: pd.DataFrame, frequency: str) -> pd.DataFrame:
 
 
 def _kind(table: pd.DataFrame, name: str) -> str:
-    """What a column holds: "numbers", "truth" values, "dates" or "text"; InputError for anything else."""
+    """Return what a column holds: "numbers", "truth" values, "dates" or "text". Raises InputError for anything else."""
     column = table[name]
     if pd.api.types.is_bool_dtype(column):
         return "truth"
@@ -309,7 +314,10 @@ def _kind(table: pd.DataFrame, name: str) -> str:
 
 
 def _floats(column: pd.Series, *, missing: bool = False) -> np.ndarray:
-    """A column of numbers (n,); InputError that says where it has others, infinity, or, unless ``missing``, none."""
+    """Return a column of numbers as floats (n,).
+
+    Raises InputError, with the row, for other values, infinity and, unless ``missing``, missing values.
+    """
     if column.isna().all():
         values = np.full(len(column), np.nan)
     elif pd.api.types.is_numeric_dtype(column):
@@ -319,24 +327,24 @@ def _floats(column: pd.Series, *, missing: bool = False) -> np.ndarray:
     wrong = np.isinf(values) if missing else ~np.isfinite(values)
     if wrong.any():
         at = int(wrong.argmax())
-        found = (
+        problem = (
             "no value"
             if np.isnan(values[at])
             else f"{'-' if values[at] < 0 else ''}infinity (or a number beyond 1e308)"
         )
         raise InputError(
-            f"column {column.name} has {found} in {place(column, at)} ({wrong.sum()} in all): fill in numbers, or "
+            f"column {column.name} has {problem} in {place(column, at)} ({wrong.sum()} in all): fill in numbers, or "
             "leave such rows out"
         )
     return values
 
 
 def _no_number(column: pd.Series) -> InputError:
-    """The first value that is no number, and where it is."""
+    """Return the error for a column that is not numeric, which names its first such value and the row."""
     strange = column.notna() & pd.to_numeric(column.astype(object), errors="coerce").isna()
     if not strange.any():
-        found = "dates" if pd.api.types.is_datetime64_any_dtype(column) else f"values of the type {column.dtype}"
-        return InputError(f"column {column.name} holds {found}, no numbers: choose other columns with --features")
+        kind = "dates" if pd.api.types.is_datetime64_any_dtype(column) else f"values of the type {column.dtype}"
+        return InputError(f"column {column.name} holds {kind}, not numbers: choose other columns with --features")
     at = int(strange.to_numpy().argmax())
     text = repr(column.iloc[at])
     text = text if len(text) < 50 else text[:45] + "..."

@@ -1,4 +1,4 @@
-"""Files of tables, as people have them: CSV with any usual separator, compressed or not, and Parquet."""
+"""Table files: CSV with any usual separator, compressed or not, and Parquet."""
 
 import bz2
 import csv
@@ -24,9 +24,9 @@ from headgate.errors import InputError, one_line
 Say = Callable[[str], None]
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_KINDS = (  # how files begin that are not CSV
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook: save it as CSV there"),
-    (b"%PDF", "a PDF document: give a table, as CSV"),
+_KINDS = (  # the first bytes of files that are not CSV
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook: save it as CSV in Excel"),
+    (b"%PDF", "a PDF document: give a table as CSV"),
     (b"ARROW1", "an Arrow file: write it as Parquet"),
     (b"SQLite format 3", "an SQLite database: export a table as CSV"),
 )
@@ -37,10 +37,10 @@ _OTHER_THOUSANDS = r"[+-]?\d{1,3}(?:[.'\u00a0\u202f ]\d{3})+(?:,\d+)?"  # 1.234,
 
 
 def read_table(path: str, *, say: Say = lambda text: None) -> pd.DataFrame:
-    """Read a CSV or Parquet file, compressed or not; "-": CSV from standard input.
+    """Read a CSV or Parquet file, compressed or not; "-" reads CSV from standard input.
 
-    The index says where a row stands in the file: its name is "line" or "row". ``say`` is told how the file was read,
-    unless as plain CSV. Raises InputError if it cannot be read.
+    The index, named "line" or "row", is the position of each row in the file. ``say`` is called with what is unusual
+    about a CSV file, such as its separator. Raises InputError for a file that cannot be read.
     """
     if path == "-" and sys.stdin is None:
         raise InputError("standard input is closed: give a .csv or .parquet file")
@@ -53,7 +53,7 @@ def read_table(path: str, *, say: Say = lambda text: None) -> pd.DataFrame:
         table = _parquet(path) if named else _parse(_content(path), path, say)
     except InputError:
         raise
-    except Exception as error:  # whatever pandas, Arrow and a dozen ways of compression raise for what is damaged
+    except Exception as error:  # pandas, Arrow and the decompressors raise many kinds for damaged files
         if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
             raise
         kind = "Parquet" if named else "CSV"
@@ -65,7 +65,7 @@ def read_table(path: str, *, say: Say = lambda text: None) -> pd.DataFrame:
 
 
 def place(table: Any, position: int) -> str:
-    """Where a row of a table or column stands in its file.
+    """Return the position in its file of a row of a table or column.
 
     >>> place(pd.DataFrame({"a": [1, 2]}), 1)
     'row 2'
@@ -96,7 +96,7 @@ def _parse(content: bytes, path: str, say: Say) -> pd.DataFrame:
 
 
 def _unpacked(content: bytes, path: str) -> bytes:
-    """What a compressed file holds; other content as it is. It is known by its first bytes, whatever its name is."""
+    """Decompress the content of a file that is compressed, to judge by its first bytes, whatever its name."""
     try:
         if content.startswith(b"\x1f\x8b"):
             return gzip.decompress(content)
@@ -127,23 +127,23 @@ def _unpacked(content: bytes, path: str) -> bytes:
 
 
 def _member(content: bytes, path: str) -> bytes:
-    """The only table in a zip archive."""
+    """Return the only file in a zip archive. Raises InputError if there are several."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
         if "[Content_Types].xml" in names or "mimetype" in names:
-            raise InputError(f"{path} is a workbook of Excel or LibreOffice, not CSV: save it as CSV there")
+            raise InputError(f"{path} is a workbook of Excel or LibreOffice, not CSV: open it there and save it as CSV")
         if len(names) != 1:
-            found = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(f"{path} must hold one table, and holds {len(names)} files ({found}): unpack it")
+            first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise InputError(f"{path} must hold one table, but holds {len(names)} files ({first}): unpack it")
         try:
             return archive.read(names[0])
-        except RuntimeError as error:  # a password
+        except RuntimeError as error:  # for a member with a password
             raise InputError(f"{path} cannot be unpacked ({one_line(error)}): unpack it, and give the table") from None
 
 
 def _text(content: bytes, path: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) and len(content) > 2 and len(content) % 2 == 0:
-        with_mark = content.decode("utf-16", "replace")  # what Excel calls Unicode text
+        with_mark = content.decode("utf-16", "replace")  # which Excel calls Unicode text
         if "\ufffd" not in with_mark:
             return with_mark
     try:
@@ -155,21 +155,23 @@ def _text(content: bytes, path: str) -> str:
             f"{line}: save it as UTF-8"
         ) from None
     if "\0" in text[:100_000]:
-        raise InputError(f"{path} cannot be read as CSV: it has bytes that no text has: give a .csv or .parquet file")
+        raise InputError(
+            f"{path} cannot be read as CSV: it contains zero bytes, which no text has: give a .csv or .parquet file"
+        )
     if re.match(r"\s*<(!doctype|html|\?xml)", text[:100], re.IGNORECASE):
-        raise InputError(f"{path} is a page for browsers, not CSV: download the table itself")
+        raise InputError(f"{path} is a web page or XML, not CSV: download the table itself")
     return text
 
 
 def _csv(text: str, path: str, say: Say) -> pd.DataFrame:
-    first, skipped = 1, 0  # the header's line; what stands before it
-    if told := re.match(r"sep=(.)\r?\n", text):  # a word to Excel
-        text, skipped = text[told.end() :], 1
-    records = _records(text, told[1] if told else None, path)
+    first, skipped = 1, 0  # the line of the header in text, and the lines before text
+    if declared := re.match(r"sep=(.)\r?\n", text):  # a line for Excel
+        text, skipped = text[declared.end() :], 1
+    records = _records(text, declared[1] if declared else None, path)
     separator, header = records
     names = [name.strip() for name in header]
     if twice := next((n for n in names if n and names.count(n) > 1), None):
-        raise InputError(f"{path} has two columns of the name {twice}: rename one of them")
+        raise InputError(f"{path} has two columns named {twice}: rename one of them")
     decimal = "."
     if separator != "," and re.search(
         rf"(?:^|[{separator}])\s*\"?[+-]?\d+,\d+\"?\s*(?:[{separator}]|\r?$)", text, re.M
@@ -198,7 +200,7 @@ def _csv(text: str, path: str, say: Say) -> pd.DataFrame:
     table.attrs["unnamed"] = [n for n in unnamed if n in table.columns]
     if names and all(re.fullmatch(_NUMBER, name) for name in names):
         warnings.warn(
-            f"the first line of {path} names the columns, and has only numbers ({_few(names)}): if these are values, "
+            f"the first line of {path} names the columns, but has only numbers ({_few(names)}): if these are values, "
             "put a line with names above them",
             stacklevel=2,
         )
@@ -212,38 +214,38 @@ def _csv(text: str, path: str, say: Say) -> pd.DataFrame:
 
 
 def _records(text: str, separator: str | None, path: str) -> tuple[str, list[str]]:
-    """The separator, that which the first rows agree on, and the names in the first line."""
-    found: dict[str, list[list[str]]] = {}
+    """Return the separator, by which the first rows have equal lengths if possible, and the names in the first line."""
+    parsed: dict[str, list[list[str]]] = {}
     for candidate in [separator] if separator else SEPARATORS:
         rows = csv.reader(io.StringIO(text[:200_000], newline=""), delimiter=candidate, skipinitialspace=True)
-        found[candidate] = []
+        parsed[candidate] = []
         try:
             for row in rows:
                 if any(cell.strip() for cell in row):
-                    found[candidate].append(row)
-                if len(found[candidate]) > 50:
+                    parsed[candidate].append(row)
+                if len(parsed[candidate]) > 50:
                     break
-        except csv.Error:  # such as a field of megabytes: the parser says it better
+        except csv.Error:  # such as a field of megabytes: pandas has the better message
             continue
-    if not any(found.values()):
-        raise InputError(f"{path} cannot be read as CSV: it has no lines: give a table with names of columns")
+    if not any(parsed.values()):
+        raise InputError(f"{path} cannot be read as CSV: it is empty: give a table with column names")
     if separator is None:
-        width = {c: len(rows[0]) for c, rows in found.items() if rows}
-        agreed = {c: n for c, n in width.items() if n > 1 and all(len(row) == n for row in found[c][1:-1])}
+        width = {c: len(rows[0]) for c, rows in parsed.items() if rows}
+        agreed = {c: n for c, n in width.items() if n > 1 and all(len(row) == n for row in parsed[c][1:-1])}
         separator = max(agreed or width, key=lambda c: (agreed or width)[c])  # the first of these, a comma first
-    return separator, found[separator][0]
+    return separator, parsed[separator][0]
 
 
 def _ragged(message: str, before: int) -> str:
-    """What pandas says about a row that is longer than the first, in terms of the file."""
-    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
-        expected, line, saw = map(int, found.groups())
-        return f"line {line + before} has {saw} fields, the first line {expected}: quote or remove separators in it"
+    """Reword the message of pandas about a row that is longer than the first, with the line of the file."""
+    if match := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
+        expected, line, saw = map(int, match.groups())
+        return f"line {line + before} has {saw} fields, but the first line {expected}: quote or remove separators in it"
     return " ".join(message.split()) + ": check the quotation marks"
 
 
 def _lines(text: str, separator: str, rows: int, header: int) -> pd.Index:
-    """The line of the file in which each row begins."""
+    """Return the line of the file in which each row begins, or row numbers if it cannot be determined."""
     breaks = text.count("\n") + (not text.endswith("\n"))
     if breaks == rows + 1 and "\r" not in text.replace("\r\n", ""):
         return pd.RangeIndex(header + 1, header + 1 + rows, name="line")
@@ -256,17 +258,19 @@ def _lines(text: str, separator: str, rows: int, header: int) -> pd.Index:
             before = reader.line_num
     except csv.Error:
         lines = []
-    if len(lines) != rows + 1:  # read differently: better none than a wrong one
+    if len(lines) != rows + 1:  # csv and pandas disagree: no line is better than a wrong one
         return pd.RangeIndex(1, rows + 1, name="row")
     return pd.Index(lines[1:], name="line")
 
 
 def _numbers(column: pd.Series, decimal: str) -> tuple[pd.Series, str]:
-    """A column of numbers written with percent signs, thousands separators or decimal commas as numbers, and how it was
-    read; another as it is."""
+    """Convert a column of numbers with percent signs, thousands separators or decimal commas; also return how.
+
+    Any other column is returned unchanged.
+    """
     present = column.dropna()
     if not len(present) or not all(isinstance(value, str) for value in present):
-        values = pd.to_numeric(column, errors="coerce")  # whole numbers too large for 64 bits
+        values = pd.to_numeric(column, errors="coerce")  # converts whole numbers too large for 64 bits
         whole = (
             len(present) and not any(isinstance(v, str | bool) for v in present) and values.isna().equals(column.isna())
         )
@@ -289,8 +293,8 @@ def _numbers(column: pd.Series, decimal: str) -> tuple[pd.Series, str]:
         if pattern.fullmatch(text.iloc[0]) and text.map(pattern.fullmatch).notna().all():
             for letter in grouping:
                 text = text.str.replace(letter, "", regex=False)
-            said = ", ".join(filter(None, (how, "percent signs left out" if percent else None)))
-            return text.str.replace(point, ".", regex=False).astype(np.float64).reindex(column.index), said
+            note = ", ".join(filter(None, (how, "percent signs left out" if percent else None)))
+            return text.str.replace(point, ".", regex=False).astype(np.float64).reindex(column.index), note
     return column, ""
 
 
@@ -314,7 +318,7 @@ def _parquet(file: str | io.BytesIO) -> pd.DataFrame:
 
 
 def _plain(column: pd.Series) -> pd.Series:
-    """A column of Parquet's types as one of NumPy's numbers, dates or text, if it can be."""
+    """Convert a column of Parquet types to NumPy numbers, dates or text, if possible."""
     kind = column.dtype
     if isinstance(kind, pd.CategoricalDtype):
         column = column.astype(kind.categories.dtype)
@@ -325,7 +329,7 @@ def _plain(column: pd.Series) -> pd.Series:
         return column
     present = column.dropna()
     kinds = set(map(type, present))
-    if kinds == {bytes}:  # text, written without saying so
+    if kinds == {bytes}:  # text that was stored as binary
         try:
             return column.map(lambda value: value.decode() if isinstance(value, bytes) else value)
         except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""What forecasts are made of: windows, differences and their undoing, and how good a forecast was. NumPy only.
+"""The parts of a forecast in NumPy: windows, differences and their inverse, and scores.
 
-Letters: N steps of a series, w steps of a window, h steps of a forecast, k of them given at once, F features, n windows
-or series.
+Letters: N steps of a series, w steps of a window, h steps of a forecast, k steps that the model predicts at once,
+F features, n windows or series.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from headgate.errors import InputError
 
 
 class Score(NamedTuple):
-    """How good forecasts were: lower is better, but for coverage.
+    """Scores of forecasts: lower is better, except for coverage.
 
     mae             mean absolute error
-    mase            that over the mean absolute error of repeating the season before, within the history (Hyndman and
-                    Koehler 2006): below seasonal_naive is better than repeating the last season
-    seasonal_naive  the mase of the seasonal-naive forecast of the same steps
-    coverage        the share of the steps that lay within the interval; nan without one
+    mase            mae divided by the mean absolute error, within the history, of repeating the previous season
+                    (Hyndman and Koehler 2006); below seasonal_naive is better than repeating the last season
+    seasonal_naive  mase of the seasonal-naive forecast of the same steps
+    coverage        share of the steps within the interval; nan without one
     """
 
     mae: float
@@ -31,10 +31,10 @@ class Score(NamedTuple):
 def score_forecast(
     history: np.ndarray, forecast: np.ndarray, actual: np.ndarray, season: int, half: np.ndarray | None = None
 ) -> Score:
-    """Compare a forecast (h,) with what came (h,), after a history (N,); half: of an interval's width (h,), if any.
+    """Compare a forecast (h,) with the actual values (h,) that follow a history (N,).
 
-    Steps of which it is not known what came (NaN) do not count. A history that is not longer than a season has no
-    scale: mase and seasonal_naive are nan.
+    ``half`` is half the width of the interval (h,), if there is one. Steps whose actual value is NaN do not count. If
+    the history is not longer than a season, mase and seasonal_naive are nan.
 
     >>> score_forecast(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0]), np.array([4.0, 6.0]), 1)
     Score(mae=1.0, mase=1.0, seasonal_naive=2.0, coverage=nan)
@@ -54,21 +54,22 @@ def score_forecast(
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean of each number, over the scores that have it."""
+    """Return the mean of each number over the scores in which it is not nan."""
     columns = np.array(scores)
     return Score(*(float(np.mean(c[~np.isnan(c)])) if not np.isnan(c).all() else np.nan for c in columns.T))
 
 
-FEWEST, WANTED = 4, 9  # forecasts held out: those that an interval of 80 % needs, and of 90 %
-WINDOWS = 8  # that a series should have for learning before some of it is held out
+FEWEST, WANTED = 4, 9  # held-out forecasts that an interval of 80 % needs, and one of 90 %
+WINDOWS = 8  # windows to learn from that a series should keep when its end is held out
 
 
 def choose_tails(lengths: Sequence[int], *, horizon: int, reach: int, calibration: float | None) -> list[int]:
-    """How many steps at the end of each series to hold out, given how many a window and its target need (reach).
+    """Choose how many steps at the end of each series to hold out.
 
-    calibration None: a fifth of a series, and at least so many steps that all series together hold ``WANTED`` forecasts
-    out; where that leaves too little to learn from, what can be spared, but for ``FEWEST`` forecasts at least; else 0.
-    A number: that share, but at least a forecast's length.
+    ``reach`` is the number of steps that a window and its target need. calibration None: a fifth of each series, but
+    enough for ``WANTED`` held-out forecasts of all series together; if that leaves too little to learn from, the steps
+    that can be spared, if they are enough for ``FEWEST`` forecasts, and otherwise none. A number: that share of each
+    series, but at least one forecast's length; 0 holds out nothing.
 
     >>> [choose_tails([n], horizon=12, reach=14, calibration=None) for n in (200, 60, 36, 35)]
     [[40], [20], [15], [0]]
@@ -77,17 +78,19 @@ def choose_tails(lengths: Sequence[int], *, horizon: int, reach: int, calibratio
         return [max(int(np.ceil(calibration * n)), horizon) if calibration else 0 for n in lengths]
     least = reach + WINDOWS - 1
     able = max(1, sum(n >= least + horizon for n in lengths))
-    wanted, fewest = (horizon + -(-count // able) - 1 for count in (WANTED, FEWEST))
+    enough, fewest = (horizon + -(-count // able) - 1 for count in (WANTED, FEWEST))
     tails = []
     for n in lengths:
-        want, spare = max(-(-n // 5), wanted), n - least
-        tails.append(want if spare >= want else spare if spare >= fewest else 0)
+        tail, spare = max(-(-n // 5), enough), n - least
+        tails.append(tail if spare >= tail else spare if spare >= fewest else 0)
     return tails
 
 
 def choose_window(lengths: Sequence[int], *, season: int, lags: int, k: int) -> int:
-    """The steps of a window for series of which so many steps are learned from: two seasons and at least 24, where the
-    (upper) median series has two windows' lengths; less where it is shorter, if it can be a season.
+    """Choose the steps of a window for series with ``lengths`` steps to learn from.
+
+    Two seasons, but at least 24 steps, if the (upper) median series is twice as long. Otherwise half of that series or,
+    if that is more, a season, shortened if necessary to leave ``WINDOWS`` windows.
 
     >>> [choose_window([n], season=12, lags=1, k=1) for n in (160, 40, 21, 6)]
     [24, 19, 12, 2]
@@ -97,14 +100,14 @@ def choose_window(lengths: Sequence[int], *, season: int, lags: int, k: int) -> 
 
 
 def stretches(values: np.ndarray, length: int) -> np.ndarray:
-    """Every stretch of so many steps along the first axis: (N, ...) -> (N - length + 1, ..., length), a view."""
+    """Return a view of every stretch of ``length`` steps: (N, ...) -> (N - length + 1, ..., length)."""
     return np.lib.stride_tricks.sliding_window_view(values, length, axis=0)
 
 
 def windows(z: np.ndarray, features: np.ndarray, k: int) -> np.ndarray:
-    """Model inputs (n, w, 1 + k F): beside each value of a window z (n, w) the features of the k steps after it.
+    """Return model inputs (n, w, 1 + k F): each value of windows z (n, w), and the features of the k steps after it.
 
-    features (N, F) begin with the first window's first step; each window begins a step after the one before.
+    features (N, F) begin with the first step of the first window; each window begins one step after the previous one.
     """
     n, w = z.shape
     if not features.shape[1]:
@@ -114,8 +117,10 @@ def windows(z: np.ndarray, features: np.ndarray, k: int) -> np.ndarray:
 
 
 def choose_lags(difference: Any, known: Sequence[np.ndarray]) -> tuple[int, ...]:
-    """The lags that ``difference`` means, none, one or several; "auto": 1 where that makes the (median) standard
-    deviation of the known values of the series (N,) smaller."""
+    """Return the lags that ``difference`` specifies: none, one or several.
+
+    "auto": lag 1 if differencing reduces the standard deviation of the known values of the (median) series (N,).
+    """
     if isinstance(difference, str):
         if difference != "auto":
             raise InputError(f'difference must be "auto", a lag, or several, got {difference!r}')
@@ -128,7 +133,7 @@ def choose_lags(difference: Any, known: Sequence[np.ndarray]) -> tuple[int, ...]
 
 
 def differenced(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:
-    """Differences over each lag in turn: (N,) -> (N - sum of lags,).
+    """Take the differences over each lag in turn: (N,) -> (N - sum of lags,).
 
     >>> differenced(np.array([1, 2, 4, 8]), [1, 2])
     array([3])
@@ -139,9 +144,10 @@ def differenced(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:
 
 
 def unvarying(values: np.ndarray, lags: Sequence[int]) -> float | None:
-    """What the differences of a series (N,) have always been, as far as rounding shows, or None: they vary.
+    """Return the constant value of the differences of a series (N,), up to rounding, or None if they vary.
 
-    Of one or two differences we know too little: they have been 0, or vary; of one or two values, their mean.
+    Fewer than three differences are too few to tell: return 0 if all are 0, otherwise None. Without lags, return the
+    mean of one or two values.
 
     >>> unvarying(np.array([2.0, 4.0, 6.0, 8.0]), [1]), unvarying(np.array([2.0, 4.0, 6.0, 9.0]), [1])
     (2.0, None)
@@ -153,7 +159,7 @@ def unvarying(values: np.ndarray, lags: Sequence[int]) -> float | None:
 
 
 def summed(z: np.ndarray, ends: np.ndarray, lags: Sequence[int]) -> np.ndarray:
-    """Differences z (n, h) summed up again, from the values before them, ends (n, sum of lags): (n, h).
+    """Undo the differences z (n, h), given the values before them, ends (n, sum of lags): (n, h).
 
     >>> summed(np.array([[3]]), np.array([[1, 2, 4]]), [1, 2])
     array([[8]])

@@ -1,5 +1,7 @@
-"""Texts that are packed: zip and tar archives, gzip, bzip2 and xz; told by what they begin with, read without unpacking
-them to a disk. What is no text by its beginning, such as a PDF, is refused by name.
+"""Packed texts: zip and tar archives, gzip, bzip2 and xz, recognized by their first bytes.
+
+They are read without unpacking them to a disk. A file whose first bytes show that it is not a text, such as a PDF, is
+refused with a message that says what it is.
 """
 
 import bz2
@@ -25,22 +27,21 @@ TEXTS = (".txt", ".text", ".md")
 PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "gzip", ".tbz2": "bzip2", ".txz": "xz"}
 SUFFIXES = (*TEXTS, *PACKED, *ARCHIVES)  # of the files in a directory that are read
+IN_ARCHIVES = (*TEXTS, *PACKED)  # of the members of an archive that are read
 
-IN_ARCHIVES = (*TEXTS, *PACKED)  # likewise
-
-HEAD = 512  # bytes that tell what a file is
-ALLOWED, EXPANSION = 1 << 30, 200  # bytes that anything may unpack to, and beyond that, how many times its own size
-LARGEST_HEADER = 1 << 24  # bytes, of a member of a tar archive
+HEAD = 512  # bytes, enough to recognize a file by
+ALLOWED, EXPANSION = 1 << 30, 200  # a file may unpack to 1 GiB or to 200 times its size, whichever is larger
+LARGEST_HEADER = 1 << 24  # bytes, in a tar archive
 
 _UNPACK: dict[str, Callable[[Any], Any]] = {
     "gzip": lambda file: gzip.GzipFile(file) if isinstance(file, Path) else gzip.GzipFile(fileobj=file),
     "bzip2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
-_BEGINNINGS = {  # of what can be read
+_BEGINNINGS = {  # of the formats that can be read
     b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
 }  # fmt: skip
-_COMPRESSED = {  # of what cannot
+_COMPRESSED = {  # of the formats that cannot
     b"\x28\xb5\x2f\xfd": ("Zstandard (zstd -d unpacks it)", ".zst"),
     b"7z\xbc\xaf\x27\x1c": ("7-Zip (7z x unpacks it)", ".7z"),
     b"Rar!\x1a\x07": ("RAR (unrar x unpacks it)", ".rar"),
@@ -62,7 +63,7 @@ _BINARY = {
     b"GIF89a": "a GIF picture",
     b"\x7fELF": "a program",
 }
-_DOCUMENTS = {  # zip archives that are no archives to whoever has them: a member, how it begins
+_DOCUMENTS = {  # documents that are stored as zip archives: the name of a member, how it begins
     ("[Content_Types].xml", b""): "a Word, Excel or PowerPoint document",
     ("mimetype", b"application/epub"): "an EPUB book",
     ("mimetype", b"application/vnd.oasis.opendocument"): "an OpenDocument document",
@@ -71,7 +72,7 @@ _DOCUMENTS = {  # zip archives that are no archives to whoever has them: a membe
 
 @dataclass(frozen=True)
 class Member:
-    """A text that can be opened: a file, or a member of an archive, for as long as the next one is not asked for."""
+    """A text that can be opened: a file, or a member of an archive, which must be read before the next is requested."""
 
     name: str
     path: Path | str
@@ -80,7 +81,7 @@ class Member:
 
 @dataclass
 class LeftOut:
-    """Files beside the texts of a directory or an archive that are not read."""
+    """The files of a directory or an archive that are not read, because they are not texts."""
 
     where: str
     suffixes: tuple[str, ...] = SUFFIXES
@@ -94,23 +95,23 @@ class LeftOut:
             self.examples.append(printable(name))
 
     def tell(self) -> None:
-        """Warn, if there are any, with their number and examples."""
+        """Warn about the files left out, if any, with their number and examples."""
         if self.read and self.others:
             names = ", ".join(self.examples) + (", ..." if self.others > len(self.examples) else "")
             texts, files = (f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((self.read, "text"), (self.others, "file")))
             warnings.warn(
-                f"{self.where}: {texts} read, {files} left out ({names}): files ending in {', '.join(self.suffixes)} "
-                "are read",
+                f"{self.where}: {texts} read, {files} left out ({names}): only files ending in "
+                f"{', '.join(self.suffixes)} are read",
                 stacklevel=2,
             )
 
 
 def texts(path: Path, *, as_bytes: bool = False) -> Iterator[Member]:
-    """The texts in a file: the file itself, or its members; none in an archive without texts.
+    """Yield the texts in a file: the file itself or, for an archive, its members that are texts, if any.
 
-    Those of a zip archive come in the order of their names, those of a tar archive in its own. With ``as_bytes`` a file
-    that is not named as a packed one is the bytes that it has. Raises InputError for what cannot be unpacked, and for
-    more than a text is packed into.
+    The members of a zip archive come sorted by name, those of a tar archive in the order of the archive. With
+    ``as_bytes``, only files with the suffix of a packed file are unpacked. Raises InputError for a file that cannot be
+    unpacked, and for one that unpacks to implausibly much.
     """
     kind = packing(path) if not as_bytes or _by_name(path) else ""
     if kind == "zip":
@@ -124,39 +125,42 @@ def texts(path: Path, *, as_bytes: bool = False) -> Iterator[Member]:
 
 
 def packing(path: Path) -> str:
-    """How a file is packed: "gzip", "bzip2", "xz", "zip", "tar"; empty for what is not."""
+    """Return how a file is packed: "gzip", "bzip2", "xz", "zip" or "tar"; an empty string if it is not."""
     with explained(path), path.open("rb") as stream:
         head = stream.read(HEAD)
     return _kind(head) or _by_name(path)
 
 
 def refuse(head: bytes, name: str, *, as_bytes: bool = False) -> None:
-    """Raise InputError for what is no text by its first bytes; with ``as_bytes`` for what its name says too."""
+    """Raise InputError if the first bytes are not those of a text.
+
+    With ``as_bytes``, only if they are those of an unsupported compression and the suffix is too.
+    """
     if not as_bytes and (kind := _kind(head)):
         raise InputError(
-            f"{name} is packed ({kind}), which cannot be read there: unpack it, or give the path of the packed file"
+            f"{name} is packed ({kind}) and cannot be read there: unpack it, or give the path of the packed file"
         )
     for beginning, (what, suffix) in _COMPRESSED.items():
         if head.startswith(beginning) and (not as_bytes or name.lower().endswith(suffix)):
             raise InputError(f"{name} is compressed with {what}, which headgate does not read: unpack it first")
     for beginning, what in _BINARY.items():
         if not as_bytes and head.startswith(beginning):
-            raise InputError(f"{name} is {what}, not a text: save what it says as plain text, and give that")
+            raise InputError(f"{name} is {what}, not a text: save its content as plain text, and give that")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a directory above it, is hidden or was left there by macOS."""
+    """Return True if a file or a directory above it is hidden, or is metadata that macOS adds to archives."""
     return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in PurePosixPath(name).parts)
 
 
 def printable(name: str) -> str:
-    """A name as it can stand in a sentence."""
+    """Return a name that can be printed in a message."""
     return name if name.isprintable() else repr(name)
 
 
 @contextlib.contextmanager
 def explained(path: Path | str) -> Iterator[None]:
-    """What goes wrong while a file is read, in a sentence that names it."""
+    """Context manager: turn errors of reading or unpacking a file into an InputError that names it."""
     try:
         yield
     except InputError:
@@ -167,7 +171,7 @@ def explained(path: Path | str) -> Iterator[None]:
     ) as error:  # fmt: skip
         raise InputError(f"{path} cannot be unpacked ({error}): unpack it yourself, or replace it") from None
     except OSError as error:
-        if error.errno is None:  # bz2
+        if error.errno is None:  # from bz2, for damaged data
             raise InputError(f"{path} cannot be unpacked ({error}): unpack it yourself, or replace it") from None
         raise InputError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
 
@@ -186,7 +190,7 @@ def _kind(head: bytes) -> str:
 
 
 def _is_member(name: str) -> bool:
-    """Whether a member is read: by the rule for directories, but for archives in archives."""
+    """Return True if a member is read. The suffixes are those of directories, except archives."""
     suffixes = [s.lower() for s in PurePosixPath(name).suffixes[-2:]]
     return bool(suffixes) and (suffixes[-1] in TEXTS or (suffixes[-1] in PACKED and ".tar" not in suffixes))
 
@@ -217,7 +221,7 @@ def _zipped(path: Path) -> Iterator[Member]:
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     if info.flag_bits & 1:
         raise RuntimeError(f"{printable(info.filename)} is encrypted")
-    return archive.open(info)  # by what it is, not by its name: another one may have the same
+    return archive.open(info)  # not by its name: two members may have the same
 
 
 def _refuse_document(path: Path, archive: zipfile.ZipFile) -> None:
@@ -226,12 +230,12 @@ def _refuse_document(path: Path, archive: zipfile.ZipFile) -> None:
         if name in names:
             with _open_zipped(archive, names[name]) as stream:
                 if stream.read(len(beginning)) == beginning:
-                    raise InputError(f"{path} is {what}, not a text: save what it says as plain text, and give that")
+                    raise InputError(f"{path} is {what}, not a text: save its content as plain text, and give that")
 
 
 def _holds_tar(path: Path, kind: str) -> bool:
     if path.suffix.lower() in ARCHIVES or path.suffixes[-2:-1] == [".tar"]:
-        return True  # also one from before there was a mark
+        return True  # also an old one, without "ustar" in its header
     with explained(path), _UNPACK[kind](path) as stream:
         return _kind(stream.read(HEAD)) == "tar"
 
@@ -243,14 +247,14 @@ def _in_tar(path: Path, kind: str) -> Iterator[Member]:
         stream = _Unpacked(raw, str(path), size)
         archive: Any = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]
         while (info := archive.next()) is not None:
-            archive.members.clear()  # it would keep all
+            archive.members.clear()  # otherwise it keeps them all
             if info.isdir() or is_hidden(info.name):
                 continue
             if not info.isreg() or not _is_member(info.name):  # links and devices have no content of their own
                 left_out.add(info.name)
                 continue
             if info.issparse():
-                raise tarfile.ReadError(f"{printable(info.name)} is stored with holes")
+                raise tarfile.ReadError(f"{printable(info.name)} is a sparse file")
             left_out.read += 1
             name = f"{path}:{printable(info.name)}"
             member = archive.extractfile(info)
@@ -259,15 +263,15 @@ def _in_tar(path: Path, kind: str) -> Iterator[Member]:
             yield Member(name, path, functools.partial(_unpacked, opened, name, info.size))
         if stream.last.strip(b"\0"):
             raise tarfile.ReadError("a header in it is damaged")
-        while block := stream.read(1 << 18):  # to the end, where checksums are
+        while block := stream.read(1 << 18):  # to the end, so that checksums are verified
             if block.strip(b"\0"):
-                raise tarfile.ReadError("something follows its end")
+                raise tarfile.ReadError("there is data after its end")
     left_out.tell()
 
 
 @contextlib.contextmanager
 def _unpacked(opened: Callable[[], AbstractContextManager[Any]], name: str, size: int) -> Iterator[Any]:
-    """A member of so many bytes, or where it is packed itself, what is in it."""
+    """Context manager: a stream of a member of ``size`` bytes, unpacked if the member is itself packed."""
     with opened() as stream:
         kind = PACKED.get(PurePosixPath(name).suffix.lower())
         if kind is None:
@@ -281,18 +285,18 @@ def _check_expansion(name: str, unpacked: int, packed: int) -> None:
     if unpacked > max(ALLOWED, EXPANSION * packed):
         raise InputError(
             f"{name} unpacks to more than {max(ALLOWED, EXPANSION * packed):,} bytes, which no text of its size does: "
-            "unpack it yourself if you trust it, and give what is in it"
+            "if you trust it, unpack it yourself and give its content"
         )
 
 
 class _Unpacked:
-    """A stream that is read forwards, as far as a text can have been packed."""
+    """A stream that can only be read forwards, and not beyond the size that a text can unpack to."""
 
     def __init__(self, stream: Any, name: str, packed: int) -> None:
-        """``packed``: the bytes that it is unpacked from."""
+        """``packed``: the size in bytes of the packed file or member."""
         self._stream, self._name, self._packed = stream, name, packed
         self._position = 0
-        self.last = b""  # what was read last
+        self.last = b""  # the last block read
 
     def read(self, size: int) -> bytes:
         if size > LARGEST_HEADER:

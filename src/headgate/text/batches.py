@@ -1,4 +1,4 @@
-"""A text cut into batches. Where a batch lies follows from (seed, epoch, step) alone, so training can go on anywhere.
+"""A text cut into batches. (seed, epoch, step) alone determine a batch, so training can resume at any step.
 
 Letters: T time steps, B batch, N tokens. Batches are time-major: x and y are (T, B), y one token ahead of x.
 """
@@ -14,7 +14,7 @@ from headgate.text.stored_ids import Ids
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and targets (T, B), int64, and whether row b continues row b of the batch before it."""
+    """Inputs and targets (T, B), int64; ``carry`` is True if row b continues row b of the previous batch."""
 
     x: np.ndarray
     y: np.ndarray
@@ -25,14 +25,15 @@ class Batch:
 class Batches:
     """The batches of every epoch of a text, for one of ``world_size`` processes.
 
-    ``sequential``: the text, from the epoch's offset on, is laid out in B rows of equal length, and successive batches
-    walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into pieces of
-    T tokens, drawn in the epoch's own order, each once; the state starts anew. What does not fill a batch is left out
-    (at the end of each row, or of the text). Process r works on rows r, r + world_size, ... of each batch.
+    ``sequential``: the text, starting at the epoch's offset, is laid out in B rows of equal length, and successive
+    batches walk along the rows, so the state may be carried from one to the next. ``random``: the text is cut into
+    pieces of T tokens, each drawn once, in an order of the epoch's own; the state starts from zero for each batch.
+    Tokens that do not fill a batch are left out (at the end of each row, or of the text). Process r works on rows r,
+    r + world_size, ... of each batch.
 
-    The offset of an epoch is 0, or with ``random_offset`` one of 0 to T, as in the textbook; a random partition always
-    has one of 0 to T - 1. Each is taken once, in random order, before any is taken again: what is left out of an epoch
-    depends on its offset, and drawn independently the same stretch would now and then be left out for many epochs.
+    The offset of an epoch is 0 or, with ``random_offset``, one of 0 to T, as in the textbook; a random partition always
+    has one of 0 to T - 1. All offsets are used once, in random order, before any is used again: the offset decides
+    which tokens an epoch leaves out, and independent draws would sometimes leave out the same ones for many epochs.
 
     >>> batches = Batches(np.arange(9), B=2, T=2, partition="sequential", random_offset=False, seed=0)
     >>> batches.per_epoch, batches.at(0, 1).x.T.tolist(), batches.at(0, 1).y.T.tolist()
@@ -50,7 +51,10 @@ class Batches:
 
     @classmethod
     def of(cls, ids: Ids, settings: TrainingSettings, *, rank: int = 0, world_size: int = 1) -> "Batches":
-        """The batches of a text as the settings of a run say."""
+        """Cut a text into batches as a run's settings say.
+
+        Raises InputError if the processes cannot share a batch evenly.
+        """
         s = settings
         if s.batch_size % (world_size * s.accumulate):
             raise InputError(
@@ -63,7 +67,7 @@ class Batches:
         if self.per_epoch < 1:
             needed = self.B * self.T + self._largest_offset + 1
             raise InputError(
-                f"the text to train on has {len(self.ids)} tokens, one batch of {self.B} sequences of {self.T} steps "
+                f"the training text has {len(self.ids)} tokens, but one batch of {self.B} sequences of {self.T} steps "
                 f"needs {needed}: give more text, or lower --batch-size or --sequence-length"
             )
         if self.B % self.world_size:
@@ -77,16 +81,16 @@ class Batches:
 
     @property
     def per_epoch(self) -> int:
-        """Batches of an epoch: the same number in each, whatever its offset."""
+        """The number of batches in an epoch, the same for every offset."""
         return (len(self.ids) - self._largest_offset - 1) // (self.B * self.T)
 
     @property
     def tokens(self) -> int:
-        """Tokens predicted in a batch, over all processes."""
+        """The number of tokens predicted in a batch, over all processes."""
         return self.B * self.T
 
     def at(self, epoch: int, step: int) -> Batch:
-        """The batch of a step (0 <= step < per_epoch) of an epoch."""
+        """Return the batch of a step (0 <= step < per_epoch) of an epoch."""
         if not 0 <= step < self.per_epoch:
             raise IndexError(f"step must be from 0 to {self.per_epoch - 1}, got {step}")
         offsets = self._largest_offset + 1
@@ -108,10 +112,10 @@ class Batches:
 
 
 def shuffled(places: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where the permutation of 0 to n - 1 that belongs to ``key`` takes ``places``.
+    """Apply the random permutation of 0 to n - 1 that belongs to ``key`` to ``places``.
 
-    A long one is never made as a whole: a Feistel network permutes 2^(2b) >= n numbers, and a result that is not below
-    n goes through it again (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+    A long permutation is never made as a whole: a Feistel network permutes 2^(2b) >= n numbers, and a result of n or
+    more goes through it again (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
 
     >>> sorted(shuffled(np.arange(100_000), 100_000, (0, 7)).tolist()) == list(range(100_000))
     True
@@ -136,7 +140,7 @@ def shuffled(places: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """64 bits that each depend on every bit of x: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    """Mix 64 bits until each depends on every bit of x: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ x >> np.uint64(shift)) * np.uint64(factor)
     mixed: np.ndarray = x ^ x >> np.uint64(31)

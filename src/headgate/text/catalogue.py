@@ -1,4 +1,4 @@
-"""The corpora that have a name: bundled with the package, or downloaded once and cached."""
+"""The named corpora: bundled with the package, or downloaded once and cached."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ TIMEOUT = 20.0  # seconds without an answer
 
 @dataclass(frozen=True)
 class NamedCorpus:
-    """A text with a name: bundled with the package (no addresses), or downloaded once and cached."""
+    """A named text: bundled with the package if it has no addresses, otherwise downloaded once and cached."""
 
     name: str
     description: str
@@ -57,7 +57,7 @@ NAMED = {
 
 
 def locate(corpus: NamedCorpus, *, data_dir: Path | None = None) -> Path | None:
-    """Where a named corpus already lies on this machine: bundled, in the data directory or in the cache; else None."""
+    """Return the path of a named corpus that is bundled, in the data directory or in the cache; otherwise None."""
     if not corpus.addresses:
         return Path(str(resources.files(__package__) / "corpora" / corpus.file))
     for directory in (_given(data_dir), _cache()):
@@ -67,7 +67,7 @@ def locate(corpus: NamedCorpus, *, data_dir: Path | None = None) -> Path | None:
 
 
 def _given(data_dir: Path | None) -> Path | None:
-    """The directory that the user named for downloaded corpora."""
+    """Return the directory for downloaded corpora that the user named, if any."""
     return data_dir or (Path(os.environ["HEADGATE_DATA"]) if os.environ.get("HEADGATE_DATA") else None)
 
 
@@ -76,34 +76,34 @@ def _cache() -> Path:
 
 
 def fetched(corpus: NamedCorpus, data_dir: Path | None) -> Path:
-    """Find the file of a named corpus, and download it if it is not on this machine."""
-    given = _given(data_dir) if corpus.addresses else None
-    if given is not None and not given.is_dir():
+    """Return the path of a named corpus, downloading it if it is not on this machine, and verify its checksum."""
+    directory = _given(data_dir) if corpus.addresses else None
+    if directory is not None and not directory.is_dir():
         by = "--data-dir" if data_dir else "HEADGATE_DATA"
         raise InputError(
-            f"{given} is not a directory, but {by} says that {corpus.file} is in it: correct {by}, or omit it to "
+            f"{directory} is not a directory, but {by} says that {corpus.file} is in it: correct {by}, or omit it to "
             "download the corpus"
         )
-    found = locate(corpus, data_dir=data_dir)
-    if found is None:
+    file = locate(corpus, data_dir=data_dir)
+    if file is None:
         try:
             return _download(corpus, _cache() / corpus.file)
         except InputError as error:
-            raise InputError(f"{given} has no {corpus.file}, {error}" if given else str(error)) from None
+            raise InputError(f"{directory} has no {corpus.file}, {error}" if directory else str(error)) from None
     if corpus.sha256:
-        with explained(found):
-            actual = file_sha256(found)
+        with explained(file):
+            actual = file_sha256(file)
         if actual != corpus.sha256:
             raise InputError(
-                f"{found} is not the {corpus.name} corpus (its SHA-256 is {actual}, that of the corpus "
+                f"{file} is not the {corpus.name} corpus (its SHA-256 is {actual}, that of the corpus is "
                 f"{corpus.sha256}): replace or remove the file"
             )
-    return found
+    return file
 
 
 def _download(corpus: NamedCorpus, target: Path) -> Path:
-    """Fetch a corpus from the first address that has it. InputError that gives the reason for every address."""
-    from http.client import HTTPException  # which, with urllib, costs the start of every command
+    """Download a corpus from the first address that has it. Raises InputError with the reason of every address."""
+    from http.client import HTTPException  # here, because these two imports are slow
     from urllib.request import urlopen
 
     reasons = []
@@ -120,6 +120,6 @@ def _download(corpus: NamedCorpus, target: Path) -> Path:
             return target
         reasons.append(f"{address}: its content has another checksum")
     raise InputError(
-        f"could not download {corpus.file} ({'; '.join(reasons)}): put the file into a directory and name that with "
-        "--data-dir or HEADGATE_DATA"
+        f"could not download {corpus.file} ({'; '.join(reasons)}): put the file into a directory and name the "
+        "directory with --data-dir or HEADGATE_DATA"
     )

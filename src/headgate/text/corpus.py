@@ -1,4 +1,4 @@
-"""A text as token ids: the part to train on, and the part held out."""
+"""A text as token ids, split into a training part and a held-out part."""
 
 import hashlib
 from collections import Counter
@@ -20,19 +20,19 @@ from headgate.text.subwords import SubwordTokenizer
 from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer, Tokenizer
 from headgate.text.words import WordTokenizer
 
-Each = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]  # as the built-in map
+Each = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]  # like the built-in map
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids: the part to train on and the part held out, with the tokenizer that made them."""
+    """A text as ids, split into a training part and a held-out part, with the tokenizer that made them."""
 
     training: Ids
     held_out: Ids
     tokenizer: Tokenizer
     characters: int  # of the whole text
     beginning: str  # its first characters, for samples
-    sha256: str  # of the text, so that a continued run can tell that it is the same
+    sha256: str  # of the text, so that a continued run can check that it is the same
 
     @property
     def characters_per_token(self) -> float:
@@ -40,10 +40,10 @@ class Corpus:
 
 
 def load(settings: TextSettings, *, data_dir: Path | None = None, share: tuple[int, int] = (0, 1)) -> Corpus:
-    """Read, normalize, tokenize and split a text as ``settings`` say; or open a prepared one, made with such settings,
-    and check it, or a ``share`` of it (see there).
+    """Read, normalize, tokenize and split a text as ``settings`` say, or open and check a prepared corpus.
 
-    The vocabulary is that of the whole text; the held-out part is its end. Raises InputError for what cannot be read.
+    The vocabulary is that of the whole text; the held-out part is its end. ``share``: see ``PreparedCorpus.open``.
+    Raises InputError for a text that cannot be read, and for a held-out part of fewer than two tokens.
     """
     if is_stored(settings):
         stored = prepared_corpus.PreparedCorpus.open(Path(settings.corpus), share=share)
@@ -53,26 +53,28 @@ def load(settings: TextSettings, *, data_dir: Path | None = None, share: tuple[i
         text = whole(settings, data_dir=data_dir)
         characters = sum(len(passage.text) for passage in text)
         if not characters:
-            raise InputError(f"the corpus {settings.corpus} is empty: a text of at least two characters is needed")
+            raise InputError(f"the corpus {settings.corpus} is empty: give a text of at least two characters")
         with fits_memory(settings.corpus):
             tokenizer = tokenizer_for(settings, [passage.text for passage in text])
             ids, beginning, sha256 = encode(tokenizer, text), beginning_of(text), checksum(tokenizer, text)
     cut = len(ids) - round(len(ids) * settings.validation_fraction)
     if settings.validation_fraction and len(ids) - cut < 2:
         raise InputError(
-            f"the held-out part would have {len(ids) - cut} of {len(ids)} tokens, at least 2 are needed: "
+            f"the held-out part would have {len(ids) - cut} of {len(ids)} tokens, but needs at least 2: "
             "give more text, a larger --validation-fraction, or --validation-fraction 0"
         )
     return Corpus(ids[:cut], ids[cut:], tokenizer, characters, beginning, sha256)
 
 
 def another_text(settings: TextSettings, run: Path, version: str) -> str:
-    """The sentence to say where ``settings`` give another text, or vocabulary, than ``run`` was trained on, which
-    ``version`` of headgate began."""
+    """Return the message for ``settings`` whose text or vocabulary is not the one that ``run`` was trained on.
+
+    ``version`` is the version of headgate that began the run.
+    """
     corpus = NAMED.get(settings.corpus)
     if corpus is None or corpus.addresses:
         return (
-            f"{settings.corpus} is not the text, or gives not the vocabulary, that {run} was trained on: continue with "
+            f"{settings.corpus} is not the text that {run} was trained on, or gives another vocabulary: continue with "
             "that text, or start another run with --out"
         )
     return (
@@ -83,12 +85,12 @@ def another_text(settings: TextSettings, run: Path, version: str) -> str:
 
 
 def is_stored(settings: TextSettings) -> bool:
-    """Whether the corpus is a prepared one."""
+    """Return True if the corpus is a prepared one."""
     return settings.corpus not in NAMED and prepared_corpus.is_prepared(settings.corpus)
 
 
 def tokenizer_for(settings: TextSettings, texts: Iterable[str], *, each: Each = map) -> Tokenizer:
-    """The tokenizer of a text in pieces; ``each`` is a map that counts what is in them, perhaps in other processes."""
+    """Make the tokenizer for a text given in pieces. ``each`` maps over them to count, perhaps in other processes."""
     tokenizer: Tokenizer
     if settings.tokenizer == "bytes":
         tokenizer = ByteTokenizer()
@@ -106,7 +108,7 @@ def tokenizer_for(settings: TextSettings, texts: Iterable[str], *, each: Each = 
 
 
 def _together(texts: Iterable[str], between: str) -> Iterator[str]:
-    """Short texts put together to some PASSAGE characters."""
+    """Join short texts into ones of at least PASSAGE characters, apart from the last."""
     held: list[str] = []
     length = 0
     for text in texts:
@@ -126,7 +128,7 @@ def _sum(counters: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def encode(tokenizer: Tokenizer, text: Iterable[Passage]) -> np.ndarray:
-    """The ids of passages, int32 (tokens,): the document_id before each document, where the tokenizer has one."""
+    """Return the ids of passages, int32 (tokens,), with the tokenizer's document_id, if any, before each document."""
     pieces = [np.empty(0, np.int32)]
     for passage in text:
         if passage.begins and tokenizer.document_id is not None:
@@ -136,7 +138,7 @@ def encode(tokenizer: Tokenizer, text: Iterable[Passage]) -> np.ndarray:
 
 
 def beginning_of(text: Iterable[Passage]) -> str:
-    """The first 200 characters of its first document; bytes that are no text are replaced."""
+    """Return the first 200 characters of the first document, with invalid bytes replaced."""
     start = ""
     for passage in text:
         if len(start) >= 200 or (start and passage.begins):
@@ -146,10 +148,10 @@ def beginning_of(text: Iterable[Passage]) -> str:
 
 
 def checksum(tokenizer: Tokenizer, text: Iterable[Passage]) -> str:
-    """The SHA-256 of a text, and of where documents begin in it."""
+    """Return the SHA-256 of a text, including the beginnings of its documents."""
     digest = hashlib.sha256()
     for passage in text:
         if passage.begins and tokenizer.document_id is not None:
-            digest.update(b"\xff")  # in no text
+            digest.update(b"\xff")  # no UTF-8 text contains this byte
         digest.update(passage.text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""``prepare()``: texts of any size, tokenized by several processes in little memory into a prepared corpus.
+"""``prepare()``: tokenizes texts of any size, in several processes and little memory, into a prepared corpus.
 
-Working files, gone when the manifest is written: preparing.json (what is being prepared) and a shard-000000.json beside
-each finished shard.
+Working files, removed after the manifest is written: preparing.json, which says what is being prepared, and one
+shard-000000.json for each finished shard.
 """
 
 import collections
@@ -40,9 +40,9 @@ from headgate.text.prepared_corpus import (
 from headgate.text.sources import Passage, check, is_stream, passages
 
 SHARD = 1 << 23  # characters
-SAMPLE = 1 << 30  # characters that subwords are learned from, at most
+SAMPLE = 1 << 30  # most characters that subwords are learned from
 
-Told = Callable[[str, int], None]  # what is under way, and how many characters were done since
+Told = Callable[[str, int], None]  # the current stage, and the characters done since the last call
 
 
 def prepare(
@@ -55,10 +55,11 @@ def prepare(
     data_dir: Path | None = None,
     tell: Told = lambda stage, characters: None,
 ) -> PreparedCorpus:
-    """Tokenize ``sources`` as ``settings`` say (corpus and held_out aside) into ``folder``, and open what came of it.
+    """Tokenize ``sources`` as ``settings`` say into ``folder``, and open the result.
 
-    The same ids as those that ``corpus.load`` makes. Where it was cut short before, it goes on. Subwords are learned
-    from a random sample, drawn with ``seed``, where the text is longer than SAMPLE.
+    Ignores the settings corpus and validation_fraction. The ids are the same as those that ``corpus.load`` makes. A
+    preparation that was interrupted is continued. If the text is longer than SAMPLE, subwords are learned from a random
+    sample of it, drawn with ``seed``.
     Raises InputError for a text that cannot be read, and for a folder that holds something else or is in use.
     """
     job = {
@@ -72,7 +73,7 @@ def prepare(
     streams = [source for source in sources if is_stream(source)]
     if streams and settings.tokenizer != "bytes":
         raise InputError(
-            f"{'standard input' if '-' in streams else streams[0]} can be read only once, and the vocabulary needs a "
+            f"{'standard input' if '-' in streams else streams[0]} can be read only once, but the vocabulary needs a "
             "first reading: write the text to a file, or use --tokenizer bytes"
         )
     _check_folder(folder)
@@ -80,11 +81,11 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if is_prepared(folder):
-            found = PreparedCorpus.open(folder)
-            if found.job != job:
+            prepared = PreparedCorpus.open(folder)
+            if prepared.job != job:
                 raise InputError(f"{folder} already holds another prepared corpus: name another directory with --out")
             _clear(folder)
-            return found
+            return prepared
         _begin(folder, job)
 
         def read(stage: str) -> Iterator[Passage]:
@@ -97,7 +98,7 @@ def prepare(
             tasks = ((folder, sha256, n, text) for n, text in enumerate(_shards(read("ids"))))
             facts = list(each(_write_shard, tasks))
         if not facts:
-            raise InputError(f"{', '.join(sources)}: no text: at least two characters are needed")
+            raise InputError(f"{', '.join(sources)} holds no text: give a text of at least two characters")
         _finish(folder, job, sha256, facts)
         return PreparedCorpus.open(folder)
 
@@ -111,7 +112,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _begin(folder: Path, job: dict[str, Any]) -> None:
-    """Note what is being prepared; InputError where something else was begun that has come to anything."""
+    """Write down what is being prepared. Raises InputError if the folder holds another unfinished preparation."""
     file = folder / "preparing.json"
     if not (folder / "tokenizer.json").exists():
         write_whole(file, format_json(job, indent=2))
@@ -122,7 +123,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
         begun = None
     if begun != job:
         raise InputError(
-            f"in {folder} the preparation of another corpus, or with other settings, was begun: finish that, or name "
+            f"{folder} holds an unfinished preparation of another corpus or with other settings: finish that, or name "
             "another directory with --out"
         )
 
@@ -130,7 +131,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
 def _make_tokenizer(
     folder: Path, settings: TextSettings, read: Callable[[], Iterator[Passage]], seed: int, each: Any
 ) -> str:
-    """Write the tokenizer of the text, unless an earlier attempt has; the SHA-256 of the file."""
+    """Write the tokenizer of the text, unless an earlier attempt did, and return the SHA-256 of the file."""
     file = folder / "tokenizer.json"
     if not file.exists():
         texts: Iterator[str] = (passage.text for passage in read())
@@ -142,7 +143,7 @@ def _make_tokenizer(
 
 
 def _sample(read: Callable[[], Iterator[str]], seed: int) -> Iterator[str]:
-    """A text, or where it has more than SAMPLE characters random pieces of it with about so many, in order."""
+    """Return random pieces of a text, in order, with SAMPLE characters at most; a shorter text is returned whole."""
     lengths = np.array([len(text) for text in read()])
     order = np.random.default_rng(seed).permutation(len(lengths))
     chosen = np.zeros(len(lengths), bool)
@@ -151,7 +152,7 @@ def _sample(read: Callable[[], Iterator[str]], seed: int) -> Iterator[str]:
 
 
 def _shards(text: Iterable[Passage]) -> Iterator[list[Passage]]:
-    """Passages put together to some SHARD characters."""
+    """Group passages into shards of at most SHARD characters; a longer passage is a shard of its own."""
     shard: list[Passage] = []
     length = 0
     for passage in text:
@@ -164,12 +165,14 @@ def _shards(text: Iterable[Passage]) -> Iterator[list[Passage]]:
         yield shard
 
 
-_read_once = functools.lru_cache(maxsize=1)(read_tokenizer)  # by a worker
+_read_once = functools.lru_cache(maxsize=1)(read_tokenizer)  # once for each worker process
 
 
 def _write_shard(task: tuple[Path, str, int, list[Passage]]) -> dict[str, Any]:
-    """Write a shard and the facts about it, unless an earlier attempt has. A task: the folder, the SHA-256 of its
-    tokenizer, the number of the shard, its text."""
+    """Write a shard and the facts about it, unless an earlier attempt did, and return the facts.
+
+    ``task``: the folder, the SHA-256 of its tokenizer, the number of the shard, its text.
+    """
     folder, sha256, number, text = task
     tokenizer = _read_once(folder, sha256)
     name = f"shard-{number:06d}"
@@ -186,7 +189,7 @@ def _write_shard(task: tuple[Path, str, int, list[Passage]]) -> dict[str, Any]:
             return before
         raise InputError(
             f"the text has changed since its preparation in {folder} was begun (shard {number}): remove the "
-            "directory and begin again"
+            "directory and start over"
         )
     V = tokenizer.vocabulary_size
     ids = encode(tokenizer, text)
@@ -200,7 +203,7 @@ def _write_shard(task: tuple[Path, str, int, list[Passage]]) -> dict[str, Any]:
 
 
 def _recorded(file: Path) -> dict[str, Any] | None:
-    """The facts about a shard; None where there are none, or they cannot be read: the shard is then made again."""
+    """Return the facts about a shard, or None if they are missing or unreadable: the shard is then made again."""
     try:
         facts: dict[str, Any] = json.loads(file.read_bytes())
         return facts if facts.keys() >= {"file", "text_sha256", "tokens", "sha256"} else None
@@ -235,7 +238,7 @@ def _clear(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _workers(count: int) -> Iterator[Any]:
-    """A map over ``count`` processes, in order, that takes no more from its source than is being worked on."""
+    """Context manager: an ordered map over ``count`` processes that reads its source only as fast as they work."""
     if count == 1:
         yield map
         return
@@ -254,14 +257,15 @@ def _workers(count: int) -> Iterator[Any]:
             yield each
         except BrokenProcessPool:
             raise InputError(
-                "a worker process was killed, perhaps for want of memory: the same command goes on; lower --processes"
+                "a worker process was killed, perhaps for lack of memory: lower --processes and repeat the command to "
+                "continue"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _begin_to_work() -> None:
-    """A worker leaves interrupts to its parent, and does not outlive it."""
+    """Make a worker process ignore interrupts, which its parent handles, and exit when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,8 +1,8 @@
-"""A text that was tokenized once and for all: ids in files, with a manifest. See preparation.py for how it is made.
+"""A prepared corpus: a text tokenized once, as ids in files with a manifest. ``prepare.py`` makes it.
 
 manifest.json       what the corpus is, its settings, and every shard's size and SHA-256; written last
 tokenizer.json      the vocabulary
-shard-000000.bin    ids, little-endian, of the smallest unsigned type that the vocabulary fits into
+shard-000000.bin    ids, little-endian, in the smallest unsigned type that fits the vocabulary
 """
 
 import hashlib
@@ -29,22 +29,23 @@ SETTINGS = ("encoding", "normalize", "documents", "tokenizer", "vocab_size", "mi
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """A prepared corpus that has been opened and checked."""
+    """An opened and checked prepared corpus."""
 
     path: Path
-    job: dict[str, Any]  # what it was made of, and how: JOB
+    job: dict[str, Any]  # its sources and settings: the keys JOB
     tokenizer: Tokenizer
     ids: StoredIds
     characters: int
     documents: int
     beginning: str
-    sha256: str  # of the manifest, and so of everything
+    sha256: str  # of the manifest, which contains the checksums of everything else
 
     @classmethod
     def open(cls, path: Path, *, share: tuple[int, int] = (0, 1)) -> "PreparedCorpus":
-        """Open a prepared corpus and check it against its manifest: the size of every shard, and what is in it.
+        """Open a prepared corpus and check every shard's size and content against the manifest.
 
-        With ``share`` = (r, n), the contents of the shards r, r + n, ... only. Raises InputError that names the file.
+        With ``share`` = (r, n), check the contents of shards r, r + n, ... only. Raises InputError that names the file
+        if one is missing or damaged.
         """
         raw = (path / "manifest.json").read_bytes()
         manifest = _parse(raw, path / "manifest.json")
@@ -70,7 +71,7 @@ class PreparedCorpus:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The settings that a corpus was prepared with: those of SETTINGS."""
+    """Return the settings, those named in SETTINGS, that a corpus was prepared with."""
     settings: dict[str, Any] = _parse((path / "manifest.json").read_bytes(), path / "manifest.json")["settings"]
     return settings
 
@@ -81,7 +82,8 @@ def _parse(raw: bytes, where: Path) -> dict[str, Any]:
             raise ValueError("its checksum differs")
         if manifest["format"] not in (1, FORMAT):
             raise InputError(
-                f"{where} has format {manifest['format']!r}, this headgate reads 1 to {FORMAT}: prepare the text again"
+                f"{where} has format {manifest['format']!r}, but this headgate reads 1 to {FORMAT}: prepare the text "
+                "again"
             )
         manifest |= {"format": FORMAT, "settings": translated(manifest["settings"])}
         _check(manifest)
@@ -91,7 +93,7 @@ def _parse(raw: bytes, where: Path) -> dict[str, Any]:
 
 
 def _check(manifest: dict[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError for a manifest that ``prepare`` does not write."""
+    """Raise ValueError, KeyError or TypeError for a manifest that ``prepare`` would not write."""
     shards = manifest["shards"]
     for number, shard in enumerate(shards):
         if shard["file"] != f"shard-{number:06d}.bin" or not isinstance(shard["sha256"], str):
@@ -100,19 +102,19 @@ def _check(manifest: dict[str, Any]) -> None:
     if not all(type(n) is int and 0 <= n < 1 << 50 for n in numbers) or not isinstance(manifest["beginning"], str):
         raise ValueError("token and character counts must be non-negative integers")
     if manifest["settings"].keys() != set(SETTINGS) or not isinstance(manifest["tokenizer_sha256"], str):
-        raise ValueError("its settings are not all there")
+        raise ValueError("its settings are incomplete")
     if not manifest.keys() >= set(JOB):
         raise ValueError("it does not say what was prepared")
 
 
 def is_prepared(path: str | Path) -> bool:
-    """Whether a directory holds a prepared corpus, whole or damaged."""
-    there = [os.path.isfile(Path(path) / name) for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
-    return there[0] and any(there[1:])
+    """Return True if a directory holds a prepared corpus, whole or damaged."""
+    exists = [os.path.isfile(Path(path) / name) for name in ("manifest.json", "tokenizer.json", "shard-000000.bin")]
+    return exists[0] and any(exists[1:])
 
 
 def read_tokenizer(path: Path, sha256: str) -> Tokenizer:
-    """The tokenizer that belongs to a prepared corpus; InputError where it is another one."""
+    """Read the tokenizer of a prepared corpus. Raises InputError unless it has the given SHA-256."""
     file = path / "tokenizer.json"
     try:
         raw = file.read_bytes()
@@ -125,7 +127,7 @@ def read_tokenizer(path: Path, sha256: str) -> Tokenizer:
 
 
 def dtype_of(vocabulary_size: int) -> np.dtype[Any]:
-    """The type of stored ids.
+    """Return the dtype in which ids are stored.
 
     >>> [dtype_of(V).name for V in (256, 257, 65_536, 65_537)]
     ['uint8', 'uint16', 'uint16', 'uint32']
@@ -134,5 +136,5 @@ def dtype_of(vocabulary_size: int) -> np.dtype[Any]:
 
 
 def checksum_of(manifest: dict[str, Any]) -> str:
-    """The SHA-256 of what a manifest says."""
+    """Return the SHA-256 of a manifest's content, apart from its formatting."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

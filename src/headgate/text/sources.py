@@ -1,4 +1,4 @@
-"""Texts, wherever they come from: bundled and named corpora, files, directories, archives, stdin; read in passages."""
+"""Texts read in passages: from bundled and named corpora, files, directories, archives and standard input."""
 
 import codecs
 import contextlib
@@ -31,17 +31,17 @@ from headgate.text.archives import (
 from headgate.text.catalogue import NAMED, fetched
 
 PASSAGE = 1 << 20  # characters, at most
-_ID_BYTES = {
+_ID_BYTES = {  # least bytes of memory per character while ids are made
     "characters": 8,
     "bytes": 8,
     "words": 1,
     "subwords": 2,
-}  # that a character costs at least while ids are made of it
+}
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a text, and whether a document begins with it."""
+    """A piece of a text; ``begins`` is True if it is the first of a document."""
 
     text: str
     begins: bool
@@ -50,11 +50,11 @@ class Passage:
 def passages(
     settings: TextSettings, sources: Sequence[str] = (), *, data_dir: Path | None = None, size: int = PASSAGE
 ) -> Iterator[Passage]:
-    """The text of ``settings.corpus``, or of several ``sources``, decoded and normalized, little by little.
+    """Yield the text of ``settings.corpus``, or of several ``sources``, in decoded and normalized pieces.
 
-    A passage has at most ``size`` characters before it is normalized and is cut behind a line break, or where a line is
-    longer than that, behind a space or anywhere. Of the whole the first ``settings.limit`` characters are given.
-    Raises InputError for what cannot be read.
+    A passage has at most ``size`` characters before normalization. It ends after a line break or, if a line is longer
+    than ``size``, after a space or anywhere. Stops after ``settings.limit`` characters in all, unless that is 0.
+    Raises InputError for a text that cannot be read.
     """
     left = settings.limit or sys.maxsize
     for document in _documents(sources or (settings.corpus,), settings, data_dir):
@@ -71,33 +71,33 @@ def passages(
 
 
 def whole(settings: TextSettings, *, data_dir: Path | None = None) -> list[Passage]:
-    """All passages of ``settings.corpus``. Raises InputError where they, and ids of them, do not fit into memory."""
+    """Read all passages of ``settings.corpus``. Raises InputError if they and their ids do not fit into memory."""
     with fits_memory(settings.corpus):
         known = sum(path.stat().st_size for path in _paths(settings.corpus, data_dir) if _is_plain(path))
         free = free_memory()
         if free is not None and free < known and not settings.limit:
             raise MemoryError
-        found = []
+        text = []
         characters = 0
         for passage in passages(settings, data_dir=data_dir):
-            found.append(passage)
+            text.append(passage)
             characters += len(passage.text)
-            if len(found) % 64 == 0:
+            if len(text) % 64 == 0:
                 free = free_memory()
                 if free is not None and free < characters * _ID_BYTES[settings.tokenizer]:
                     raise MemoryError
-        return found
+        return text
 
 
 @contextlib.contextmanager
 def fits_memory(source: str) -> Iterator[None]:
-    """Say what to do about a text for which memory does not suffice, as an InputError."""
+    """Context manager: turn a MemoryError into an InputError that says what to do about a text that is too large."""
     try:
         yield
     except MemoryError:
         free = free_memory()
         room = "" if free is None else f" ({free / 1e9:.1f} GB are free)"
-        how = "write it to a file, tokenize that" if is_stream(source) else "tokenize it"
+        how = "write it to a file, tokenize the file" if is_stream(source) else "tokenize it"
         name = "FILE" if is_stream(source) else shlex.quote(source)
         raise InputError(
             f"{_called(source)} is too large for the memory{room}: {how} with 'headgate prepare {name} --out DIR' and "
@@ -111,24 +111,24 @@ def check_size(settings: TextSettings, *, remedy: str) -> None:
     files = [f for f in path.rglob("*") if f.suffix.lower() in (".txt", ".text", ".md")] if path.is_dir() else [path]
     size = sum(os.path.getsize(file) for file in files if file.is_file())
     if settings.limit or settings.normalize == "letters" or settings.corpus.lower().endswith((".gz", ".zip")):
-        return  # the size after that is not known
+        return  # the size of the text is not known then
     factor = {"bytes": 4, "characters": 2}.get(settings.tokenizer, 0.5)  # a lower bound in any language
     if (least := int(size * factor)) > (most := available_memory()):
         raise InputError(
             f"{settings.corpus} has {in_gigabytes(size)} and takes at least {in_gigabytes(least)} of memory when read "
-            f"whole, available are {in_gigabytes(most)}: {remedy}"
+            f"whole, but {in_gigabytes(most)} are available: {remedy}"
         )
 
 
 def check(sources: Iterable[str], *, data_dir: Path | None = None) -> None:
-    """InputError for a source that is not there or cannot be read; what has to be downloaded is."""
+    """Raise InputError for a source that does not exist or cannot be read; download named corpora that are missing."""
     for source in sources:
         for path in _paths(source, data_dir):
             packing(path)
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source can be read only once: standard input, or what a shell puts for <(...)."""
+    """Return True if a source can be read only once: standard input, or a shell's path for <(...)."""
     if source == "-":
         return True
     if not os.path.abspath(source).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
@@ -140,7 +140,7 @@ def is_stream(source: str) -> bool:
 
 
 def normalize(text: str, how: str) -> str:
-    """A text as ``TextSettings.normalize`` says. Whole lines are normalized independently.
+    """Normalize a text as ``TextSettings.normalize`` says; whole lines are normalized independently.
 
     >>> normalize("The Time  Machine,\\nby H.G. Wells", "letters")
     'the time machineby h g wells'
@@ -153,8 +153,10 @@ def normalize(text: str, how: str) -> str:
 
 
 def _documents(sources: Iterable[str], settings: TextSettings, data_dir: Path | None) -> Iterator[Iterator[str]]:
-    """One stream of text for each document, or where all is read as one, a single stream in which each file begins on a
-    line of its own."""
+    """Yield one stream of text per file or, unless files are documents, a single one of all files.
+
+    In the single stream, each file begins on a new line.
+    """
     as_bytes = settings.tokenizer == "bytes"
     files = (file for source in sources for file in _files(source, data_dir, as_bytes=as_bytes))
     if settings.documents == "files":
@@ -175,7 +177,7 @@ def _documents(sources: Iterable[str], settings: TextSettings, data_dir: Path | 
 
 
 def _cut(blocks: Iterable[str], size: int, how: str) -> Iterator[str]:
-    """The same text in pieces that can be normalized, and split into words, one by one."""
+    """Cut a text into pieces that can be normalized, and split into words, independently."""
     held: list[str] = []
     length = 0
     for block in blocks:
@@ -184,7 +186,7 @@ def _cut(blocks: Iterable[str], size: int, how: str) -> Iterator[str]:
         while length > size:
             text = "".join(held)
             end = text.rfind("\n", 0, size) + 1
-            if not end and how == "letters":  # which makes a space of what it takes out, but none at a line's ends
+            if not end and how == "letters":  # strips the ends of a piece, so cut between two letters
                 end = max((m.end() for m in re.finditer("[A-Za-z](?=[A-Za-z])", text[:size])), default=0)
             end = end or text.rfind(" ", 0, size) + 1 or size
             yield text[:end]
@@ -194,11 +196,11 @@ def _cut(blocks: Iterable[str], size: int, how: str) -> Iterator[str]:
 
 
 def _decoded(file: Member, settings: TextSettings) -> Iterator[str]:
-    """The text of a file; bytes that are no UTF-8 survive for the tokenizer bytes."""
+    """Yield the decoded text of a file. For the tokenizer bytes, bytes that are not valid UTF-8 are preserved."""
     as_bytes = settings.tokenizer == "bytes" and _is_utf8(settings.encoding)
-    unknown = f"unknown encoding {settings.encoding!r}: one is, for instance, gb18030"
+    unknown = f"unknown encoding {settings.encoding!r}: name one that Python knows, for instance gb18030"
     try:
-        io.TextIOWrapper(io.BytesIO(), settings.encoding)  # refuses codecs that are not of text
+        io.TextIOWrapper(io.BytesIO(), settings.encoding)  # raises for codecs that are not text encodings
         codecs.getincrementaldecoder(settings.encoding)
     except (LookupError, ValueError):
         raise InputError(unknown) from None
@@ -227,8 +229,8 @@ def _decoded(file: Member, settings: TextSettings) -> Iterator[str]:
             raise InputError(unknown) from None
         if not as_bytes and not _is_utf8(encoding) and (half := _SURROGATE.search(text)):  # of utf-7, for instance
             raise InputError(
-                f"{file.name} has half a surrogate pair, U+{ord(half.group()):04X}, which is no character, when it is "
-                f"read as {encoding}: name its encoding with --encoding"
+                f"{file.name} contains half a surrogate pair, U+{ord(half.group()):04X}, which is not a character, "
+                f"when read as {encoding}: name its encoding with --encoding"
             )
         if first and text:
             text, first = text if as_bytes else text.removeprefix("\ufeff"), False
@@ -236,17 +238,17 @@ def _decoded(file: Member, settings: TextSettings) -> Iterator[str]:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",  # before the others, which begin the same
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",  # before UTF-16, whose marks begin them
           codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 
 
 def _marked(raw: bytes) -> str:
-    """The encoding that a byte order mark tells; none of these begins UTF-8."""
+    """Return the encoding that a byte order mark names, or an empty string. No mark is the beginning of UTF-8 text."""
     return next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "")
 
 
 def _check_zeros(raw: bytes, name: str) -> None:
-    """InputError for UTF-16 without a mark, which is UTF-8 with zeros to who does not look."""
+    """Raise InputError for UTF-16 without a byte order mark, which would otherwise decode as UTF-8 with zeros."""
     head = raw[:4096]
     zeros = head.count(0)
     if len(head) < 8 or zeros <= len(head) // 4 or _marked(raw):
@@ -254,15 +256,15 @@ def _check_zeros(raw: bytes, name: str) -> None:
     odd = head[1::2].count(0) / zeros
     order = "le" if odd > 0.9 else "be" if odd < 0.1 else ""
     guess = (
-        f"it looks like UTF-16: use --encoding utf-16-{order}"
+        f"it looks like UTF-16, so use --encoding utf-16-{order}"
         if order
-        else "if it is to be read, use --tokenizer bytes"
+        else "to read it anyway, use --tokenizer bytes"
     )
-    raise InputError(f"{name} is no text in utf-8, {zeros / len(head):.0%} of its first bytes are zero; {guess}")
+    raise InputError(f"{name} is not UTF-8 text ({zeros / len(head):.0%} of its first bytes are zero): {guess}")
 
 
 def _blocks(file: Member, size: int = 1 << 18, *, as_bytes: bool) -> Iterator[bytes]:
-    """The bytes of a file, and at the end an empty block."""
+    """Yield the bytes of a file in blocks, and an empty block at the end."""
     first = True
     with explained(file.path), file.open() as stream:
         while block := stream.read(size):
@@ -274,39 +276,42 @@ def _blocks(file: Member, size: int = 1 << 18, *, as_bytes: bool) -> Iterator[by
 
 
 def _files(source: str, data_dir: Path | None, *, as_bytes: bool) -> Iterator[Member]:
-    """The texts of a source in a fixed order."""
+    """Yield the texts of a source in a fixed order."""
     if source == "-":
         yield Member("standard input", "standard input", _standard_input)
         return
     if is_stream(source):
         yield Member(source, source, lambda: open(source, "rb"))  # noqa: SIM115 - whoever opens it closes it
         return
-    found = False
+    empty = True
     for path in _paths(source, data_dir, tell=True):
         for file in texts(path, as_bytes=as_bytes):
-            found = True
+            empty = False
             yield file
-    if not found:
+    if empty:
         kind, suffixes = ("directory", SUFFIXES) if os.path.isdir(source) else ("archive", IN_ARCHIVES)
-        raise InputError(f"the {kind} {source} holds no text: files ending in {', '.join(suffixes)} are read")
+        raise InputError(f"the {kind} {source} holds no text: only files ending in {', '.join(suffixes)} are read")
 
 
 def _standard_input() -> contextlib.AbstractContextManager[IO[bytes]]:
     if sys.stdin is None or getattr(sys.stdin, "closed", False):
-        raise InputError("standard input is closed: pipe a text into it, or give the path of one")
+        raise InputError("standard input is closed: pipe a text into it, or give the path of a text")
     stream = sys.stdin.buffer
     try:
-        found = os.fstat(stream.fileno())
+        status = os.fstat(stream.fileno())
         null = os.stat(os.devnull)
-    except OSError:  # it is no file
+    except OSError:  # it is not a file
         return contextlib.nullcontext(stream)
-    if stat.S_ISCHR(found.st_mode) and not stream.isatty() and found.st_rdev != null.st_rdev:
-        raise InputError("standard input is a device, not a text: pipe a text into it, or give the path of one")
+    if stat.S_ISCHR(status.st_mode) and not stream.isatty() and status.st_rdev != null.st_rdev:
+        raise InputError("standard input is a device, not a text: pipe a text into it, or give the path of a text")
     return contextlib.nullcontext(stream)
 
 
 def _paths(source: str, data_dir: Path | None, *, tell: bool = False) -> Iterator[Path]:
-    """The files of a source that is no stream, packed ones as they are, in a fixed order; ``tell`` of those left."""
+    """Yield the files of a source that is not a stream, in a fixed order, packed ones not unpacked.
+
+    With ``tell``, warn about the files left out.
+    """
     if is_stream(source):
         return
     if source in NAMED:
@@ -324,7 +329,7 @@ def _paths(source: str, data_dir: Path | None, *, tell: bool = False) -> Iterato
         ) from None
     if not exists:
         raise InputError(
-            f"there is no file and no corpus {source}: give the path of a text, or a name ({suggest(source, NAMED)})"
+            f"there is no file or corpus {source}: give the path of a text, or a name ({suggest(source, NAMED)})"
         )
     if path.is_dir():
         yield from _in_directory(path, tell=tell)
@@ -343,7 +348,7 @@ def _in_directory(folder: Path, *, tell: bool) -> Iterator[Path]:
     for root, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in folders:
-            if os.path.islink(os.path.join(root, name)):  # it may lead round in a circle
+            if os.path.islink(os.path.join(root, name)):  # it may lead to a cycle
                 left_out.add(name)
         for name in names:
             if is_hidden(name):
@@ -361,11 +366,11 @@ def _in_directory(folder: Path, *, tell: bool) -> Iterator[Path]:
 
 
 def _check_regular(path: Path) -> None:
-    """InputError for what is no file of which the end can be reached."""
+    """Raise InputError unless a path is a regular file, whose end can be reached."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise InputError(f"{path} is a link to what is not there: mend or remove it") from None
+        raise InputError(f"{path} is a broken link: repair or remove it") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
     if not stat.S_ISREG(mode):
@@ -374,7 +379,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether a file has at most as many bytes as there are of text in it."""
+    """Return True if a file is not packed, so that its text is at least as large as the file."""
     return not packing(path)
 
 

@@ -1,4 +1,4 @@
-"""Token ids in files: indexed like an array, of which little is in memory at a time."""
+"""Token ids in files, indexed like an array, with little of them in memory at a time."""
 
 import mmap
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import numpy as np
 
 
 class StoredIds:
-    """The ids of several files, one after the other, or a part of them: ``ids[5:9]`` is a part, ``ids[places]`` arrays.
+    """The concatenated ids of several files, or a part of them.
 
-    Files are memory-mapped when something of them is read. The pages are let go of again every few rows: what has been
-    read stays resident as long as it is mapped, and over an epoch that would be the whole corpus.
+    ``ids[5:9]`` is a part, again StoredIds; ``ids[places]`` is an array. Files are memory-mapped when they are first
+    read. Their pages are released every few rows: pages that were read stay resident as long as they are mapped, and
+    over an epoch that would be the whole corpus.
     """
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int], dtype: np.dtype) -> None:
-        """``counts``: the ids in each file."""
+        """``counts``: the number of ids in each file."""
         self._files = files
         self._ends = np.cumsum(np.asarray(counts, np.int64))
         self._dtype = dtype
         self._start, self._stop = 0, int(self._ends[-1]) if len(counts) else 0
         self._maps: dict[int, mmap.mmap] = {}
-        self._read = 0  # rows since the pages were let go of
+        self._read = 0  # rows read since the pages were released
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -35,7 +36,7 @@ class StoredIds:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step != 1:
-                raise IndexError("a part of stored ids must be without gaps")
+                raise IndexError(f"a slice of stored ids must have step 1, got {step}")
             part = StoredIds.__new__(StoredIds)
             part.__dict__ = {**self.__dict__, "_maps": {}, "_start": self._start + start}
             part._stop = max(part._start, self._start + stop)
@@ -45,15 +46,15 @@ class StoredIds:
             raise IndexError(f"places must be from 0 to {len(self) - 1}, got {places.min()} to {places.max()}")
         places = places + self._start
         shards = np.searchsorted(self._ends, places, side="right")
-        found = np.empty(places.shape, self._dtype)
+        ids = np.empty(places.shape, self._dtype)
         for shard in np.unique(shards):
             here = shards == shard
             begin = self._ends[shard - 1] if shard else 0
-            found[here] = self._map(int(shard))[places[here] - begin]
+            ids[here] = self._map(int(shard))[places[here] - begin]
         self._read += places.size // max(len(places), 1)
         if self._read >= ROWS:
             self._let_go()
-        return found
+        return ids
 
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
@@ -62,7 +63,7 @@ class StoredIds:
         return np.frombuffer(self._maps[shard], self._dtype)
 
     def _let_go(self) -> None:
-        """Leave what has been read to the system's cache, which takes no memory that others need."""
+        """Release the pages that were read; the system may keep them in its cache while memory is free."""
         self._read = 0
         if len(self._maps) > MAPS or not hasattr(mmap, "MADV_DONTNEED"):
             self._maps.clear()
@@ -71,5 +72,5 @@ class StoredIds:
 
 
 Ids = np.ndarray | StoredIds
-ROWS = 64  # each makes up to two megabytes resident, whatever its length, where the system caches in large pages
-MAPS = 256  # a process may not have many ten thousands
+ROWS = 64  # with large pages in the system's cache, each row makes up to two megabytes resident, whatever its length
+MAPS = 256  # systems limit the mappings of a process, to about 65,000 on Linux

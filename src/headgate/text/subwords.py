@@ -1,6 +1,6 @@
-"""Pieces of words as ids: byte-pair encoding, learnt from a text. The library tokenizers learns and applies it.
+"""Subwords as ids: byte-pair encoding, learnt from a text and applied by the library tokenizers.
 
-Without that library the module can be imported and not much else: it is the extra ``bpe``.
+The library is the extra ``bpe``. This module can be imported without it, but hardly used.
 """
 
 import codecs
@@ -14,22 +14,22 @@ import numpy as np
 
 from headgate.errors import InputError, not_installed
 
-SMALLEST, LARGEST = 257, 1 << 20  # vocabularies that can be trained: the bytes and at least one pair
+SMALLEST, LARGEST = 257, 1 << 20  # sizes of vocabularies that can be trained: the bytes and at least one pair
 
 _BLOCK = 1 << 18  # characters encoded at once
 _REMEMBERED = 1 << 18  # pieces whose ids are kept while a text is encoded
-_LONGEST = 1 << 10  # characters of a word that is learned from; each merge costs the trainer the word's length
-_SPACE = "\t\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's, but for the line break
-# No subword reaches over a line break or over the end of a word, so a text may be cut behind either.
+_LONGEST = 1 << 10  # characters of a word in training; the cost of each merge grows with the word's length
+_SPACE = "\t\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's, without the line break
+# No subword extends past a line break or the end of a word, so a text may be cut after either.
 _PIECE = re.compile(f"[{_SPACE}]*[^{_SPACE}\n]*\n?")
 _CUT = re.compile(f"(?<=\n)|(?<=[^{_SPACE}\n])(?=[{_SPACE}])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Whatever the library takes for a word is letters and digits, or neither, or whitespace.
+# A word, as the library splits a text, has either letters and digits, or neither of them, or whitespace.
 _LONG = re.compile(rf"[^\W_]{{{_LONGEST}}}|(?:[^\w\s]|_){{{_LONGEST}}}")
 _LONG_SPACE = re.compile(rf"\s{{{_LONGEST}}}")
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_AROUND = {  # the library's description of everything but the model
+_AROUND = {  # everything but the model in the library's JSON
     "version": "1.0",
     "pre_tokenizer": {
         "type": "Sequence",
@@ -38,12 +38,12 @@ _AROUND = {  # the library's description of everything but the model
             _BYTE_LEVEL,
         ],
     },
-    "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},  # means nothing there
+    "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},  # decoding ignores add_prefix_space
 }
 
 
 def _byte_symbols() -> list[str]:
-    """The visible character that stands for each byte: itself, or one behind Latin-1 where it is none."""
+    """Return the visible character for each byte: its Latin-1 character or, if that is invisible, one after Latin-1."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
@@ -53,11 +53,11 @@ _BYTES = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
 
 
 class SubwordTokenizer:
-    """Byte-level byte-pair encoding: the 256 bytes, and pairs of what came before, joined one after the other.
+    """Byte-level byte-pair encoding: the 256 bytes, and subwords that each join two earlier ones.
 
-    Nothing is unknown and any text comes back as it was; only lone surrogates, which are no text, come back as the
-    replacement character. No id reaches over a line break: the pieces of a text that is cut behind line breaks have,
-    one after the other, the ids of the whole. ``to_json`` is what the library itself writes, which
+    Nothing is unknown, and decoding restores any text, except that lone surrogates, which are not characters, become
+    the replacement character. No subword extends past a line break: if a text is cut after line breaks, the ids of its
+    pieces, concatenated, are the ids of the whole. ``to_json`` returns the library's own format, which
     ``tokenizers.Tokenizer.from_file`` reads. Encoding uses one thread, so a process may fork after it; training uses
     the library's threads.
     """
@@ -66,16 +66,16 @@ class SubwordTokenizer:
     document_id: ClassVar[int | None] = None
 
     def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
-        """``vocabulary``: symbols in the order of their ids, each byte a character as ``tokenizers`` writes it.
+        """``vocabulary``: symbols in the order of their ids, one character per byte, as ``tokenizers`` writes them.
 
-        ``merges``: pairs of them that are joined, the first ones first. Raises InputError where one is not in the
-        vocabulary, a byte is missing, or a symbol comes twice or holds a character that stands for no byte.
+        ``merges``: pairs of symbols to join, in this order. Raises InputError if a merge is not in the vocabulary, a
+        byte is missing, a symbol is repeated, or one contains a character that does not represent a byte.
         """
         known = {symbol: i for i, symbol in enumerate(vocabulary)}
         if len(known) != len(vocabulary) or not known.keys() >= _BYTES.keys():
-            raise InputError("the vocabulary of subwords must have all 256 bytes, and nothing twice")
+            raise InputError("the vocabulary of subwords must have all 256 bytes, and each subword only once")
         if not all(symbol and set(symbol) <= _BYTES.keys() for symbol in known):
-            raise InputError("a subword of the vocabulary holds what stands for no byte")
+            raise InputError("a subword of the vocabulary contains a character that does not represent a byte")
         if not all(left in known and right in known and left + right in known for left, right in merges):
             raise InputError("a merge joins subwords that are not in the vocabulary")
         self._take(_tokenizer(library().models.BPE(vocab=known, merges=list(merges))))
@@ -87,15 +87,15 @@ class SubwordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> "SubwordTokenizer":
-        """Learn so many subwords from texts, each of which ends behind a line break, or is a whole one.
+        """Learn a vocabulary of ``vocabulary_size`` subwords from texts, or from pieces cut after line breaks.
 
-        The same texts give the same subwords, with any number of threads. A pair that occurs once is not joined. A word
-        of more than 1,024 characters, as in a text without spaces, is learned from in parts.
-        Raises InputError where ``vocabulary_size`` cannot be, or the texts have not enough pairs for it.
+        The same texts give the same subwords, with any number of threads. A pair that occurs only once is not joined.
+        A word of more than 1,024 characters, as in a text without spaces, is cut into parts of that length.
+        Raises InputError if ``vocabulary_size`` is out of range or the texts have too few pairs for it.
         """
         if not SMALLEST <= vocabulary_size <= LARGEST:
             raise InputError(
-                f"a vocabulary of subwords must have from {SMALLEST} to {LARGEST}, got {vocabulary_size}: "
+                f"a vocabulary must have from {SMALLEST} to {LARGEST} subwords, got {vocabulary_size}: "
                 "change --vocab-size"
             )
         tokenizer = _tokenizer(library().models.BPE())
@@ -103,11 +103,11 @@ class SubwordTokenizer:
             vocab_size=vocabulary_size, min_frequency=2, show_progress=False, initial_alphabet=sorted(_BYTES)
         )
         tokenizer.train_from_iterator(_learnable(texts, tokenizer.pre_tokenizer), trainer)
-        found = tokenizer.get_vocab_size()
-        if found < vocabulary_size:
+        size = tokenizer.get_vocab_size()
+        if size < vocabulary_size:
             raise InputError(
-                f"the text has pairs for a vocabulary of {found} subwords, not for {vocabulary_size}: "
-                f"lower --vocab-size to at most {found}, or give more text"
+                f"the text has enough pairs for a vocabulary of {size} subwords, not of {vocabulary_size}: "
+                f"lower --vocab-size to at most {size}, or give more text"
             )
         trained = cls.__new__(cls)
         trained._take(tokenizer)
@@ -118,8 +118,8 @@ class SubwordTokenizer:
         return len(self._bytes)
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of ``text``, int32, shape (tokens,)."""
-        # A word comes again and again: looking it up is several times as fast as encoding it once more.
+        """Return the ids of ``text``, int32, shape (tokens,)."""
+        # Words recur: looking one up is several times as fast as encoding it again.
         known: dict[str, bytes] = {}
         blocks = []
         for block in _blocks(_clean(text), _BLOCK):
@@ -138,7 +138,7 @@ class SubwordTokenizer:
         return []
 
     def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back half a character
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps an incomplete character back
         return lambda i: decoder.decode(b"", True) if i is None else decoder.decode(self._bytes[i])
 
     def to_json(self) -> dict[str, Any]:
@@ -147,24 +147,24 @@ class SubwordTokenizer:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "SubwordTokenizer":
-        """What ``to_json`` described. Raises InputError for anything else, also for other tokenizers of the library."""
+        """Restore the tokenizer that ``to_json`` described. Raises InputError for others of the library."""
         model = description.get("model")
         if not isinstance(model, dict) or model.get("type") != "BPE":
             raise InputError("the model must be byte-pair encoding (BPE)")
-        # What is null, false or empty says that something is not there, whatever it is.
+        # A value that is null, false or empty only says that an option is not used.
         options = [k for k, v in model.items() if v and k not in ("type", "vocab", "merges")]
         options += [k for k in description.keys() | _AROUND.keys() if k != "model"
                     and (description.get(k) or None) != _AROUND.get(k)]  # fmt: skip
         if options:
             raise InputError(
-                f"only what headgate itself wrote can be read, this differs in {', '.join(sorted(options))}"
+                f"only tokenizers that headgate wrote can be read, but this one differs in {', '.join(sorted(options))}"
             )
         vocabulary, merges = model.get("vocab"), model.get("merges")
         if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
             raise InputError("the vocabulary is missing or damaged")
         symbols = sorted(vocabulary, key=vocabulary.__getitem__)
         if [vocabulary[symbol] for symbol in symbols] != list(range(len(symbols))):
-            raise InputError("the ids of the vocabulary must be 0, 1, 2 and so on")
+            raise InputError("the ids of the vocabulary must be 0, 1, 2, ...")
         if not isinstance(merges, list) or not all(
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(symbol, str) for symbol in pair)
             for pair in merges
@@ -174,10 +174,10 @@ class SubwordTokenizer:
 
 
 def library() -> ModuleType:
-    """The package tokenizers. Raises InputError that says how to install it where it is missing."""
+    """Import the package tokenizers. Raises InputError that says how to install it if it is missing."""
     try:
         import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: F401 - loads them
+        from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: F401 - imported for their side effect, as attributes of tokenizers
     except ModuleNotFoundError as error:
         if error.name != "tokenizers":
             raise
@@ -186,7 +186,7 @@ def library() -> ModuleType:
 
 
 def _tokenizer(model: Any) -> Any:
-    """The library's tokenizer around a model; ``_AROUND`` is how it describes it."""
+    """Make the library's tokenizer around a model; ``_AROUND`` is its description."""
     package = library()
     tokenizer = package.Tokenizer(model)
     tokenizer.pre_tokenizer = package.pre_tokenizers.Sequence([
@@ -198,10 +198,10 @@ def _tokenizer(model: Any) -> Any:
 
 
 def _learnable(texts: Iterable[str], pre_tokenizer: Any) -> Iterator[str]:
-    """The texts in blocks, cut so that no word of them has more than ``_LONGEST`` characters."""
+    """Yield the texts in blocks, cut so that no word has more than ``_LONGEST`` characters."""
     for text in texts:
         for block in _blocks(_clean(text), 1 << 14):
-            # Three looks, each a good deal more expensive than the one before: most texts need the first alone.
+            # The cheapest check comes first; most texts need only the first and the last.
             run = max(map(len, block.split()), default=0)
             if (run >= _LONGEST and _LONG.search(block)) or _LONG_SPACE.search(block):
                 yield from _bounded(block, pre_tokenizer)
@@ -210,7 +210,7 @@ def _learnable(texts: Iterable[str], pre_tokenizer: Any) -> Iterator[str]:
 
 
 def _bounded(block: str, pre_tokenizer: Any) -> Iterator[str]:
-    """A block cut around its long words, and these every ``_LONGEST`` characters."""
+    """Cut a block around its long words, and these after every ``_LONGEST`` characters."""
     done = 0
     for _, (start, end) in pre_tokenizer.pre_tokenize_str(block):
         if end - start > _LONGEST:
@@ -227,7 +227,7 @@ def _clean(text: str) -> str:
 
 
 def _blocks(text: str, size: int) -> Iterator[str]:
-    """A text cut where no subword is, behind ``size`` characters or some more."""
+    """Cut a text into blocks of at least ``size`` characters, except the last, where no subword is cut."""
     start = 0
     while start < len(text):
         cut = _CUT.search(text, start + size)

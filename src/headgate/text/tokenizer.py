@@ -1,6 +1,6 @@
-"""Text to ids and back: characters, bytes, words, subwords, and any of them with a separator of documents.
+"""Tokenizers: characters, bytes, words, subwords, and any of them with a document separator.
 
-Saved as JSON; the same text gives the same vocabulary on every run.
+They are saved as JSON; the same text gives the same vocabulary on every run.
 """
 
 import codecs
@@ -15,41 +15,41 @@ from headgate.errors import InputError, suggest
 from headgate.text import subwords
 from headgate.text.words import UNKNOWN, WordTokenizer, check_characters
 
-_POINTS = 0x110000  # code points that there are
-_BLOCK = 1 << 16  # characters looked up at once: they stay in the cache
+_POINTS = 0x110000  # the number of code points
+_BLOCK = 1 << 16  # characters looked up at once, few enough for the cache
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package needs of a tokenizer. Ids are int32, from 0 to ``vocabulary_size - 1``."""
+    """Conversion between text and ids, which are int32, from 0 to ``vocabulary_size - 1``."""
 
     @property
     def vocabulary_size(self) -> int: ...
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids that stand for no text and are never to be drawn when a model writes."""
+        """The ids that represent no text and must never be drawn in generation."""
         ...
 
     @property
     def document_id(self) -> int | None:
-        """The id that stands before each document; None where the vocabulary has none."""
+        """The id that precedes each document, or None if the vocabulary has none."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of ``text``, int32, shape (tokens,). A text of spaces alone may have none."""
+        """Return the ids of ``text``, int32, shape (tokens,). A text of spaces alone may have none."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
     def out_of_vocabulary(self, text: str) -> list[str]:
-        """What of ``text`` the vocabulary lacks, characters or words, each once, in order of appearance."""
+        """Return the characters or words of ``text`` not in the vocabulary, each once, in order of appearance."""
         ...
 
     def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
-        """A function that takes ids one at a time and returns the text each completes; None flushes the rest.
+        """Return a function that takes ids one at a time and returns the text each completes; None flushes the rest.
 
-        ``after`` is what was written before: it decides whether a space comes before a first word. With nothing before,
-        all pieces together are what ``decode`` says.
+        ``after`` is the preceding text: it decides whether a space comes before the first word. If it is empty, the
+        joined pieces are equal to ``decode``.
         """
         ...
 
@@ -57,11 +57,11 @@ class Tokenizer(Protocol):
 
 
 class CharacterTokenizer:
-    """One id a character, in the order of the code points.
+    """One id per character, in the order of the code points.
 
-    ``<unk>``, where the vocabulary has it, is id 0: every character seen less often than ``min_frequency``, or never,
-    is read as it. Without it (``unknown=False``, the textbook's lyrics experiment), a character that the vocabulary
-    lacks is read as a space, or where there is no space as the most frequent character.
+    If the vocabulary has ``<unk>``, it is id 0 and replaces every character seen less often than ``min_frequency``, or
+    never. Without it (``unknown=False``, the textbook's lyrics experiment), a space replaces them or, if the vocabulary
+    has no space, the most frequent character.
 
     >>> tokenizer = CharacterTokenizer.from_text("banana")
     >>> tokenizer.characters, tokenizer.encode("nab!").tolist()
@@ -73,7 +73,7 @@ class CharacterTokenizer:
     document_id: ClassVar[int | None] = None
 
     def __init__(self, characters: str, replacement: str | None = None) -> None:
-        """``characters`` sorted and distinct; ``replacement`` None: ``<unk>`` is id 0, else one of them stands in."""
+        """``characters``: sorted and distinct. ``replacement``: one of them, or None for ``<unk>`` as id 0."""
         check_characters(characters)
         if list(characters) != sorted(set(characters)):
             raise InputError("a character vocabulary must be sorted and without repetition")
@@ -84,13 +84,13 @@ class CharacterTokenizer:
         self._offset = 1 if replacement is None else 0
         points = [ord(c) for c in characters]
         stand_in = 0 if replacement is None else characters.index(replacement)
-        # The id of each code point up to the largest known; whatever is larger is read at the last place.
+        # The id of each code point up to the largest known; larger ones are clipped to the last entry, the stand-in.
         self._table = np.full(points[-1] + 2 if points else 1, stand_in, np.int32)
         self._table[points] = np.arange(self._offset, self._offset + len(points))
 
     @staticmethod
     def count(text: str) -> Counter[str]:
-        """How often each character stands in ``text``. Counts of pieces of a text can be added up."""
+        """Count the characters of ``text``. The counts of its pieces can be added up."""
         counts = np.zeros(_POINTS, np.int64)
         for start in range(0, len(text), 16 * _BLOCK):
             block = np.bincount(_code_points(text[start : start + 16 * _BLOCK]))
@@ -99,14 +99,14 @@ class CharacterTokenizer:
 
     @classmethod
     def from_text(cls, text: str, *, min_frequency: int = 1, unknown: bool = True) -> "CharacterTokenizer":
-        """The vocabulary of ``text``."""
+        """Make a vocabulary from ``text``."""
         return cls.from_counts(cls.count(text), min_frequency=min_frequency, unknown=unknown)
 
     @classmethod
     def from_counts(
         cls, counts: Mapping[str, int], *, min_frequency: int = 1, unknown: bool = True
     ) -> "CharacterTokenizer":
-        """The characters seen ``min_frequency`` times or more. Raises InputError where there are none."""
+        """Make a vocabulary of the characters seen ``min_frequency`` times or more. Raises InputError if none is."""
         characters = "".join(sorted(c for c, count in counts.items() if count >= min_frequency))
         if not characters:
             raise InputError(
@@ -151,7 +151,7 @@ def _code_points(text: str) -> np.ndarray:
 
 
 class ByteTokenizer:
-    """One id a byte of the UTF-8 text: 256 ids, nothing unknown.
+    """One id per byte of the UTF-8 text: 256 ids, nothing unknown.
 
     >>> ByteTokenizer().encode("é").tolist(), ByteTokenizer().decode([195, 169])
     ([195, 169], 'é')
@@ -163,19 +163,19 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         try:
-            raw = text.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8 are themselves
+            raw = text.encode("utf-8", "surrogateescape")  # restores bytes that are not valid UTF-8
         except UnicodeEncodeError:
             raw = text.encode("utf-8", "surrogatepass")
         return np.frombuffer(raw, np.uint8).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(list(ids)).decode("utf-8", "replace")  # an array's own bytes would be something else
+        return bytes(list(ids)).decode("utf-8", "replace")  # bytes(array) would be its memory
 
     def out_of_vocabulary(self, text: str) -> list[str]:
         return []
 
     def stream_decoder(self, after: str = "") -> Callable[[int | None], str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back half a character
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps an incomplete character back
         return lambda i: decoder.decode(b"", True) if i is None else decoder.decode(bytes([i]))
 
     def to_json(self) -> dict[str, Any]:
@@ -183,9 +183,10 @@ class ByteTokenizer:
 
 
 class DocumentTokenizer:
-    """Another tokenizer and one more id, the last: ``document_id``, which stands before each document.
+    """Another tokenizer with one more id, the last: ``document_id``, which precedes each document.
 
-    No text has it: whoever puts documents together writes it. It is never drawn, and decodes to nothing.
+    ``encode`` never returns it: the code that joins documents inserts it. It is never drawn in generation, and decodes
+    to nothing.
 
     >>> tokenizer = DocumentTokenizer(ByteTokenizer())
     >>> tokenizer.document_id, tokenizer.decode([256, 97, 256, 98])
@@ -194,7 +195,7 @@ class DocumentTokenizer:
 
     def __init__(self, inner: Tokenizer) -> None:
         if inner.document_id is not None:
-            raise InputError("a tokenizer of documents cannot be made of another one")
+            raise InputError("a documents tokenizer cannot contain another one")
         self.inner = inner
 
     @property
@@ -227,7 +228,7 @@ class DocumentTokenizer:
 
 
 def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
-    """The tokenizer that ``to_json`` described. Raises InputError that names ``where`` for anything else."""
+    """Restore the tokenizer that ``to_json`` described. Raises InputError that names ``where`` for anything else."""
     try:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -237,14 +238,14 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
 
 def _from_json(description: Any, where: str) -> Tokenizer:
     if not isinstance(description, dict) or not {"type", "model"} & description.keys():
-        raise InputError(f"{where} does not describe a tokenizer (it names no type): restore the file")
-    kind = "subwords" if "model" in description else description["type"]  # the library's own JSON has no type
+        raise InputError(f"{where} does not describe a tokenizer (it has no type): restore the file")
+    kind = "subwords" if "model" in description else description["type"]  # the library's JSON has no type
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise InputError(f"{where} names an unknown tokenizer {kind!r}: {suggest(str(kind), TOKENIZERS)}")
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "subwords":
-        subwords.library()  # what is missing is no damage to the file
+        subwords.library()  # here, because a missing library is not an error of the file
     inner = _from_json(description.get("of"), where) if kind == "documents" else None
     try:
         if inner is not None:
