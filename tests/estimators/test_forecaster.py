@@ -1315,7 +1315,7 @@ def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
     (tmp_path / "saved" / "config.json").write_bytes(signed(config, written))
     with refused(
         f"config.json and model.safetensors in {tmp_path}/saved do not match (weights of the sizes "
-        "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} are not those of hidden_size=6): restore both"
+        "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} do not fit hidden_size=6): restore both"
     ):
         GRUForecaster.load(tmp_path / "saved")
 

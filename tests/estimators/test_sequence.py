@@ -442,7 +442,7 @@ def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFix
     if verbose:
         best = min(estimator.history_, key=lambda entry: entry.get("held_out", -entry["epoch"]))
         baseline = estimator.baseline_loss_
-        assert lines[-1] == f"loss {best['loss']:.4f}; the mean alone would have {baseline:.4f}"
+        assert lines[-1] == f"loss {best['loss']:.4f}; predicting the mean gives {baseline:.4f}"
     assert printed.err == ""
 
 
@@ -708,13 +708,13 @@ def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
     entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
     frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
     assert [str(w.message) for w in found] == [
-        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and the "
-        f"class frequencies alone would have {frequencies:.4g}. There may be little to learn; otherwise try more "
-        "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, say)"
+        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and predicting the "
+        f"class frequencies gives {frequencies:.4g}. There may be little to learn; otherwise try more "
+        "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, for example)"
     ]
     assert found[0].filename == __file__
     estimator.set_params(epochs=19).fit(data, y)  # a trial
-    with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and the mean alone would have 1"):
+    with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and predicting the mean gives 1"):
         regressor(epochs=20, batch_size=150).fit(data, draw(300, seed=3))
     regressor(epochs=20, batch_size=150).fit(data, np.ones(300))  # there is nothing to be better than
 
@@ -822,8 +822,8 @@ def test_bad_x(make: Callable[..., Any], y: np.ndarray, data: Any, message: str)
 @pytest.mark.parametrize(
     ("data", "numbers", "hint"),
     [
-        (X[:7], "7 and 20", "give one y for every sample"),
-        (RAGGED[:7], "7 and 20", "give one y for every sample"),
+        (X[:7], "7 and 20", "give one y per sample"),
+        (RAGGED[:7], "7 and 20", "give one y per sample"),
         (
             X.transpose(1, 0, 2), "6 and 20",
             "the axes of (6, 20, 3) look swapped, X.transpose(1, 0, 2) has 20 samples",
@@ -904,7 +904,10 @@ def test_targets_of_another_shape() -> None:
     ("y", "message"),
     [
         (None, "GRUClassifier requires y to be passed, but the target y is None"),
-        (np.array(["only"] * n, object), "y has one class only, 'only': at least two are needed to tell them apart"),
+        (
+            np.array(["only"] * n, object),
+            "y must have at least two classes, got only 'only': add samples of another class",
+        ),
         (np.where(LABELS == 1, np.nan, LABELS), "Input y contains NaN."),
         (
             np.where(LABELS == 1, -np.inf, LABELS),
@@ -929,7 +932,7 @@ def test_unknown_label() -> None:
     before = answers(estimator, X)
     for call in (estimator.partial_fit, estimator.fit):
         with pytest.raises(
-            InputError, match=r"^y has a class that was not there before, 'maybe': known are \['no', 'yes'\]$"
+            InputError, match=r"^y must have only the classes \['no', 'yes'\], got 'maybe': omit such samples$"
         ):
             call(X, np.where(np.arange(n) == 3, "maybe", words).astype(object))
     assert np.array_equal(answers(estimator, X), before)
@@ -937,7 +940,7 @@ def test_unknown_label() -> None:
 
 def test_too_few_to_hold_out() -> None:
     message = (
-        "early_stopping would hold out {} of {} samples (validation_fraction={}), and needs at least {}: give more "
+        "early_stopping would hold out {} of {} samples (validation_fraction={}), but needs at least {}: give more "
         "samples, another validation_fraction, or early_stopping=False"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message.format(1, 1, 0.1, '1 on each side'))}$"):
@@ -955,15 +958,15 @@ def test_too_few_to_hold_out() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(n - 1), "sample_weight must have the shape (20,), one for each sample, got (19,)"),
-        (np.ones((n, 1)), "sample_weight must have the shape (20,), one for each sample, got (20, 1)"),
+        (np.ones(n - 1), "sample_weight must have the shape (20,), one per sample, got (19,)"),
+        (np.ones((n, 1)), "sample_weight must have the shape (20,), one per sample, got (20, 1)"),
         (
             np.where(np.arange(n) == 3, -0.5, 1),
-            "sample_weight must be at least 0, and above it somewhere, got -0.5 at sample 3",
+            "sample_weight must be at least 0, and above 0 for some sample, got -0.5 at sample 3",
         ),
-        (-1, "sample_weight must be at least 0, and above it somewhere, got -1 at sample 0"),
-        (np.zeros(n), "sample_weight must be at least 0, and above it somewhere, got only zeros"),
-        (0, "sample_weight must be at least 0, and above it somewhere, got only zeros"),
+        (-1, "sample_weight must be at least 0, and above 0 for some sample, got -1 at sample 0"),
+        (np.zeros(n), "sample_weight must be at least 0, and above 0 for some sample, got only zeros"),
+        (0, "sample_weight must be at least 0, and above 0 for some sample, got only zeros"),
         (np.where(np.arange(n) == 3, np.nan, 1), "Input sample_weight contains NaN."),
     ],
 )
@@ -1015,7 +1018,7 @@ def kind(name: str, what: type, value: Any) -> tuple[dict[str, Any], str]:
         kind("reset", str, None),
         kind("bidirectional", bool, "no"),
         kind("device", str, 0),
-        ({"device": "none"}, "device must be one that torch can use here, got 'none'; \"cpu\" always is"),
+        ({"device": "none"}, "device must be one that torch can use on this machine, got 'none': use \"cpu\""),
         (
             {"hidden_size": -1, "pool": "sum", "clip": -3, "epochs": 1.5},
             "hidden_size must be at least 1 and finite, got -1; pool must be one of last, mean, max, got 'sum'; "
@@ -1047,7 +1050,7 @@ def test_numpy_numbers_are_parameters() -> None:
 @both
 def test_device_that_is_not_there(make: Callable[..., Any], y: np.ndarray) -> None:
     with pytest.raises(
-        InputError, match=r"^device must be one that torch can use here, got 'cuda'; \"cpu\" always is$"
+        InputError, match=r"^device must be one that torch can use on this machine, got 'cuda': use \"cpu\"$"
     ):
         make(device="cuda").fit(X, y)
 
