@@ -708,8 +708,8 @@ def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
     entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
     frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
     assert [str(w.message) for w in found] == [
-        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and predicting the "
-        f"class frequencies gives {frequencies:.4g}. There may be little to learn; otherwise try more "
+        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and predicting "
+        f"the class frequencies gives {frequencies:.4g}. There may be little to learn; otherwise try more "
         "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, for example)"
     ]
     assert found[0].filename == __file__
@@ -906,7 +906,7 @@ def test_targets_of_another_shape() -> None:
         (None, "GRUClassifier requires y to be passed, but the target y is None"),
         (
             np.array(["only"] * n, object),
-            "y must have at least two classes, got only 'only': add samples of another class",
+            "y must have at least two classes, got only 'only': add another class",
         ),
         (np.where(LABELS == 1, np.nan, LABELS), "Input y contains NaN."),
         (
