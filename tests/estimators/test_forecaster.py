@@ -385,7 +385,7 @@ def test_features_with_names_are_in_the_order_of_fit():
     found = fitted.predict(X=X[N:])
     assert_equal(fitted.predict(X=X[N:][["q", "p"]]), found)
     assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), found)
-    with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': order them"):
+    with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': put them in that order"):
         fitted.predict(y=values(), past_X=X[:N][["q", "p"]], X=X[N:])
 
 
@@ -649,7 +649,7 @@ def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
     expected = score_by_hand(values(), forecast, after.to_numpy(), 4, upper - forecast)
     assert fitted.score(after) == pytest.approx(expected)
     [axes] = fitted.plot(actual=after).axes
-    came = line(axes, "what came")
+    came = line(axes, "actual")
     assert list(came.get_xdata()) == list(months(N + H)[N:].to_pydatetime())
     np.testing.assert_array_equal(came.get_ydata(), after)
     unfilled = small().fit(ONE["series"])
@@ -1347,7 +1347,7 @@ def test_a_picture(tmp_path):
     forecast, interval = line(axes, "forecast"), fitted.predict_interval(coverage=0.7)
     assert list(forecast.get_xdata()) == dates[N - 1 :]
     np.testing.assert_array_equal(forecast.get_ydata(), [values()[-1], *interval["forecast"]])
-    came = line(axes, "what came")
+    came = line(axes, "actual")
     assert list(came.get_xdata()) == dates[N : N + 2]
     np.testing.assert_array_equal(came.get_ydata(), after)
     assert forecast.get_color() != came.get_color()
@@ -1448,7 +1448,7 @@ def test_a_picture_without_interval_dates_or_names():
     assert not axes.collections
     assert list(line(axes, "history").get_xdata()) == list(range(N - 56, N))
     assert list(line(axes, "forecast").get_xdata()) == list(range(N - 1, N + 14))
-    np.testing.assert_array_equal(line(axes, "what came").get_ydata(), values(N + 20)[N : N + 14])
+    np.testing.assert_array_equal(line(axes, "actual").get_ydata(), values(N + 20)[N : N + 14])
 
 
 def test_a_picture_of_periods_has_dates():
@@ -1467,7 +1467,7 @@ def test_pictures_of_several_series():
         name = axes.get_ylabel()
         np.testing.assert_array_equal(line(axes, "history").get_ydata(), frame[name][-48:])
         np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], fitted.predict()[name])
-        np.testing.assert_array_equal(line(axes, "what came").get_ydata(), came[name])
+        np.testing.assert_array_equal(line(axes, "actual").get_ydata(), came[name])
     [axes] = fitted.plot(series=["c"], actual=came[["e"]]).axes
     assert [line.get_label() for line in axes.lines] == ["history", "forecast"]
 
@@ -1537,7 +1537,7 @@ def test_a_backtest_says_once_that_folds_have_no_intervals():
     with pytest.warns(UserWarning, match="intervals") as found:
         scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
     assert [str(w.message) for w in found] == [
-        "1 of 3 folds have too few steps before them for intervals: their coverage is nan"
+        "1 of 3 folds have too few earlier steps for intervals: their coverage is nan"
     ]
     assert scores["coverage"].isna().tolist() == [True, False, False]
     assert np.isfinite(scores["mase"]).all()
@@ -1561,8 +1561,8 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     known = rows.drop(index=ahead.index)
     base = small(difference=difference, strategy=strategy, epochs=4)
     message = (
-        f"2 of 4 series are too short to be learned from, with fewer than {S + (6 if strategy == 'recursive' else 8)} "
-        "steps ('x', 'c'): they are forecast by what was learned from the others"
+        f"2 of 4 series are too short for training, with fewer than {S + (6 if strategy == 'recursive' else 8)} "
+        "steps ('x', 'c'): they are forecast by the model of the other series"
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         fitted = base.fit(known)
@@ -1588,7 +1588,7 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
 
 
 def test_a_series_shorter_than_the_differences_is_named():
-    with pytest.raises(InputError, match=r"^series 'x' has 4 steps, differences over 1, 4 need 5: leave it out, or"):
+    with pytest.raises(InputError, match=r"^series 'x' has 4 steps, but differences over 1, 4 need 5: remove it, or"):
         small(difference=(1, 4)).fit(long_form({"b": N, "x": 4}))
 
 
@@ -1596,14 +1596,14 @@ def test_short_series_are_left_out_of_folds_before_they_began():
     with pytest.warns(UserWarning, match="series") as found:
         scores = small().backtest(2, long_form({"b": N, "x": 5, "a": N}))
     assert str(found[-1].message) == (
-        "1 of 3 series had not begun before some of the folds, and are left out of these (series 'x')"
+        "1 of 3 series begin too late for some of the folds and are left out of those (series 'x')"
     )
     assert scores["series"].tolist() == ["b", "a", "b", "x", "a"]
 
 
 def test_a_single_step_is_too_few():
     with refused(
-        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2: give a longer series, or a smaller "
+        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2 for training: give a longer series, or a smaller "
         "window, horizon or calibration"
     ):
         GRUForecaster(horizon=3, **AUTO).fit([4.0])
@@ -1624,7 +1624,7 @@ def test_what_never_varied_goes_on_so(y):
 def test_seasons_that_differ_are_named():
     days = pd.DataFrame({"unique_id": "d", "ds": pd.date_range("2020-01-01", periods=40), "y": values(40)})
     with refused(
-        "series 'm' has a season of 12 steps and series 'd' one of 7, going by their dates: forecast them apart, or "
+        "by their dates, series 'm' has a season of 12 steps and series 'd' one of 7: forecast them separately, or "
         "give season_length"
     ):
         GRUForecaster(horizon=H, **AUTO).fit(pd.concat([long_form({"m": 50}), days]))
@@ -1731,7 +1731,7 @@ def test_a_series_that_is_too_short(parameters, need, tail):
     part = f", of which calibration={base.calibration:g} holds out {held_out}" if tail else ""
     message = (
         f"y has {n - 1} steps{part}; window=5, season_length={base.season_length} and strategy={base.strategy} need "
-        f"{need}{' more' if tail else ''}: give a longer series, or a smaller window, horizon or calibration"
+        f"{need} for training: give a longer series, or a smaller window, horizon or calibration"
     )
     with refused(message):
         base.fit(values(n - 1))
@@ -1752,7 +1752,7 @@ def test_horizons_that_cannot_be(horizon):
 
 def test_a_horizon_that_is_too_long():
     fitted = small(strategy="direct").fit(values())
-    direct = "strategy direct forecasts 3 steps, and 4 were asked for: fit with horizon=4"
+    direct = 'strategy="direct" forecasts at most 3 steps, got 4: fit with horizon=4'
     for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
         with refused(direct):
             use(4)
@@ -1819,9 +1819,9 @@ def test_no_intervals_without_calibration():
 def test_a_history_that_is_too_short():
     fitted = small(difference=(1, 4)).fit(values())
     assert fitted.predict(y=values(10)).shape == (H,)
-    with refused("y has 9 steps, a forecast looks back over 10: give more"):
+    with refused("y has 9 steps, but a forecast needs 10: give a longer history"):
         fitted.predict(y=values(9))
-    with refused("series 1 has 4 steps, a forecast looks back over 10: give more"):
+    with refused("series 1 has 4 steps, but a forecast needs 10: give a longer history"):
         fitted.predict(y=[values(12), values(4)])
 
 
@@ -1850,11 +1850,11 @@ def test_what_cannot_be_scored():
         fitted.score(after[["a", "c"]])
     with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 0, 1, 2"):
         fitted.score(after.to_numpy())
-    with refused("y must go on where fit ended, at 2021-01-01 00:00:00, got 2021-02-01 00:00:00"):
+    with refused("y must start right after the series of fit, at 2021-01-01 00:00:00, got 2021-02-01 00:00:00"):
         fitted.score(after.set_axis(months(N + H + 1)[N + 1 :]))
     fitted = small().fit(long_form({"b": 40, "a": 40}))
     rows = long_form({"b": 43, "a": 43})
-    with refused("y must have as many steps of every series, got 3 and 2"):
+    with refused("y must have the same number of steps for every series, got 3 and 2"):
         fitted.score(rows.drop(index=[*range(40), *range(43, 83), 85]))
     many = small().fit(np.stack([values(N, 0)] * 7, 1))
     with refused("y must have the 7 series of fit (0, 1, 2, 3, 4, ...), got None"):
@@ -1877,9 +1877,9 @@ def test_too_many_folds():
 
 
 def test_a_series_that_cannot_be_drawn():
-    with refused("there is no series 'z' to draw, only 'a', 'b', 'c'"):
+    with refused("there is no series 'z' to draw: name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=["a", "z"])
-    with refused("series names none to draw: omit it, or name some of 'a', 'b', 'c'"):
+    with refused("series must name at least one series to draw, got none: omit it, or name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=[])
 
 

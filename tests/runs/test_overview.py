@@ -232,7 +232,7 @@ def test_pictures_that_cannot_be_drawn(
     for out, message in (
         ("c.xyz", "c.xyz: the name of a picture must end in .png, .svg, .pdf, .jpg or .jpeg"),
         ("curves", "curves: the name of a picture must end in"),
-        ("none/c.png", "none/c.png: there is no directory none: make it, or name another place"),
+        ("none/c.png", "none/c.png: there is no directory none: create it, or choose another place"),
     ):
         assert main(["compare", "one", "two", "--out", out]) == 2
         captured = capsys.readouterr()
