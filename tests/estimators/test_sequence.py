@@ -906,7 +906,7 @@ def test_targets_of_another_shape() -> None:
         (None, "GRUClassifier requires y to be passed, but the target y is None"),
         (
             np.array(["only"] * n, object),
-            "y must have at least two classes, got only 'only': add another class",
+            "y must have at least two classes, got one class, 'only': add another",
         ),
         (np.where(LABELS == 1, np.nan, LABELS), "Input y contains NaN."),
         (

@@ -646,7 +646,7 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
             )
         if len(self.classes_) < 2:
             raise InputError(
-                f"y must have at least two classes, got only {self.classes_.tolist()[0]!r}: add another class"
+                f"y must have at least two classes, got one class, {self.classes_.tolist()[0]!r}: add another"
             )
         unknown = np.setdiff1d(occurring, self.classes_)
         if len(unknown):
