@@ -1603,8 +1603,8 @@ def test_short_series_are_left_out_of_folds_before_they_began():
 
 def test_a_single_step_is_too_few():
     with refused(
-        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2 for training: give a longer series, or a "
-        "smaller window, horizon or calibration"
+        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2 for training: give a longer series, or "
+        "a smaller window, horizon or calibration"
     ):
         GRUForecaster(horizon=3, **AUTO).fit([4.0])
 
