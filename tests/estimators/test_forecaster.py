@@ -94,15 +94,15 @@ def numbers(answer) -> np.ndarray:
     return np.asarray(answer, float)
 
 
-def assert_equal(found, expected) -> None:
+def assert_equal(result, expected) -> None:
     """Equal to the last bit, with the same index and names."""
-    assert type(found) is type(expected)
+    assert type(result) is type(expected)
     if isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, check_exact=True, check_column_type=False)
+        pd.testing.assert_frame_equal(result, expected, check_exact=True, check_column_type=False)
     elif isinstance(expected, pd.Series):
-        pd.testing.assert_series_equal(found, expected, check_exact=True)
+        pd.testing.assert_series_equal(result, expected, check_exact=True)
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(result, expected)
 
 
 # By hand
@@ -189,9 +189,9 @@ def test_a_forecast_is_the_regressor_on_windows(difference, strategy, F):
     assert fitted.lags_ == as_tuple(difference)
     scale = scale_by_hand(y[: N - 14], fitted.lags_)  # a fifth of 70 is held out
     for h in (1, 2, H):
-        found = fitted.predict(h, X[N : N + h] if F else None)
+        result = fitted.predict(h, X[N : N + h] if F else None)
         scaled = standardized(X[: N + h], [X[: N - 14]])
-        np.testing.assert_allclose(found, forecast_by_hand(fitted, y, scaled, h, scale), rtol=1e-5)
+        np.testing.assert_allclose(result, forecast_by_hand(fitted, y, scaled, h, scale), rtol=1e-5)
 
 
 def test_a_recursive_forecast_may_be_longer_than_the_horizon():
@@ -249,13 +249,13 @@ def test_many_series_each_with_its_own_scale_and_features(strategy):
     ahead = all_rows.groupby("unique_id").tail(H).drop(columns="y")
     known = all_rows.drop(index=ahead.index)
     fitted = small(strategy=strategy, difference=(1, 4), epochs=4).fit(known)
-    found = fitted.predict(X=ahead.sample(frac=1, random_state=1))
+    result = fitted.predict(X=ahead.sample(frac=1, random_state=1))
     parts = [features(n + H, 2, s)[: n - math.ceil(0.2 * n)] for s, n in enumerate(lengths.values())]
     for name, n in lengths.items():
         rows = all_rows[all_rows["unique_id"] == name]
         y, X = rows["y"].to_numpy()[:n], rows[["p", "q"]].to_numpy()
         scale = scale_by_hand(y[: n - math.ceil(0.2 * n)], (1, 4))
-        answer = found[found["unique_id"] == name]
+        answer = result[result["unique_id"] == name]
         expected = forecast_by_hand(fitted, y, standardized(X, parts), H, scale)
         np.testing.assert_allclose(answer["y"], expected, rtol=1e-5)
         assert answer["ds"].tolist() == months(n + H)[n:].tolist()
@@ -306,35 +306,35 @@ def test_the_form_does_not_change_the_numbers(form):
 
 
 def test_the_forms_of_forecasts():
-    found = small().fit(ONE["series"]).predict()
-    assert isinstance(found, pd.Series)
-    assert found.name == "sales"
-    assert found.index.tolist() == months(N + H)[N:].tolist()
-    found = small().fit(MANY["frame"]).predict()
-    assert found.columns.tolist() == ["a", "b", "c"]
-    assert found.index.tolist() == months(N + H)[N:].tolist()
+    result = small().fit(ONE["series"]).predict()
+    assert isinstance(result, pd.Series)
+    assert result.name == "sales"
+    assert result.index.tolist() == months(N + H)[N:].tolist()
+    result = small().fit(MANY["frame"]).predict()
+    assert result.columns.tolist() == ["a", "b", "c"]
+    assert result.index.tolist() == months(N + H)[N:].tolist()
     assert small().fit(MANY["arrays"]).predict().shape == (H, 3)
-    found = small().fit(MANY["long"]).predict()
-    assert found.columns.tolist() == ["unique_id", "ds", "y"]
-    assert found["unique_id"].tolist() == ["b"] * H + ["a"] * H + ["c"] * H
+    result = small().fit(MANY["long"]).predict()
+    assert result.columns.tolist() == ["unique_id", "ds", "y"]
+    assert result["unique_id"].tolist() == ["b"] * H + ["a"] * H + ["c"] * H
 
 
 def test_the_forms_of_intervals():
     columns = ["lower", "forecast", "upper"]
-    found = small().fit(values()).predict_interval()
-    assert (found.columns.tolist(), found.index.tolist()) == (columns, [70, 71, 72])
+    result = small().fit(values()).predict_interval()
+    assert (result.columns.tolist(), result.index.tolist()) == (columns, [70, 71, 72])
     for form in ("arrays", "list"):  # which may end at different steps
-        found = small().fit(MANY[form]).predict_interval()
-        assert found.columns.tolist() == [(name, column) for name in range(3) for column in columns]
-        assert (found.index.tolist(), found.index.name) == ([1, 2, 3], "step")
-        assert not found.isna().any(axis=None)
-    found = small().fit(ONE["series"]).predict_interval()
-    assert (found.columns.tolist(), found.index.tolist()) == (columns, months(N + H)[N:].tolist())
-    found = small().fit(MANY["frame"]).predict_interval()
-    assert found.columns.tolist() == [(name, column) for name in "abc" for column in columns]
-    found = small().fit(MANY["long"]).predict_interval()
-    assert found.columns.tolist() == ["unique_id", "ds", *columns]
-    assert len(found) == 3 * H
+        result = small().fit(MANY[form]).predict_interval()
+        assert result.columns.tolist() == [(name, column) for name in range(3) for column in columns]
+        assert (result.index.tolist(), result.index.name) == ([1, 2, 3], "step")
+        assert not result.isna().any(axis=None)
+    result = small().fit(ONE["series"]).predict_interval()
+    assert (result.columns.tolist(), result.index.tolist()) == (columns, months(N + H)[N:].tolist())
+    result = small().fit(MANY["frame"]).predict_interval()
+    assert result.columns.tolist() == [(name, column) for name in "abc" for column in columns]
+    result = small().fit(MANY["long"]).predict_interval()
+    assert result.columns.tolist() == ["unique_id", "ds", *columns]
+    assert len(result) == 3 * H
 
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
@@ -360,13 +360,13 @@ def test_another_history():
 def test_a_history_of_another_name_is_standardized_by_itself():
     fitted = small(difference=1, epochs=4).fit(MANY["frame"])
     other = values(31, 4)
-    found = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
+    result = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
     expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale_by_hand(other, (1,)))
-    np.testing.assert_allclose(found["new"], expected, rtol=1e-5)
+    np.testing.assert_allclose(result["new"], expected, rtol=1e-5)
     known = scale_by_hand(values(N, 1)[: N - 14], (1,))
     expected = forecast_by_hand(fitted, values(31, 1), np.empty((31 + H, 0)), H, known)
-    np.testing.assert_allclose(found["b"], expected, rtol=1e-5)
-    half = fitted.predict_interval(y=pd.Series(other, name="new"))["upper"] - found["new"].to_numpy()
+    np.testing.assert_allclose(result["b"], expected, rtol=1e-5)
+    half = fitted.predict_interval(y=pd.Series(other, name="new"))["upper"] - result["new"].to_numpy()
     np.testing.assert_allclose(half, fitted.errors_[math.ceil((len(fitted.errors_) + 1) * 0.8) - 1]
                                * scale_by_hand(other, (1,))[1], rtol=1e-5)  # fmt: skip
 
@@ -382,9 +382,9 @@ def test_another_history_with_features():
 def test_features_with_names_are_in_the_order_of_fit():
     X = pd.DataFrame(features(N + H), columns=["p", "q"])
     fitted = small().fit(values(), X[:N])
-    found = fitted.predict(X=X[N:])
-    assert_equal(fitted.predict(X=X[N:][["q", "p"]]), found)
-    assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), found)
+    result = fitted.predict(X=X[N:])
+    assert_equal(fitted.predict(X=X[N:][["q", "p"]]), result)
+    assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), result)
     with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': put them in that order"):
         fitted.predict(y=values(), past_X=X[:N][["q", "p"]], X=X[N:])
 
@@ -431,12 +431,12 @@ def test_features_of_another_history_everywhere():
     X, other = features(N + H), values(31, 1)
     fitted = small().fit(values(), X[:N])
     past_X, ahead = X[4:35], X[35 : 35 + H]
-    found = fitted.predict(X=ahead, y=other, past_X=past_X)
+    result = fitted.predict(X=ahead, y=other, past_X=past_X)
     interval = fitted.predict_interval(X=ahead, y=other, past_X=past_X)
-    np.testing.assert_array_equal(interval["forecast"], found)
+    np.testing.assert_array_equal(interval["forecast"], result)
     [axes] = fitted.plot(X=ahead, y=other, past_X=past_X).axes
-    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], found)
-    assert (found != fitted.predict(X=ahead, y=other, past_X=past_X + 1)).all()
+    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], result)
+    assert (result != fitted.predict(X=ahead, y=other, past_X=past_X + 1)).all()
     for use in (fitted.predict, fitted.predict_interval, fitted.plot):
         with refused("past_X goes with y: give both, or neither to continue the series of fit"):
             use(X=ahead, past_X=past_X)
@@ -493,14 +493,14 @@ def filled(y: np.ndarray, fill) -> np.ndarray:
 
 def watch_scores(monkeypatch) -> list[tuple]:
     """The history, the forecast and what came, of every score that is computed from now on."""
-    found, score = [], forecaster.score_forecast
+    result, score = [], forecaster.score_forecast
 
     def watched(history, forecast, actual, *rest):
-        found.append((history.copy(), forecast.copy(), actual.copy()))
+        result.append((history.copy(), forecast.copy(), actual.copy()))
         return score(history, forecast, actual, *rest)
 
     monkeypatch.setattr(forecaster, "score_forecast", watched)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
@@ -571,9 +571,9 @@ def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
     errors, scores = [], []
     for origin in range(56, N - H + 1):
         history = filled(y[:origin], fill)
-        found = forecast_by_hand(fitted, history, np.empty((origin + H, 0)), H, scale)
-        errors.append([abs(found[step] - y[origin + step]) / scale[1] for step in range(H)])
-        scores.append(score_by_hand(history, found, y[origin : origin + H], 4))
+        result = forecast_by_hand(fitted, history, np.empty((origin + H, 0)), H, scale)
+        errors.append([abs(result[step] - y[origin + step]) / scale[1] for step in range(H)])
+        scores.append(score_by_hand(history, result, y[origin : origin + H], 4))
     expected = [sorted(e[step] for e in errors if not math.isnan(e[step])) for step in range(H)]
     assert [len(column) for column in expected] == [9, 9, 10]
     assert fitted.errors_.shape == (12, H)
@@ -592,11 +592,11 @@ def test_quantiles_are_of_the_errors_that_there_are():
         [*range(1, 10), nan, nan, nan], [*range(101, 111), nan, nan], [*range(201, 212), nan],
     ], 1).astype(float)  # fmt: skip
     for coverage, expected in {0.5: [5, 106, 206], 0.8: [8, 109, 210], 0.89: [9, 110, 211], 0.1: [1, 102, 202]}.items():
-        found = fitted.predict_interval(coverage=coverage)
-        np.testing.assert_allclose(found["upper"] - found["forecast"], np.multiply(expected, deviation), rtol=1e-9)
-        np.testing.assert_allclose(found["forecast"] - found["lower"], np.multiply(expected, deviation), rtol=1e-9)
+        result = fitted.predict_interval(coverage=coverage)
+        np.testing.assert_allclose(result["upper"] - result["forecast"], np.multiply(expected, deviation), rtol=1e-9)
+        np.testing.assert_allclose(result["forecast"] - result["lower"], np.multiply(expected, deviation), rtol=1e-9)
         shorter = fitted.predict_interval(2, coverage=coverage)
-        assert_equal(shorter, found[:2])
+        assert_equal(shorter, result[:2])
     with refused(
         "an interval of coverage 0.905 needs 10 forecasts of the part held out, there are 9: too few of the steps held "
         "out were observed: a longer series with fewer gaps would do"
@@ -621,12 +621,12 @@ def test_where_nothing_was_observed_there_is_nothing_to_say():
 def test_what_was_filled_is_not_scored_in_a_backtest(fill):
     frame = pd.DataFrame({"a": with_gaps([20, 62, 65, 66, 68]), "b": with_gaps([30, 64, 65, 66], series=1)}, months(N))
     base = small(fill=fill)
-    found = base.backtest(2, frame, coverage=0.6)
+    result = base.backtest(2, frame, coverage=0.6)
     for fold, end in enumerate((N - 2 * H, N - H)):
         fitted = clone(base).fit(frame[:end])
         interval = fitted.predict_interval(coverage=0.6)
         for name in "ab":
-            [row] = found[(found["fold"] == fold) & (found["series"] == name)].itertuples(index=False)
+            [row] = result[(result["fold"] == fold) & (result["series"] == name)].itertuples(index=False)
             came = frame[name].to_numpy()[end : end + H]
             half = (interval[name]["upper"] - interval[name]["forecast"]).to_numpy()
             assert row.origin == months(N)[end - 1]
@@ -663,13 +663,13 @@ def test_gaps_come_back(tmp_path, fill):
     frame = pd.DataFrame({"a": with_gaps(GAPS), "b": with_gaps([0, 1, 69], series=1), "c": values(N, 2)}, months(N))
     fitted = small(fill=fill).fit(frame)
     fitted.save(tmp_path / "a")
-    found = GRUForecaster.load(tmp_path / "a")
-    np.testing.assert_array_equal(found.errors_, fitted.errors_)
-    assert np.isnan(found.errors_).any()
-    assert_equal(found.predict_interval(), fitted.predict_interval())
-    assert_equal(found.backtest(1), fitted.backtest(1))
-    assert_equal(found.backtest(1), clone(fitted).backtest(1, frame))
-    for mine, theirs in zip(found.panel_.series, fitted.panel_.series, strict=True):
+    result = GRUForecaster.load(tmp_path / "a")
+    np.testing.assert_array_equal(result.errors_, fitted.errors_)
+    assert np.isnan(result.errors_).any()
+    assert_equal(result.predict_interval(), fitted.predict_interval())
+    assert_equal(result.backtest(1), fitted.backtest(1))
+    assert_equal(result.backtest(1), clone(fitted).backtest(1, frame))
+    for mine, theirs in zip(result.panel_.series, fitted.panel_.series, strict=True):
         np.testing.assert_array_equal(mine.seen, theirs.seen)
 
 
@@ -713,16 +713,16 @@ def test_a_forecast_of_the_past_is_that_of_the_past(monkeypatch):
     y, X = values(), features()
     expected = small().fit(y[: N - H], X[: N - H]).predict(X=X[N - H :])
     monkeypatch.setattr(forecaster, "score_forecast", watched)
-    found = []
+    result = []
     for after in (y[N - H :], np.full(H, 1e6)):
         seen_by_score.clear()
         small().backtest(1, np.concatenate([y[: N - H], after]), X)
         history, forecast = seen_by_score[-1]
         np.testing.assert_array_equal(history, y[: N - H])
         np.testing.assert_array_equal(forecast, expected)
-        found.append(list(seen_by_score))
-    assert len(found[0]) == math.ceil(0.2 * (N - H)) - H + 1 + 1
-    for one, other in zip(*found, strict=True):
+        result.append(list(seen_by_score))
+    assert len(result[0]) == math.ceil(0.2 * (N - H)) - H + 1 + 1
+    for one, other in zip(*result, strict=True):
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
@@ -768,12 +768,12 @@ def test_the_units_of_features_do_not_matter(tmp_path, strategy, difference):
     expected, interval = fitted.predict(X=X[N:]), fitted.predict_interval(X=X[N:])
     for other in (1000 * X, X + 300, X * [1e-6, 1e6] + [1e-3, 1e7]):
         again = clone(base).fit(y, other[:N])
-        found, intervals = again.predict(X=other[N:]), again.predict_interval(X=other[N:])
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        result, intervals = again.predict(X=other[N:]), again.predict_interval(X=other[N:])
+        np.testing.assert_allclose(result, expected, rtol=1e-4)
         np.testing.assert_allclose(intervals, interval, rtol=1e-3)
         again.save(tmp_path / "a", overwrite=True)
         loaded = GRUForecaster.load(tmp_path / "a")
-        np.testing.assert_array_equal(loaded.predict(X=other[N:]), found)
+        np.testing.assert_array_equal(loaded.predict(X=other[N:]), result)
         np.testing.assert_array_equal(loaded.features_scale_.mean, again.features_scale_.mean)
         np.testing.assert_array_equal(loaded.features_scale_.deviation, again.features_scale_.deviation)
 
@@ -809,10 +809,10 @@ def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=No
         for origin in range(len(y) - tail, len(y) - H + 1):
             history = frame[[name]][:origin]
             if X is None:
-                found = fitted.predict(y=history)
+                result = fitted.predict(y=history)
             else:
-                found = fitted.predict(y=history, past_X=X[:origin], X=X[origin : origin + H])
-            errors.append(np.abs(found[name].to_numpy() - y[origin : origin + H]) / deviation)
+                result = fitted.predict(y=history, past_X=X[:origin], X=X[origin : origin + H])
+            errors.append(np.abs(result[name].to_numpy() - y[origin : origin + H]) / deviation)
     return np.array(errors)
 
 
@@ -825,14 +825,14 @@ def test_an_interval_is_a_quantile_of_past_errors(F, strategy, coverage):
     errors = rolling_errors(fitted, frame, dict.fromkeys("abc", 14), X)
     n = len(errors)
     assert n == 3 * (14 - H + 1)
-    found = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
+    result = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
     for step in range(H):
         # the smallest error that at least this share of the n + 1, the one to come among them, are not above
         ordered = sorted(errors[:, step])
         [quantile] = [e for rank, e in enumerate(ordered, 1) if rank >= (n + 1) * coverage > rank - 1]
         for name in "abc":
             deviation = scale_by_hand(frame[name][: N - 14], (1,))[1]
-            row = found[name].iloc[step]
+            row = result[name].iloc[step]
             assert row["upper"] - row["forecast"] == pytest.approx(quantile * deviation, rel=1e-6)
             assert row["forecast"] - row["lower"] == pytest.approx(quantile * deviation, rel=1e-6)
 
@@ -841,9 +841,9 @@ def test_a_larger_coverage_gives_a_wider_interval():
     fitted = small().fit(values())
     widths = []
     for coverage in (0.1, 0.3, 0.5, 0.7, 0.9):
-        found = fitted.predict_interval(coverage=coverage)
-        widths.append(found["upper"] - found["lower"])
-        np.testing.assert_array_equal(found["forecast"], fitted.predict())
+        result = fitted.predict_interval(coverage=coverage)
+        widths.append(result["upper"] - result["lower"])
+        np.testing.assert_array_equal(result["forecast"], fitted.predict())
     assert (np.diff(widths, axis=0) > 0).all()
 
 
@@ -861,9 +861,9 @@ def test_intervals_cover_as_often_as_they_say(coverage):
     fitted = small(calibration=0.5, season_length=1, difference=(), epochs=4).fit(y[:500])
     inside = []
     for origin in range(500, 900 - H):
-        found = fitted.predict_interval(y=y[:origin], coverage=coverage)
+        result = fitted.predict_interval(y=y[:origin], coverage=coverage)
         came = y[origin : origin + H]
-        inside.append((found["lower"] <= came) & (came <= found["upper"]))
+        inside.append((result["lower"] <= came) & (came <= result["upper"]))
     assert np.mean(inside) == pytest.approx(coverage, abs=0.06)
 
 
@@ -883,10 +883,10 @@ def test_a_score_by_hand(form):
         "frame": pd.DataFrame({"sales": after}, months(N + H)[N:]),
         "long": long_form({"sales": N + H})[N:],
     }.get(form, after)
-    found = fitted.score(came, coverage=0.7)
+    result = fitted.score(came, coverage=0.7)
     _, forecast, upper = numbers(fitted.predict_interval(coverage=0.7)).T
     half = upper - forecast
-    assert found == pytest.approx(score_by_hand(values(), forecast, after, 4, half))
+    assert result == pytest.approx(score_by_hand(values(), forecast, after, 4, half))
     if form == "array":
         assert fitted.score(after[:2])[:3] == pytest.approx(score_by_hand(values(), forecast[:2], after[:2], 4)[:3])
 
@@ -912,17 +912,17 @@ def test_a_score_in_the_long_form_with_features():
     expected = []
     for name in "ba":
         history = rows[rows["unique_id"] == name]["y"].to_numpy()[:-H]
-        found, came = (frame[frame["unique_id"] == name]["y"].to_numpy() for frame in (forecast, after))
-        expected.append(score_by_hand(history, found, came, 4)[:3])
+        result, came = (frame[frame["unique_id"] == name]["y"].to_numpy() for frame in (forecast, after))
+        expected.append(score_by_hand(history, result, came, 4)[:3])
     assert fitted.score(after, after)[:3] == pytest.approx(tuple(np.mean(expected, 0)))
 
 
 def test_without_calibration_there_is_no_coverage():
     fitted = small(calibration=0).fit(values())
-    found = fitted.score(values(N + 8)[N:])  # and it may be longer than the horizon
-    assert math.isnan(found.coverage)
+    result = fitted.score(values(N + 8)[N:])  # and it may be longer than the horizon
+    assert math.isnan(result.coverage)
     forecast = fitted.predict(8)
-    assert found[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
+    assert result[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
     assert fitted.tail_score_ is None
     mean, deviation = scale_by_hand(values(), fitted.lags_)  # all of it is learned from
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
@@ -935,8 +935,8 @@ def test_the_score_of_the_held_out_part():
         tail = math.ceil(0.2 * len(series))
         scale = scale_by_hand(series[: len(series) - tail], fitted.lags_)
         for origin in range(len(series) - tail, len(series) - H + 1):
-            found = forecast_by_hand(fitted, series[:origin], np.empty((origin + H, 0)), H, scale)
-            expected.append(score_by_hand(series[:origin], found, series[origin : origin + H], 4))
+            result = forecast_by_hand(fitted, series[:origin], np.empty((origin + H, 0)), H, scale)
+            expected.append(score_by_hand(series[:origin], result, series[origin : origin + H], 4))
         assert fitted.scales_[name].mean == pytest.approx(scale[0])
     assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(expected, 0)[:3]), rel=1e-5)
     assert len(fitted.errors_) == len(expected)
@@ -979,10 +979,10 @@ def test_a_backtest_by_hand(form, F):
         "long": long,
     }
     base = small(random_state=3)
-    found = base.backtest(3, panels[form], X, horizon=2, coverage=0.6)
+    result = base.backtest(3, panels[form], X, horizon=2, coverage=0.6)
     columns = ["fold", "series", "origin", "mae", "mase", "seasonal_naive", "coverage"]
-    assert found.columns.tolist() == columns
-    assert [tuple(row) for row in found[["fold", "series"]].itertuples(index=False)] == [
+    assert result.columns.tolist() == columns
+    assert [tuple(row) for row in result[["fold", "series"]].itertuples(index=False)] == [
         (fold, name) for fold in range(3) for name in names
     ]
     assert not [name for name in vars(base) if name.endswith("_")]
@@ -998,7 +998,7 @@ def test_a_backtest_by_hand(form, F):
         fitted = clone(base).fit(until, None if X is None else X[: ends[names[0]]])
         interval = fitted.predict_interval(2, ahead, coverage=0.6)
         for s, name in enumerate(names):
-            row = found[(found["fold"] == fold) & ((found["series"] == name) | (len(names) == 1))].iloc[0]
+            row = result[(result["fold"] == fold) & ((result["series"] == name) | (len(names) == 1))].iloc[0]
             mine = interval
             if form == "frame":
                 mine = interval[name]
@@ -1071,9 +1071,9 @@ def test_parameters_reach_the_regressor():
         "learning_rate": 0.03, "weight_decay": 0.5, "random_state": 11, "device": "cpu", "backend": "equations",
     }  # fmt: skip
     fitted = small(**settings).fit(values())
-    found = fitted.regressor_.get_params()
-    assert {name: found[name] for name in settings} == settings
-    assert found["standardize"] is False
+    result = fitted.regressor_.get_params()
+    assert {name: result[name] for name in settings} == settings
+    assert result["standardize"] is False
     assert fitted.regressor_.n_iter_ == 1
 
 
@@ -1165,16 +1165,16 @@ def test_what_is_saved_comes_back(tmp_path, form):
     fitted = small(strategy="direct" if "frame" in form else "recursive").fit(SAVED[form])
     fitted.save(tmp_path / "saved")
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
-    found = GRUForecaster.load(tmp_path / "saved")
-    assert found.get_params() == fitted.get_params()
-    assert weights(found) == weights(fitted)
-    assert_equal(found.predict(), fitted.predict())
-    assert_equal(found.predict_interval(2, coverage=0.6), fitted.predict_interval(2, coverage=0.6))
-    assert found.summary() == fitted.summary()
-    assert found.tail_score_ == pytest.approx(fitted.tail_score_, nan_ok=True)
-    assert artists(found.plot()) == artists(fitted.plot())
-    assert_equal(found.backtest(1), fitted.backtest(1))
-    assert_equal(found.fit(SAVED[form]).predict(), fitted.predict())
+    result = GRUForecaster.load(tmp_path / "saved")
+    assert result.get_params() == fitted.get_params()
+    assert weights(result) == weights(fitted)
+    assert_equal(result.predict(), fitted.predict())
+    assert_equal(result.predict_interval(2, coverage=0.6), fitted.predict_interval(2, coverage=0.6))
+    assert result.summary() == fitted.summary()
+    assert result.tail_score_ == pytest.approx(fitted.tail_score_, nan_ok=True)
+    assert artists(result.plot()) == artists(fitted.plot())
+    assert_equal(result.backtest(1), fitted.backtest(1))
+    assert_equal(result.fit(SAVED[form]).predict(), fitted.predict())
 
 
 @pytest.mark.parametrize("form", ["array", "frame", "long"])
@@ -1188,12 +1188,12 @@ def test_features_and_differences_come_back(tmp_path, form):
         ahead = X[N:]
         fitted = small(difference=(1, 4), calibration=0).fit(MANY["frame"] if form == "frame" else values(), X[:N])
     fitted.save(tmp_path)
-    found = GRUForecaster.load(tmp_path)
-    assert_equal(found.predict(X=ahead), fitted.predict(X=ahead))
+    result = GRUForecaster.load(tmp_path)
+    assert_equal(result.predict(X=ahead), fitted.predict(X=ahead))
     if form != "array":
-        assert_equal(found.predict(X=ahead[ahead.columns[::-1]]), fitted.predict(X=ahead))
-    assert found.tail_score_ is None
-    assert found.lags_ == (1, 4)
+        assert_equal(result.predict(X=ahead[ahead.columns[::-1]]), fitted.predict(X=ahead))
+    assert result.tail_score_ is None
+    assert result.lags_ == (1, 4)
 
 
 def test_a_directory_is_only_replaced_on_request(tmp_path):
@@ -1328,8 +1328,8 @@ def test_what_is_whole_is_read(written, tmp_path):
 
 
 def line(axes, label: str):
-    [found] = [line for line in axes.lines if line.get_label() == label]
-    return found
+    [result] = [line for line in axes.lines if line.get_label() == label]
+    return result
 
 
 def test_a_picture(tmp_path):
@@ -1507,11 +1507,11 @@ def test_five_years_of_months_have_intervals():
 def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_path):
     y = pd.Series(values(n), months(n))
     forecaster = GRUForecaster(horizon=12, difference=1, **AUTO)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted = forecaster.fit(y)
     assert (
-        [str(w.message) for w in found] == []
+        [str(w.message) for w in caught] == []
         if intervals
         else [f"the forecasts come without intervals: y has {n} steps, 48 would do; a smaller horizon needs fewer"]
     )
@@ -1534,9 +1534,9 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
 
 def test_a_backtest_says_once_that_folds_have_no_intervals():
     y = pd.Series(values(75), months(75))
-    with pytest.warns(UserWarning, match="intervals") as found:
+    with pytest.warns(UserWarning, match="intervals") as caught:
         scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
-    assert [str(w.message) for w in found] == [
+    assert [str(w.message) for w in caught] == [
         "1 of 3 folds have too few earlier steps for intervals: their coverage is nan"
     ]
     assert scores["coverage"].isna().tolist() == [True, False, False]
@@ -1570,20 +1570,20 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     assert weights(fitted) == weights(alone)
     np.testing.assert_array_equal(fitted.errors_, alone.errors_)
     X = ahead if F else None
-    found = fitted.predict(X=X)
-    assert found["unique_id"].tolist() == [name for name in "bxac" for _ in range(H)]
+    result = fitted.predict(X=X)
+    assert result["unique_id"].tolist() == [name for name in "bxac" for _ in range(H)]
     expected = alone.predict(X=X)
-    np.testing.assert_array_equal(found[found["unique_id"].isin(["a", "b"])]["y"], expected["y"])
+    np.testing.assert_array_equal(result[result["unique_id"].isin(["a", "b"])]["y"], expected["y"])
     y = known[known["unique_id"] == "c"]["y"].to_numpy()
     X_c = rows[rows["unique_id"] == "c"].iloc[:, 3:].to_numpy(float) if F else np.empty((S + 4 + H, 0))
     X_c = fitted.features_scale_.apply(X_c)
     fitted.window_ = 4  # by hand: as if the window were what there is
     by_hand = forecast_by_hand(fitted, y, X_c, H, scale_by_hand(y, as_tuple(difference)))
     fitted.window_ = 5
-    np.testing.assert_allclose(found[found["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
-    assert np.isfinite(found["y"]).all()
+    np.testing.assert_allclose(result[result["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
+    assert np.isfinite(result["y"]).all()
     fitted.save(tmp_path / "a")
-    assert_equal(GRUForecaster.load(tmp_path / "a").predict(X=X), found)
+    assert_equal(GRUForecaster.load(tmp_path / "a").predict(X=X), result)
     assert GRUForecaster.load(tmp_path / "a").short_ == ("x", "c")
 
 
@@ -1593,9 +1593,9 @@ def test_a_series_shorter_than_the_differences_is_named():
 
 
 def test_short_series_are_left_out_of_folds_before_they_began():
-    with pytest.warns(UserWarning, match="series") as found:
+    with pytest.warns(UserWarning, match="series") as caught:
         scores = small().backtest(2, long_form({"b": N, "x": 5, "a": N}))
-    assert str(found[-1].message) == (
+    assert str(caught[-1].message) == (
         "1 of 3 series begin too late for some of the folds and are left out of those (series 'x')"
     )
     assert scores["series"].tolist() == ["b", "a", "b", "x", "a"]
@@ -1913,6 +1913,6 @@ def test_real_data(data):
         index = pd.date_range("1700-01-01", periods=len(table), freq="YS")
         y = pd.Series(table["SUNACTIVITY"].to_numpy(), index)
         base = GRUForecaster(season_length=11, horizon=11, random_state=0)
-    found = base.backtest(5, y)
-    assert found["mase"].mean() < found["seasonal_naive"].mean()
-    assert 0.7 <= found["coverage"].mean() <= 0.9
+    result = base.backtest(5, y)
+    assert result["mase"].mean() < result["seasonal_naive"].mean()
+    assert 0.7 <= result["coverage"].mean() <= 0.9

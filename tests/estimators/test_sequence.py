@@ -389,10 +389,10 @@ def test_the_best_weights_are_kept(make: Callable[..., Any], fraction: float) ->
     assert [entry["epoch"] for entry in estimator.history_] == list(range(1, len(losses) + 1))
     _, held = split(y, fraction, make is classifier)
     if make is classifier:
-        found = log_loss(y[held], estimator.predict_proba(data[held]), labels=estimator.classes_)
+        result = log_loss(y[held], estimator.predict_proba(data[held]), labels=estimator.classes_)
     else:
-        found = np.square((estimator.predict(data[held]) - y[held]) / estimator.y_scale_.deviation).mean()
-    assert found == pytest.approx(losses[best], rel=1e-5)
+        result = np.square((estimator.predict(data[held]) - y[held]) / estimator.y_scale_.deviation).mean()
+    assert result == pytest.approx(losses[best], rel=1e-5)
 
 
 def test_held_out_loss_is_weighted_and_without_dropout() -> None:
@@ -401,8 +401,8 @@ def test_held_out_loss_is_weighted_and_without_dropout() -> None:
     estimator.fit(X, Y, sample_weight=weights)
     _, held = split(Y, 0.3, False)
     errors = np.square((estimator.predict(X[held]) - Y[held]) / estimator.y_scale_.deviation)
-    found = (errors * weights[held] / weights.mean()).mean()
-    assert found == pytest.approx(min(entry["held_out"] for entry in estimator.history_), rel=1e-5)
+    result = (errors * weights[held] / weights.mean()).mean()
+    assert result == pytest.approx(min(entry["held_out"] for entry in estimator.history_), rel=1e-5)
 
 
 def test_without_early_stopping() -> None:
@@ -519,8 +519,8 @@ def test_weight_of_zero() -> None:
     without = regressor(**options).fit(X[~out], Y[~out])
     for scale in ("x_scale_", "y_scale_"):
         for part in ("mean", "deviation"):
-            found, expected = (getattr(getattr(e, scale), part) for e in (estimator, without))
-            np.testing.assert_allclose(found, expected, rtol=1e-10)
+            actual, expected = (getattr(getattr(e, scale), part) for e in (estimator, without))
+            np.testing.assert_allclose(actual, expected, rtol=1e-10)
     np.testing.assert_allclose(estimator.predict(X), without.predict(X), atol=1e-3)
 
 
@@ -703,16 +703,16 @@ def test_epochs_adapt_to_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
     data, y = draw(300, 3), np.repeat(["a", "b", "b"], 100)  # noise
     estimator = classifier(epochs=20, early_stopping=held_out, patience=20, batch_size=150)
-    with pytest.warns(ConvergenceWarning) as found:
+    with pytest.warns(ConvergenceWarning) as caught:
         estimator.fit(data, y)
     entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
     frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
-    assert [str(w.message) for w in found] == [
+    assert [str(w.message) for w in caught] == [
         f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and predicting "
         f"the class frequencies gives {frequencies:.4g}. There may be little to learn; otherwise try more "
         "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, for example)"
     ]
-    assert found[0].filename == __file__
+    assert caught[0].filename == __file__
     estimator.set_params(epochs=19).fit(data, y)  # a trial
     with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and predicting the mean gives 1"):
         regressor(epochs=20, batch_size=150).fit(data, draw(300, seed=3))
@@ -735,11 +735,11 @@ def test_the_loss_of_the_trivial_prediction(make: Callable[..., Any], y: np.ndar
     with torch.no_grad():
         estimator.model_.head.weight.zero_()
         estimator.model_.head.bias.copy_(torch.tensor(np.log(np.bincount(LABELS) / n) if make is classifier else [0.0]))
-    found = (
+    actual = (
         log_loss(y, estimator.predict_proba(X)) if make is classifier else np.square(estimator.predict(X) - y).mean()
     )
     scale = 1 if make is classifier else estimator.y_scale_.deviation[0] ** 2
-    assert found / scale == pytest.approx(estimator.baseline_loss_, rel=1e-5)
+    assert actual / scale == pytest.approx(estimator.baseline_loss_, rel=1e-5)
 
 
 @both

@@ -32,8 +32,8 @@ Array = np.ndarray[Any, Any]
 
 def weights_of(settings: ModelSettings, size: int = V) -> dict[str, Array]:
     torch.manual_seed(3)
-    found = numpy_weights(LanguageModel(settings, size))
-    return {name: 3 * value for name, value in found.items()}  # far from uniform, so that mistakes show
+    result = numpy_weights(LanguageModel(settings, size))
+    return {name: 3 * value for name, value in result.items()}  # far from uniform, so that mistakes show
 
 
 def build(engine: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Any = TOKENIZER, embedding: int = 4) -> Runtime:
@@ -55,22 +55,22 @@ def drawn(seed: int, *shape: int) -> Array:
 
 def misaligned(array: Array) -> Array:
     raw = np.empty(array.nbytes + 1, np.uint8)
-    found = raw[1:].view(array.dtype).reshape(array.shape)
-    found[...] = array
-    assert not found.flags.aligned or array.itemsize == 1 or not array.size
-    return found
+    result = raw[1:].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    assert not result.flags.aligned or array.itemsize == 1 or not array.size
+    return result
 
 
 def read_only(array: Array) -> Array:
-    found = array.copy()
-    found.flags.writeable = False
-    return found
+    result = array.copy()
+    result.flags.writeable = False
+    return result
 
 
 def strided(array: Array) -> Array:
-    found = np.full((*array.shape[:-1], 2 * array.shape[-1]), 77, array.dtype)[..., ::2]
-    found[...] = array
-    return found
+    result = np.full((*array.shape[:-1], 2 * array.shape[-1]), 77, array.dtype)[..., ::2]
+    result[...] = array
+    return result
 
 
 LAYOUTS: dict[str, Callable[[Array], Any]] = {  # the same numbers
@@ -143,8 +143,8 @@ def test_a_text_for_step_is_an_error_that_names_read(runtime: Runtime) -> None:
 
 def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
     ids = np.arange(B)
-    for found in (runtime.step(ids), runtime.step(ids, None)):
-        for value, expected in zip(found, runtime.step(ids, runtime.initial_state(B)), strict=True):
+    for actual in (runtime.step(ids), runtime.step(ids, None)):
+        for value, expected in zip(actual, runtime.step(ids, runtime.initial_state(B)), strict=True):
             assert np.array_equal(value, expected)
 
 
@@ -232,11 +232,11 @@ def test_a_state_in_any_layout_gives_the_same(runtime: Runtime, layout: str) -> 
     ids = np.array([[2, 0, 4], [1, 3, 5]])
     laid, laid_ids = change(state), ids if layout.startswith("float") else change(ids)
     before = copy.deepcopy(laid)
-    for found, expected in (
+    for actual, expected in (
         (runtime.step(LAYOUTS.get(layout, lambda v: v)(ids[0]), laid), runtime.step(ids[0], state)),
         (runtime.losses(laid_ids, laid_ids, laid), runtime.losses(ids, ids, state)),
     ):
-        for value, wanted in zip(found, expected, strict=True):
+        for value, wanted in zip(actual, expected, strict=True):
             assert np.array_equal(value, wanted)
     assert np.array_equal(laid, before)
 
@@ -273,14 +273,14 @@ def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
                 given = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
                     with np.errstate(all="ignore"):
-                        found = call(*given)
+                        actual = call(*given)
                 except REFUSED:
                     refused += 1
                     continue
                 accepted += 1
                 plain = None if value is None else np.array(value, argument.dtype)
                 expected = call(*(plain if i == place else v for i, v in enumerate(arguments)))
-                for one, other in zip(found, expected, strict=True):
+                for one, other in zip(actual, expected, strict=True):
                     assert np.array_equal(one, other), (name, place, change)
     assert refused > 60
     assert accepted > 30
@@ -318,11 +318,11 @@ def test_a_lone_surrogate_is_read_as_an_unknown_character(monkeypatch) -> None:
 
 
 def model_parts(seed: int = 5) -> tuple[Array, list[tuple[Array, ...]], tuple[Array, Array]]:
-    E, found = 4, []
+    E, result = 4, []
     for layer in range(L):
         size = H if layer else E
-        found.append((drawn(seed, 3 * H, size), drawn(6, 3 * H, H), drawn(7, 3 * H), drawn(8, 3 * H)))
-    return drawn(9, V, E), found, (drawn(10, V, H), drawn(11, V))
+        result.append((drawn(seed, 3 * H, size), drawn(6, 3 * H, H), drawn(7, 3 * H), drawn(8, 3 * H)))
+    return drawn(9, V, E), result, (drawn(10, V, H), drawn(11, V))
 
 
 def model(**options: Any) -> native.Model:
@@ -376,8 +376,8 @@ def test_weights_in_any_layout_give_the_same() -> None:
         change = LAYOUTS[layout]
         embedding, layers, ends = parts
         changed = change(embedding), [tuple(map(change, layer)) for layer in layers], tuple(map(change, ends))
-        found = native.Model(*changed, reset="after", threads=1).step(ids, state)
-        assert all(map(np.array_equal, found, expected)), layout
+        actual = native.Model(*changed, reset="after", threads=1).step(ids, state)
+        assert all(map(np.array_equal, actual, expected)), layout
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
@@ -405,7 +405,7 @@ def test_whatever_the_model_is_given(precision: str) -> None:
             for change, value in spoilt(argument):
                 given = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
-                    found = call(*given)
+                    actual = call(*given)
                 except REFUSED:
                     refused += 1
                     continue
@@ -413,7 +413,7 @@ def test_whatever_the_model_is_given(precision: str) -> None:
                 if value.shape != argument.shape:  # only a length that nothing else has
                     assert (name, place) in (("read", 0), ("logits", 0), ("generate", 0)), (name, place, change)
                 expected = call(*(np.array(value) if i == place else v for i, v in enumerate(arguments)))
-                assert all(map(np.array_equal, found, expected)), (name, place, change)
+                assert all(map(np.array_equal, actual, expected)), (name, place, change)
     assert refused > 250
     for name, wrong in (("step", ids[0] + V), ("read", ids - V)):
         with pytest.raises(IndexError, match=f"ids must be from 0 to {V - 1}, got"):
@@ -431,8 +431,8 @@ def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
     with pytest.raises(ValueError, match=f"a head of {V} rows is needed to draw, this one has 5"):
         part.generate(how, *arguments)
     before = logits.copy(), state.copy()
-    found = model().generate(how, *arguments)
-    assert arguments[2][found].all()
+    result = model().generate(how, *arguments)
+    assert arguments[2][result].all()
     assert not np.array_equal(logits, before[0])
     assert not np.array_equal(state, before[1])
     with pytest.raises(ValueError, match="state must be"):
@@ -506,8 +506,8 @@ def gru_arguments(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         "x": (T, B, I), "h0": (B, H), "weight_ih": (3 * H, I), "weight_hh": (3 * H, H), "bias_ih": (3 * H,),
         "bias_hh": (3 * H,), "reset_state": (H,),
     }  # fmt: skip
-    found = {name: torch.randn(size, dtype=dtype) / 2 for name, size in sizes.items()}
-    return found | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
+    result = {name: torch.randn(size, dtype=dtype) / 2 for name, size in sizes.items()}
+    return result | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
 
 
 def fields(given: dict[str, Tensor]) -> native_gru._Arguments:
@@ -535,11 +535,11 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
             for way in ("backend",) if wrong.is_meta else ("backend", "operator", "gradient"):
                 try:
                     if way == "backend":
-                        found = gru(**given, backend="native")
+                        actual = gru(**given, backend="native")
                     elif way == "operator":
-                        found = torch.ops.headgate.gru(*fields(given), True)[:2]
+                        actual = torch.ops.headgate.gru(*fields(given), True)[:2]
                     else:
-                        found = torch.ops.headgate.gru_backward(
+                        actual = torch.ops.headgate.gru_backward(
                             *fields(given), outputs[0], outputs[2], *incoming, needed
                         )
                 except REFUSED:
@@ -549,7 +549,7 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
                 accepted += 1
                 # lengths and ids in other widths are read as they are
                 assert same or (wrong.dtype is torch.int32 and not value.is_floating_point()), (name, change, way)
-                for one, other in zip(found, gradients if way == "gradient" else expected, strict=True):
+                for one, other in zip(actual, gradients if way == "gradient" else expected, strict=True):
                     assert (one.double() - other.double()).abs().max() < 1e-5, (name, change, way)
     assert refused > 200
     assert accepted > 60
@@ -604,12 +604,12 @@ def test_sizes_of_zero(dtype: torch.dtype) -> None:
         right | none | {"x": right["x"][..., :0], "weight_ih": right["weight_ih"][:, :0]},
     ):
         leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
-        found = unbundled(native_gru.sequence)(**leaves)
+        actual = unbundled(native_gru.sequence)(**leaves)
         expected = unbundled(equations.sequence)(**leaves)
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             assert one.shape == other.shape
             assert torch.allclose(one, other, atol=1e-6)
-        sum(v.sum() for v in found).backward()
+        sum(v.sum() for v in actual).backward()
         assert all(v.grad is not None and v.grad.isfinite().all() for v in leaves.values())
     x, h0, ih, hh = (right[name] for name in ("x", "h0", "weight_ih", "weight_hh"))
     with pytest.raises(RuntimeError, match="with H > 0"):  # nor has the definition
@@ -631,14 +631,14 @@ def test_whatever_the_head_is_given() -> None:
             given, same = right | {name: wrong}, same or is_equal(wrong, value)
             for way in (cross_entropy.losses, cross_entropy.mean_loss):
                 try:
-                    found = way(*given.values(), True)
+                    actual = way(*given.values(), True)
                 except REFUSED:
                     assert not same, (name, change)
                     refused += 1
                     continue
                 assert same or (name, change) == ("targets", "torch.int32"), (name, change)
                 wanted = expected if way is cross_entropy.losses else expected.mean()
-                assert (found.double() - wanted).abs().max() < 1e-5, (name, change)
+                assert (actual.double() - wanted).abs().max() < 1e-5, (name, change)
     assert refused > 80
     for wrong in (-1, size, 2**40):
         targets = right["targets"].clone()

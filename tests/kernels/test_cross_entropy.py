@@ -46,8 +46,8 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-6)):
         given = [v.to(dtype) for v in values]
         for invariant in (True, False):
-            found = mean_and_gradients(given, targets, backend="native", batch_invariant=invariant)
-            for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), found, expected, strict=False):
+            actual = mean_and_gradients(given, targets, backend="native", batch_invariant=invariant)
+            for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), actual, expected, strict=False):
                 assert value.dtype == dtype
                 assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
         each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="native")
@@ -57,25 +57,25 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
 def test_same_bits_for_any_number_of_threads() -> None:
     for H in (20, 140):
         values, targets = arguments(1500, H, 101)
-        found = []
+        result = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             given = [v.float() for v in values]
-            found.append(mean_and_gradients(given, targets, backend="native", batch_invariant=False))
-        for other in found[1:]:
-            assert all(map(torch.equal, found[0], other))
+            result.append(mean_and_gradients(given, targets, backend="native", batch_invariant=False))
+        for other in result[1:]:
+            assert all(map(torch.equal, result[0], other))
 
 
 @pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")
 def test_same_bits_with_vectors_of_any_width() -> None:
     values, targets = arguments(300, 20, 101)
     library, best = native.load(), native.load().headgate_level()
-    found = []
+    result = []
     for name in ("AVX2", "AVX-512"):
         assert library.headgate_use_level(native.LEVELS.index(name)) == 0
-        found.append(mean_and_gradients([v.float() for v in values], targets, backend="native"))
+        result.append(mean_and_gradients([v.float() for v in values], targets, backend="native"))
     library.headgate_use_level(best)
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *result))
 
 
 def test_same_losses_without_gradients() -> None:
@@ -128,10 +128,10 @@ class Largest(TorchDispatchMode):
     size = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        made = found if isinstance(found, tuple | list) else (found,)
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple | list) else (result,)
         self.size = max([self.size, *(v.numel() for v in made if isinstance(v, Tensor))])
-        return found
+        return result
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -146,9 +146,9 @@ def test_some_tokens_at_a_time(assert_close, monkeypatch: pytest.MonkeyPatch, re
         leaves = [v.detach().requires_grad_() for v in values]
         with Largest() as largest:
             losses = linear_cross_entropy(*leaves, targets, reduction=reduction, backend="torch")
-            found = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), leaves)]
+            actual = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), leaves)]
         assert largest.size == most // V * V
-        return found
+        return actual
 
     whole = run(most=N * V)
     expected = nn.functional.cross_entropy(nn.functional.linear(*values), targets, reduction=reduction)
@@ -169,18 +169,18 @@ def test_parts_can_be_differentiated_twice(monkeypatch: pytest.MonkeyPatch) -> N
 def test_parts_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is computed again in backward is computed in the same precision."""
     values, targets = arguments(20, 6, 9)
-    found = []
+    result = []
     for most in (10**6, 30):
         monkeypatch.setattr(functional, "LOGITS", most)
         leaves = [v.float().requires_grad_() for v in values]
         with torch.autocast("cpu", torch.bfloat16):
             loss = linear_cross_entropy(*leaves, targets, backend="torch")
         loss.backward()
-        found.append([loss.detach(), leaves[0].grad])
+        result.append([loss.detach(), leaves[0].grad])
     exact = mean_and_gradients(values, targets, backend="equations")
-    assert torch.allclose(found[0][0], found[1][0], rtol=1e-6)
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.allclose(found[0][1].double(), exact[1] / 3, rtol=1e-4)
+    assert torch.allclose(result[0][0], result[1][0], rtol=1e-6)
+    assert torch.equal(result[0][1], result[1][1])
+    assert not torch.allclose(result[0][1].double(), exact[1] / 3, rtol=1e-4)
 
 
 def adaptive_loss(head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: Tensor) -> Tensor:
@@ -206,8 +206,8 @@ def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: i
     states, targets = torch.randn(N, 17, dtype=torch.float64, requires_grad=True), torch.randint(40, (N,))
     leaves = [states, *head.parameters()]
     expected = adaptive_loss(head, states, targets)
-    found = adaptive_cross_entropy(head, states, targets, reduction="none")
-    assert_close("losses", found.detach(), expected.detach(), 1e-13)
+    actual = adaptive_cross_entropy(head, states, targets, reduction="none")
+    assert_close("losses", actual.detach(), expected.detach(), 1e-13)
     mean = adaptive_cross_entropy(head, states, targets)
     gradients = torch.autograd.grad(expected.mean(), leaves, allow_unused=True)
     for value, other in zip(torch.autograd.grad(mean, leaves), gradients, strict=True):
@@ -221,16 +221,16 @@ def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
     head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11])
     nn.init.constant_(head.tail[1][1].weight, torch.inf)
     states, targets = torch.randn(23, 17), torch.randint(11, (23,))
-    found = []
+    result = []
     for _ in range(2):
         head.zero_grad()
         loss = adaptive_cross_entropy(head, states, targets)
         loss.backward()
-        found.append([loss.detach(), *(p.grad for p in head.parameters())])
-    assert found[0][0].isfinite()
+        result.append([loss.detach(), *(p.grad for p in head.parameters())])
+    assert result[0][0].isfinite()
     assert head.tail[0][1].weight.grad.any()
     assert not any(p.grad.any() for p in head.tail[1].parameters())
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *result))
 
 
 def test_wrong_arguments() -> None:

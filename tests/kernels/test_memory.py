@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(not memory._PRIVATE, reason="the system has no p
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_tensor_like_any_other(dtype: torch.dtype) -> None:
-    found = memory.empty((3, LARGE), dtype)
-    assert found.shape == (3, LARGE)
-    assert found.dtype == dtype
-    assert found.is_contiguous()
-    assert found.data_ptr() % 64 == 0
-    found.copy_(torch.arange(3 * LARGE).view(3, LARGE))
-    assert torch.equal(found.clone().flatten(), torch.arange(3 * LARGE).to(dtype))
+    result = memory.empty((3, LARGE), dtype)
+    assert result.shape == (3, LARGE)
+    assert result.dtype == dtype
+    assert result.is_contiguous()
+    assert result.data_ptr() % 64 == 0
+    result.copy_(torch.arange(3 * LARGE).view(3, LARGE))
+    assert torch.equal(result.clone().flatten(), torch.arange(3 * LARGE).to(dtype))
 
 
 def test_what_is_gone_is_lent_again_and_nothing_else() -> None:
@@ -56,9 +56,9 @@ def test_what_was_not_asked_for_is_given_up() -> None:
 
 @pytest.mark.parametrize("size", [memory.SMALLEST, 100_000, 1 << 20, (1 << 20) + 1, 3 << 20])
 def test_rounded(size: int) -> None:
-    found = memory._rounded(size)
-    assert size <= found <= size * 1.125 + memory.mmap.PAGESIZE
-    assert found % memory.mmap.PAGESIZE == 0
+    result = memory._rounded(size)
+    assert size <= result <= size * 1.125 + memory.mmap.PAGESIZE
+    assert result % memory.mmap.PAGESIZE == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
@@ -82,4 +82,4 @@ def test_outputs_and_gradients_that_are_kept_stay_as_they_are() -> None:
     for x in inputs:
         layer(x)[0].sum().backward()
     for pairs in (zip(kept, expected, strict=True), zip(gradients, copies, strict=True)):
-        assert all(torch.equal(found.detach(), other) for found, other in pairs)
+        assert all(torch.equal(actual.detach(), other) for actual, other in pairs)

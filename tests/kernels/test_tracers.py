@@ -78,8 +78,8 @@ def scalar(outputs: Any) -> Tensor:
     return sum((v * torch.linspace(-1, 2, v.numel(), dtype=v.dtype).view(v.shape)).sum() for v in flat(outputs))
 
 
-def compare(check: Callable[..., None], found: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    for i, (value, other) in enumerate(zip(flat(found), flat(expected), strict=True)):
+def compare(check: Callable[..., None], actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    for i, (value, other) in enumerate(zip(flat(actual), flat(expected), strict=True)):
         check(f"{i}", value.detach(), other.detach(), tolerance)
 
 
@@ -107,9 +107,9 @@ def test_jit_trace(assert_close, gradients: bool, check_trace: bool, kind: str) 
                 program(x)
             continue
         expected = defined(layer, x)
-        found = program(x)
-        compare(assert_close, found, expected)
-        compare(assert_close, *(torch.autograd.grad(scalar(v), x) for v in (found, expected)))
+        actual = program(x)
+        compare(assert_close, actual, expected)
+        compare(assert_close, *(torch.autograd.grad(scalar(v), x) for v in (actual, expected)))
 
 
 @kinds
@@ -226,10 +226,10 @@ def test_onnx(assert_close, tmp_path: Path, with_lengths: bool, kind: str, dynam
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for b in (B, 8):
         x, lengths = torch.randn(T, b, I), torch.arange(b) % (T + 1)
-        found = session.run(None, {"x": x.numpy(), "lengths": lengths.numpy()})
+        actual = session.run(None, {"x": x.numpy(), "lengths": lengths.numpy()})
         expected = defined(layer.double(), x.double(), lengths=lengths if with_lengths else None)
         layer.float()
-        compare(assert_close, [torch.from_numpy(v) for v in found], expected, 1e-6)
+        compare(assert_close, [torch.from_numpy(v) for v in actual], expected, 1e-6)
 
 
 # make_fx
@@ -344,9 +344,9 @@ def test_modes_see_the_operator(kind: str) -> None:
     d_expected = torch.autograd.grad(scalar(expected), [x, *layer.parameters()])
     for mode in (Seen(), Heard()):
         with mode:
-            found = layer(x)
-            d_found = torch.autograd.grad(scalar(found), [x, *layer.parameters()])
-        assert all(map(torch.equal, (*found, *d_found), (*expected, *d_expected)))
+            actual = layer(x)
+            d_found = torch.autograd.grad(scalar(actual), [x, *layer.parameters()])
+        assert all(map(torch.equal, (*actual, *d_found), (*expected, *d_expected)))
         if isinstance(mode, Seen):
             assert mode.names["headgate.gru.default"] == mode.names["headgate.gru_backward.default"] == calls
             assert mode.names["aten.empty.memory_format"] == 0
@@ -361,12 +361,12 @@ def test_a_default_device_watches_nothing() -> None:
     )  # large: outputs come from the store, gradients of small ones do not
     expected = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
     with torch.device("meta"):
-        found = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
+        actual = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
         assert layer(x)[0].grad_fn is not None
         assert "_Gru" in type(gru(x, torch.zeros(8, 130, device="cpu"), *layer.all_weights[0])[0].grad_fn).__name__
         small = GRU(2, 3, device="cpu")(torch.zeros(1, 1, 2, device="cpu"))[0]
     assert small.device.type == "cpu"
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, actual, expected))
 
 
 def flops(call: Callable[[], Any]) -> int:
@@ -378,22 +378,22 @@ def flops(call: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str)
 @pytest.mark.parametrize("differentiated", ["weights", "weights and input", "input and h0"])
 def test_flops_as_torch(differentiated: str, options: dict[str, Any]) -> None:
-    found = []
+    result = []
     for module in (GRU(I, H, **options), nn.GRU(I, H, **options)):
         module.requires_grad_("weights" in differentiated)
         x = torch.randn(T, B, I, requires_grad="input" in differentiated)
         layers = module.num_layers * (1 + module.bidirectional)
         h0 = torch.randn(layers, B, H, requires_grad="h0" in differentiated)
-        found.append(
+        result.append(
             (
                 flops(lambda m=module, x=x, h0=h0: m(x, h0)),
                 flops(lambda m=module, x=x, h0=h0: m(x, h0)[0].sum().backward()),
             )
         )
         states = module(x, h0)[0].sum()
-        found[-1] += (flops(lambda states=states: states.backward()),)
-    assert found[0] == found[1]
-    assert found[0][0] > 0
+        result[-1] += (flops(lambda states=states: states.backward()),)
+    assert result[0] == result[1]
+    assert result[0][0] > 0
 
 
 def test_flops_of_ids_are_those_of_the_recurrence() -> None:
@@ -442,10 +442,10 @@ def test_subclasses(assert_close, which: str, kind: str) -> None:
         layer.weight_hh_l0 = weight.detach().as_subclass(Named)
     else:
         layer.weight_hh_l0 = NamedParameter(weight.detach())
-    found = layer(x, h0, lengths=lengths)
-    compare(assert_close, [v.as_subclass(Tensor) for v in found], expected)
+    actual = layer(x, h0, lengths=lengths)
+    compare(assert_close, [v.as_subclass(Tensor) for v in actual], expected)
     if which in ("x", "weight"):
-        assert type(found[0]) is Named
+        assert type(actual[0]) is Named
 
 
 @kinds
@@ -496,9 +496,9 @@ def test_is_grads_batched(assert_close, ids: bool, backend: str, kind: str) -> N
     x = torch.randint(I, (T, B)) if ids else draw(T, B, I).requires_grad_()
     leaves = [*layer.parameters()] if ids else [x, *layer.parameters()]
     d = draw(7, *layer(x)[0].shape)
-    found = torch.autograd.grad(layer(x)[0], leaves, d, is_grads_batched=True)
+    result = torch.autograd.grad(layer(x)[0], leaves, d, is_grads_batched=True)
     each = [torch.autograd.grad(defined(layer, x)[0], leaves, part) for part in d]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*each, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*each, strict=True)])
 
 
 @kinds
@@ -508,9 +508,9 @@ def test_vmap_of_a_gradient(assert_close, backend: str, kind: str) -> None:
     layer, x = make(kind, backend=backend), draw(T, B, I).requires_grad_()
     leaves, states = [x, *layer.parameters()], layer(x)[0]
     d = draw(7, *states.shape)
-    found = torch.vmap(lambda d: torch.autograd.grad(states, leaves, d, retain_graph=True))(d)
+    result = torch.vmap(lambda d: torch.autograd.grad(states, leaves, d, retain_graph=True))(d)
     each = [torch.autograd.grad(defined(layer, x)[0], leaves, part) for part in d]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*each, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*each, strict=True)])
 
 
 @kinds
@@ -536,13 +536,13 @@ def test_gradcheck_with_batched_gradients(reset: str, backend: str) -> None:
 
 def test_batched_gradients_of_the_head(assert_close) -> None:
     values, targets = [draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))], torch.randint(V, (T,))
-    d, found = draw(4), []
+    d, result = draw(4), []
     for backend in ("auto", "equations"):
         loss = linear_cross_entropy(*values, targets, backend=backend)
-        found.append(torch.autograd.grad(loss, values, d, is_grads_batched=True, retain_graph=True))
-    compare(assert_close, *found)
+        result.append(torch.autograd.grad(loss, values, d, is_grads_batched=True, retain_graph=True))
+    compare(assert_close, *result)
     loss = linear_cross_entropy(*values, targets)
-    compare(assert_close, torch.vmap(lambda d: torch.autograd.grad(loss, values, d, retain_graph=True))(d), found[1])
+    compare(assert_close, torch.vmap(lambda d: torch.autograd.grad(loss, values, d, retain_graph=True))(d), result[1])
     assert torch.autograd.gradgradcheck(lambda *v: linear_cross_entropy(*v, targets), values, check_batched_grad=True)
 
 
@@ -620,8 +620,8 @@ def test_checkpoint(assert_close, way: str) -> None:
         kept = [torch.ops.headgate.gru.default]
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept)
     scalar(checkpoint(lambda x: layer(x)[0], x, **options)).backward()
-    found, expected = [x.grad, *(p.grad for p in layer.parameters())], [x, *layer.parameters()]
-    compare(assert_close, found, torch.autograd.grad(scalar(defined(layer, x)[0]), expected))
+    actual, expected = [x.grad, *(p.grad for p in layer.parameters())], [x, *layer.parameters()]
+    compare(assert_close, actual, torch.autograd.grad(scalar(defined(layer, x)[0]), expected))
 
 
 def test_inference_mode(assert_close) -> None:
@@ -657,8 +657,8 @@ def test_compiled_backward(assert_close) -> None:
     layer, x = make("after"), draw(T, B, I).requires_grad_()
     leaves, states = [x, *layer.parameters()], layer(x)[0]
     with compiled_autograd._enable(torch.compile(backend="eager")):
-        found = torch.autograd.grad(scalar(states), leaves)
-    compare(assert_close, found, torch.autograd.grad(scalar(defined(layer, x)[0]), leaves))
+        result = torch.autograd.grad(scalar(states), leaves)
+    compare(assert_close, result, torch.autograd.grad(scalar(defined(layer, x)[0]), leaves))
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
@@ -680,10 +680,10 @@ def test_compiled_transforms(assert_close, inside: bool, transform: str) -> None
     x = x if transform == "vmap" else x[0][None] if transform == "jvp" else x[0]
     expected = transformed(layer)
     if inside:
-        found = torch.compile(transformed, backend="eager")(layer)
+        actual = torch.compile(transformed, backend="eager")(layer)
     else:
-        found = transformed(torch.compile(layer, backend="eager"))
-    compare(assert_close, found, expected)
+        actual = transformed(torch.compile(layer, backend="eager"))
+    compare(assert_close, actual, expected)
 
 
 def test_an_exported_program_refuses_forward_mode(assert_close) -> None:
@@ -743,8 +743,8 @@ def test_fx_keeps_options(assert_close) -> None:
             return self.gru(x, lengths=lengths, return_gates=True)
 
     x, lengths = draw(T, B, I), torch.tensor([5, 0, 2])
-    found = torch.fx.symbolic_trace(Masked())(x, lengths)
-    compare(assert_close, found, layer(x, lengths=lengths, return_gates=True))
+    result = torch.fx.symbolic_trace(Masked())(x, lengths)
+    compare(assert_close, result, layer(x, lengths=lengths, return_gates=True))
 
 
 def test_jit_script_compiles_torchs_own(assert_close) -> None:

@@ -125,10 +125,10 @@ def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **option
         scalar = scalar + (output * weight).sum()
     wanted = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
     gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
-    found = {"states": states.detach(), "last": last.detach()}
+    result = {"states": states.detach(), "last": last.detach()}
     if gates:
-        found["gates"] = gates[0].detach()
-    return found | {
+        result["gates"] = gates[0].detach()
+    return result | {
         "d" + k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), gradients, strict=True)
     }
 
@@ -140,12 +140,12 @@ def test_parity(assert_close, case: Case, reset: str, reverse: bool, backend: st
     values = arguments(case)
     expected = run(unbundled(equations.sequence), values, torch.float64, reset=reset, reverse=reverse)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        found = run(gru, values, dtype, reset=reset, reverse=reverse, backend=backend)
-        assert found.keys() == expected.keys()
+        actual = run(gru, values, dtype, reset=reset, reverse=reverse, backend=backend)
+        assert actual.keys() == expected.keys()
         for name in expected:
             scale = max(float(expected[name].abs().max()) if expected[name].numel() else 0.0, 1.0)
-            assert_close(f"{name} ({dtype})", found[name], expected[name], tolerance * scale)
-            assert found[name].dtype == dtype
+            assert_close(f"{name} ({dtype})", actual[name], expected[name], tolerance * scale)
+            assert actual[name].dtype == dtype
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -170,12 +170,12 @@ def test_double_backward(name: str, reset: str, case: Case) -> None:
     "case", [Case(9, 33, 4, 70), Case(9, 3, 4, 70), Case(140, 17, 40, 33, ids=True, lengths=True)], ids=str
 )
 def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
-    values, found = arguments(case), []
+    values, result = arguments(case), []
     for threads in (1, 2, 3, 1):
         torch.set_num_threads(threads)
-        found.append(run(gru, values, torch.float32, reset=reset, backend="native"))
-    for other in found[1:]:
-        for name, value in found[0].items():
+        result.append(run(gru, values, torch.float32, reset=reset, backend="native"))
+    for other in result[1:]:
+        for name, value in result[0].items():
             assert torch.equal(value, other[name]), name
 
 
@@ -239,9 +239,9 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
         return states, last
 
     values = arguments(Case(5, 3, 4, 6))
-    expected, found = run(unbundled(equations.sequence), values, torch.float64), run(faulty, values, torch.float64)
+    expected, actual = run(unbundled(equations.sequence), values, torch.float64), run(faulty, values, torch.float64)
     with pytest.raises(AssertionError, match="states differs"):
-        assert_close("states", found["states"], expected["states"], 1e-12)
+        assert_close("states", actual["states"], expected["states"], 1e-12)
 
 
 @pytest.mark.parametrize(

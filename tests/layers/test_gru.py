@@ -293,8 +293,8 @@ def test_module_inputs_of_pytorch(
 
         mine = flat(ours(*inputs, **options))
         expected = values_and_gradients(flat(theirs(*inputs, **options)), [*leaves, *theirs.parameters()])
-        found = values_and_gradients(mine, [*leaves, *ours.parameters()])
-        for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+        actual = values_and_gradients(mine, [*leaves, *ours.parameters()])
+        for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
             assert_close(f"{i} of {named}", value, other, tolerance * max(1.0, float(other.abs().max())))
             assert value.dtype == dtype
         if sample.reference_fn is not None and isinstance(inputs[0], Tensor):
@@ -385,9 +385,9 @@ def test_packed_by_hand(assert_close) -> None:
     ours.load_state_dict(theirs.state_dict())
     packed = PackedSequence(draw(7, I), torch.tensor([3, 2, 1, 1]))
     (mine, last), (other, expected_last) = ours(packed), theirs(packed)
-    found = values_and_gradients((mine.data, last), [packed.data])
+    actual = values_and_gradients((mine.data, last), [packed.data])
     for i, v in enumerate(values_and_gradients((other.data, expected_last), [packed.data])):
-        assert_close(f"{i}", found[i], v, 1e-12)
+        assert_close(f"{i}", actual[i], v, 1e-12)
 
 
 @pytest.mark.parametrize("enforce_sorted", [False, True])
@@ -468,8 +468,8 @@ def test_lengths_as_torch_packs(assert_close, batch_first: bool) -> None:
     packed, expected_last = theirs(pack_padded_sequence(x, lengths, batch_first, False), h0)
     padded, _ = pad_packed_sequence(packed, batch_first, total_length=T)
     expected = values_and_gradients((padded, expected_last), [x, h0, *theirs.parameters()])
-    found = values_and_gradients(ours(x, h0, lengths=lengths), [x, h0, *ours.parameters()])
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients(ours(x, h0, lengths=lengths), [x, h0, *ours.parameters()])
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
@@ -564,8 +564,8 @@ def test_resets_are_pieces(assert_close, layers: int, bidirectional: bool, hx: b
         rows.append((torch.cat(states), torch.stack([ends[0 if k % D else -1][k] for k in range(layers * D)])))
     leaves = [x, *([h0] if hx else []), *gru.parameters()]
     expected = values_and_gradients([torch.stack(parts, 1) for parts in zip(*rows, strict=True)], leaves)
-    found = values_and_gradients(gru(x, h0 if hx else None, resets=resets), leaves)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients(gru(x, h0 if hx else None, resets=resets), leaves)
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
@@ -580,8 +580,8 @@ def test_resets_with_lengths_are_those_of_the_definition(assert_close, batch_fir
     if batch_first:
         options["resets"] = options["resets"].t()
     states, last = gru(x.transpose(0, 1) if batch_first else x, h0, **options)
-    found = values_and_gradients((states.transpose(0, 1) if batch_first else states, last), leaves)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients((states.transpose(0, 1) if batch_first else states, last), leaves)
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
@@ -590,10 +590,10 @@ def test_resets_unbatched(batch_first: bool) -> None:
     gru, x, resets = GRU(I, H, L, bidirectional=True, batch_first=batch_first), torch.randn(7, I), reset_rows(7)[:, 1]
     axis = 0 if batch_first else 1
     states, last = gru(x.unsqueeze(axis), resets=resets.unsqueeze(axis))
-    found = gru(x, resets=resets)
-    assert torch.equal(found[0], states.squeeze(axis))
-    assert torch.equal(found[1], last.squeeze(1))
-    assert not torch.equal(found[0], gru(x)[0])
+    result = gru(x, resets=resets)
+    assert torch.equal(result[0], states.squeeze(axis))
+    assert torch.equal(result[1], last.squeeze(1))
+    assert not torch.equal(result[0], gru(x)[0])
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -652,10 +652,10 @@ def test_learned_state_is_where_a_sequence_starts(assert_close, bidirectional: b
         nn.init.normal_(state)
     x, h0 = draw(T, B, I), draw(L * D, B, H)
     hx = torch.stack([state.detach() for state in states])[:, None].repeat(1, B, 1).requires_grad_()
-    found = values_and_gradients(gru(x), [x, *states])
+    actual = values_and_gradients(gru(x), [x, *states])
     expected = values_and_gradients(plain(x, hx), [x, hx])
     expected[3:] = expected[3].sum(1)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
     assert_close("unbatched", gru(x[:, 1])[0].detach(), plain(x[:, 1], hx[:, 1])[0].detach(), 1e-12)
     for value, other in zip(gru(x, h0), plain(x, h0), strict=True):
@@ -688,14 +688,14 @@ def test_gates_are_those_of_the_equations(
             both = []
             for k, suffix in enumerate([f"_l{layer}", f"_l{layer}_reverse"][:D], layer * D):
                 weights = [getattr(gru, f"{m}{suffix}", None) for m in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
-                a, h, found = equations.project(x, *weights[:2]), h0[k], {}
+                a, h, actual = equations.project(x, *weights[:2]), h0[k], {}
                 for t in reversed(range(T)) if k % D else range(T):
                     expected = equations.gates(a[t], h, *weights[2:], reset=reset)
                     for name, value, other in zip("rzn", (r, z, n), expected, strict=True):
                         assert_close(f"{name}{suffix}", value[k, t], other, 1e-12)
-                    found[t] = h = (1 - z[k, t]) * n[k, t] + z[k, t] * h
+                    actual[t] = h = (1 - z[k, t]) * n[k, t] + z[k, t] * h
                 assert_close("last", last[k], h, 1e-12)
-                both.append(torch.stack([found[t] for t in range(T)]))
+                both.append(torch.stack([actual[t] for t in range(T)]))
             x = torch.cat(both, -1)
         assert_close("states", states, x, 1e-12)
 

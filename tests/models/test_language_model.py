@@ -137,8 +137,8 @@ def test_adaptive() -> None:
     assert torch.allclose(losses, expected, atol=1e-13)
     assert torch.equal(after, state)
     gradients = torch.autograd.grad(expected.mean(), list(model.parameters()))
-    found = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
-    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(found, gradients, strict=True))
+    actual = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(actual, gradients, strict=True))
     ids = np.random.default_rng(0).integers(WIDE, size=100)
     whole = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     log_p, _ = model(torch.from_numpy(ids[:-1, None]))
@@ -176,11 +176,11 @@ def test_losses(training: bool) -> None:
     """Mean over a text equals one pass over it; dropout is off, and the mode is what it was."""
     model = LanguageModel(ModelSettings(hidden_size=H, dropout=0.5, embedding=0), V).train(training)
     ids = np.random.default_rng(0).integers(V, size=300)
-    found = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
+    actual = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     assert model.training == training
     model.eval()
     with torch.no_grad():
         logits, _ = model(torch.from_numpy(ids[:-1, None]))
     expected = nn.functional.cross_entropy(logits[:, 0].double(), torch.from_numpy(ids[1:]))
-    assert found.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert found.tokens == 299
+    assert actual.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert actual.tokens == 299

@@ -34,9 +34,9 @@ def summary_of(model: SequenceModel, x: Tensor) -> Tensor:
             weights = [getattr(model.gru, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
             h0 = x.new_zeros(1, model.gru.hidden_size)
             options = equations.Options(model.gru.reset, reverse)
-            found, _ = equations.sequence(states[:, None], h0, equations.Weights(*weights), options)
-            directions.append(found[:, 0])
-            ends.append(found[0 if reverse else -1, 0])
+            result, _ = equations.sequence(states[:, None], h0, equations.Weights(*weights), options)
+            directions.append(result[:, 0])
+            ends.append(result[0 if reverse else -1, 0])
         states = torch.cat(directions, -1)
     if model.pool == "last":
         return torch.cat(ends)
@@ -63,8 +63,8 @@ def test_definition(assert_close, pool: str, bidirectional: bool, layers: int, r
         other = definition(model, x, [T] * B if lengths is None else LENGTHS)
         assert_close("outputs", mine.detach(), other.detach(), 1e-12)
         gradients = [torch.autograd.grad((y * weight).sum() + y.square().sum(), leaves.values()) for y in (mine, other)]
-        for name, found, expected in zip(leaves, *gradients, strict=True):
-            assert_close(f"d{name}", found, expected, 1e-11)
+        for name, actual, expected in zip(leaves, *gradients, strict=True):
+            assert_close(f"d{name}", actual, expected, 1e-11)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -158,9 +158,9 @@ def test_nothing_beyond_the_end_is_read(pool: str, bidirectional: bool, layers: 
     beyond = torch.arange(T) >= torch.tensor(LENGTHS)[:, None]
     for garbage in (1e30, float("nan"), float("inf")):
         dirty = torch.where(beyond[..., None], garbage, x).requires_grad_()
-        found = model(dirty, LENGTHS)
-        assert torch.equal(found, expected)
-        found.sum().backward()
+        actual = model(dirty, LENGTHS)
+        assert torch.equal(actual, expected)
+        actual.sum().backward()
         assert torch.equal(dirty.grad[beyond], torch.zeros(int(beyond.sum()), I))
         assert dirty.grad[~beyond].abs().sum() > 0
         for name, parameter in model.named_parameters():
@@ -183,11 +183,11 @@ def test_batch_first(pool: str, bidirectional: bool, layers: int) -> None:
 def test_threads(pool: str) -> None:
     model = trained(pool, True, 2, hidden=64)
     x, lengths = torch.randn(40, T, I), torch.randint(0, T + 1, (40,))
-    found = []
+    result = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(model(x, lengths))
-    assert torch.equal(*found)
+        result.append(model(x, lengths))
+    assert torch.equal(*result)
 
 
 def test_ids_are_one_hot(assert_close) -> None:
@@ -313,7 +313,7 @@ def test_compile(assert_close, pool: str) -> None:
                     answer = module(x, lengths)
                     gradients = torch.autograd.grad(answer.square().sum(), list(model.parameters()))
                     results.append((answer.detach(), *gradients))
-                for found, expected in zip(*results, strict=True):
-                    assert_close(f"{rows} rows", found, expected, 1e-6)
+                for actual, expected in zip(*results, strict=True):
+                    assert_close(f"{rows} rows", actual, expected, 1e-6)
     finally:
         torch.compiler.reset()

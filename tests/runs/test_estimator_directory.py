@@ -59,13 +59,13 @@ def check_round_trip(estimator: Any, path: Path) -> Any:
     if hasattr(estimator, "predict_proba"):
         assert np.array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
     expected = {name: value for name, value in vars(estimator).items() if name not in ("_fit", "model_")}
-    found = {name: value for name, value in vars(loaded).items() if name not in ("_fit", "model_")}
+    actual = {name: value for name, value in vars(loaded).items() if name not in ("_fit", "model_")}
     for name, value in expected.items():
         if name == "_model_parameters":  # as they were given, and NumPy's numbers come back as Python's
-            assert value == found[name]
+            assert value == actual[name]
         elif not isinstance(value, np.random.RandomState):
-            assert same(value, found[name]), name
-    assert set(found) == set(expected)
+            assert same(value, actual[name]), name
+    assert set(actual) == set(expected)
     return loaded
 
 

@@ -44,16 +44,16 @@ def test_states(tmp_path: Path) -> None:
     make(tmp_path / "f-damaged").write("config.json", b"{")
     GRURegressor(hidden_size=2, epochs=1).fit(np.ones((4, 3)), np.arange(4.0)).save(tmp_path / "g-fitted")
     (tmp_path / "no run").mkdir()
-    found = {o.path.name: o for o in find(tmp_path)}
-    assert {name: o.state for name, o in found.items()} == {
+    result = {o.path.name: o for o in find(tmp_path)}
+    assert {name: o.state for name, o in result.items()} == {
         "a-finished": "finished", "b-half": "interrupted", "c-stopped": "stopped early", "d-new": "interrupted",
         "e-diverged": "diverged", "f-damaged": "damaged", "g-fitted": "fitted",
     }  # fmt: skip
-    half = found["b-half"]
+    half = result["b-half"]
     assert (half.epoch, half.epochs, half.perplexity, half.held_out) == (2, 4, 4.0, 5.0)
-    assert (found["d-new"].epoch, found["d-new"].perplexity, found["d-new"].held_out) == (0, None, None)
-    assert found["a-finished"].held_out == 5.0  # the best, not the last
-    assert (found["e-diverged"].epoch, found["e-diverged"].perplexity) == (1, 8.0)
+    assert (result["d-new"].epoch, result["d-new"].perplexity, result["d-new"].held_out) == (0, None, None)
+    assert result["a-finished"].held_out == 5.0  # the best, not the last
+    assert (result["e-diverged"].epoch, result["e-diverged"].perplexity) == (1, 8.0)
 
 
 def test_running_and_left_alone(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_size_and_age(tmp_path: Path) -> None:
     for file in run.path.rglob("*"):
         if file.is_file():
             os.utime(file, (time.time() - 7200,) * 2)
-    found = look(run.path)
-    assert found.size == sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
-    assert 7190 < found.age < 7300
+    result = look(run.path)
+    assert result.size == sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
+    assert 7190 < result.age < 7300
 
 
 def test_differences(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_one_bad_run_does_not_hide_the_others(
     assert "runs/shut/config.json: Permission denied" in said
     assert "runs/odd: a report or the checkpoint lacks 'epoch'" in said
     assert main(["runs", "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [o["problem"] is None for o in found] == [o["state"] == "finished" for o in found]
+    result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [o["problem"] is None for o in result] == [o["state"] == "finished" for o in result]
     assert main(["compare", "runs/good", "runs/broken", "runs/better", "runs/shut"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0].split() == ["runs/good", "runs/better"]

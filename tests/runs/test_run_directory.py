@@ -54,15 +54,15 @@ def checkpoint(step: int, **state) -> Checkpoint:
     )
 
 
-def assert_same(found: Checkpoint | None, expected: Checkpoint) -> None:
-    assert found is not None
-    assert (found.step, found.state) == (expected.step, expected.state)
-    assert found.arrays.keys() == expected.arrays.keys()
+def assert_same(actual: Checkpoint | None, expected: Checkpoint) -> None:
+    assert actual is not None
+    assert (actual.step, actual.state) == (expected.step, expected.state)
+    assert actual.arrays.keys() == expected.arrays.keys()
     for group, arrays in expected.arrays.items():
-        assert found.arrays[group].keys() == arrays.keys()
+        assert actual.arrays[group].keys() == arrays.keys()
         for name, value in arrays.items():
-            assert found.arrays[group][name].dtype == value.dtype
-            np.testing.assert_array_equal(found.arrays[group][name], value)
+            assert actual.arrays[group][name].dtype == value.dtype
+            np.testing.assert_array_equal(actual.arrays[group][name], value)
 
 
 def make(path: Path) -> RunDirectory:
@@ -218,10 +218,10 @@ def test_weights_before_the_first_checkpoint(tmp_path):
 def test_a_checkpoint_makes_its_weights_the_runs(tmp_path):
     run = make(tmp_path)
     run.save(checkpoint(3))
-    found = run.weights()
-    assert found.keys() == {"head.weight", "head.bias"}
-    np.testing.assert_array_equal(found["head.weight"], np.full((2, 3), 3, np.float32))
-    np.testing.assert_array_equal(found["head.bias"], np.arange(5, dtype=np.float32))
+    result = run.weights()
+    assert result.keys() == {"head.weight", "head.bias"}
+    np.testing.assert_array_equal(result["head.weight"], np.full((2, 3), 3, np.float32))
+    np.testing.assert_array_equal(result["head.bias"], np.arange(5, dtype=np.float32))
     assert weight_of(run, best=True) == 3.5
     run.use_best()
     assert weight_of(run) == 3.5
@@ -561,16 +561,16 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint(tmp_path, monkeypatc
                 run.save(checkpoint(7))
         assert weight_of(RunDirectory.open(path)) in (3, 7)
         again = RunDirectory.open(path)
-        found = again.recover()
-        assert found is not None
-        assert_same(found, checkpoint(found.step))
-        assert again.log() == [{"step": 1}, {"step": 2}][: 1 if found.step == 3 else 2]
-        assert (weight_of(again), weight_of(again, best=True)) == (found.step, found.step + 0.5)
-        assert [p.name for p in (path / "checkpoints").iterdir()] == [f"step-{found.step:09d}"]
+        result = again.recover()
+        assert result is not None
+        assert_same(result, checkpoint(result.step))
+        assert again.log() == [{"step": 1}, {"step": 2}][: 1 if result.step == 3 else 2]
+        assert (weight_of(again), weight_of(again, best=True)) == (result.step, result.step + 0.5)
+        assert [p.name for p in (path / "checkpoints").iterdir()] == [f"step-{result.step:09d}"]
         again.save(checkpoint(11))
         assert_same(again.recover(), checkpoint(11))
         assert leftovers(path) == []
-        recovered.append(found.step)
+        recovered.append(result.step)
     assert recovered == sorted(recovered)
     assert set(recovered) == {3, 7}
     assert len(recovered) >= WRITES + 4  # the renames of the checkpoint, best and model, and a removal
@@ -615,10 +615,10 @@ def test_a_kill_at_any_moment_of_saving_the_same_step_again_leaves_one(tmp_path,
             kill_at(patch, k, after=after)
             with pytest.raises(KilledError):
                 run.save(again)
-        found = RunDirectory.open(tmp_path / str(k)).recover()
-        assert found is not None
-        renewed.append("position" in found.state)
-        assert_same(found, again if renewed[-1] else checkpoint(3))
+        result = RunDirectory.open(tmp_path / str(k)).recover()
+        assert result is not None
+        renewed.append("position" in result.state)
+        assert_same(result, again if renewed[-1] else checkpoint(3))
     assert renewed == sorted(renewed)  # once the new one is there, it is the one
     assert renewed[-1]
 
@@ -677,21 +677,21 @@ def test_of_two_checkpoints_the_newest_whole_one_is_used(data, name, alone, two_
         allowed = {None if alone else 3, 7}  # a space for a line break, say, does not matter
     else:
         allowed = {None if alone else 3}
-    found, message = None, ""
+    result, message = None, ""
     try:
-        found = run.recover()
+        result = run.recover()
     except InputError as error:
         message = str(error)
-    if found is None:
+    if result is None:
         assert None in allowed
         assert message == (
             f"no checkpoint in {path}/checkpoints is complete (checked against its manifest.json): restore one, or "
             "start again with --overwrite"
         )
     else:
-        assert found.step in allowed
-        assert_same(found, checkpoint(found.step))
-        assert weight_of(run) == found.step
+        assert result.step in allowed
+        assert_same(result, checkpoint(result.step))
+        assert weight_of(run) == result.step
 
 
 @pytest.mark.parametrize("name", PARTS)

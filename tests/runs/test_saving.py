@@ -29,10 +29,10 @@ def save(path: Path, version: int, *, overwrite: bool = True, **more: bytes) -> 
 
 def version_of(path: Path) -> int:
     """The version that all parts agree on."""
-    found = estimator_directory.read(path, "GRURegressor")
-    version = found.facts["version"]
-    assert found.parameters["hidden_size"] == version
-    assert found.arrays["x"].tolist() == [version] * (1000 + version)
+    result = estimator_directory.read(path, "GRURegressor")
+    version = result.facts["version"]
+    assert result.parameters["hidden_size"] == version
+    assert result.arrays["x"].tolist() == [version] * (1000 + version)
     return int(version)
 
 

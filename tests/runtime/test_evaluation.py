@@ -36,12 +36,12 @@ class Recorder:
 @given(N=st.integers(1, 60), rows=st.integers(0, 9), steps=st.integers(1, 20))
 def test_no_token_is_dropped_or_repeated(N, rows, steps):
     losses = Recorder(N)
-    found = evaluate(losses, np.arange(N + 1), rows=rows, steps=steps)
+    result = evaluate(losses, np.arange(N + 1), rows=rows, steps=steps)
     text = Counter((i, i + 1) for i in range(N))
     assert not text - losses.pairs
     assert set(losses.pairs - text) <= {(N - 1, N)}  # rows that end early are padded with the last pair
-    assert found.tokens == N
-    assert found.loss == pytest.approx(losses.nats.mean(), abs=1e-12)  # and the padding does not count
+    assert result.tokens == N
+    assert result.loss == pytest.approx(losses.nats.mean(), abs=1e-12)  # and the padding does not count
     assert {R for _, R in losses.shapes} == {rows or 1}
     assert max(T for T, _ in losses.shapes) <= steps
     assert sum(T for T, _ in losses.shapes) == -(-N // (rows or 1))
@@ -79,9 +79,9 @@ def test_the_mean_is_over_tokens_not_over_chunks_or_rows():
 
     text = np.array([0, 1, 2, 3, 4, 5])
     for rows, steps in ((1, 4), (1, 5), (2, 2), (3, 1), (5, 9)):
-        found = evaluate(losses, text, rows=rows, steps=steps)
-        assert found.loss == 23.0
-        assert found.perplexity == pytest.approx(math.exp(23))  # of the mean, not a mean of exponentials
+        result = evaluate(losses, text, rows=rows, steps=steps)
+        assert result.loss == 23.0
+        assert result.perplexity == pytest.approx(math.exp(23))  # of the mean, not a mean of exponentials
 
 
 def counting(x, y, state):
@@ -144,8 +144,8 @@ def test_bits_per_character():
 
 
 def test_what_follows_from_the_loss():
-    found = evaluate(lambda x, y, state: (np.full(x.shape, math.log(8)), None), np.arange(4), characters_per_token=2.0)
-    assert found == Evaluation(pytest.approx(math.log(8)), 3, 2.0)
-    assert found.perplexity == pytest.approx(8)
-    assert found.bits_per_character == pytest.approx(1.5)
+    result = evaluate(lambda x, y, state: (np.full(x.shape, math.log(8)), None), np.arange(4), characters_per_token=2.0)
+    assert result == Evaluation(pytest.approx(math.log(8)), 3, 2.0)
+    assert result.perplexity == pytest.approx(8)
+    assert result.bits_per_character == pytest.approx(1.5)
     assert Evaluation(1e9, 5).perplexity == math.inf

@@ -68,12 +68,12 @@ def test_steps_are_those_of_the_model(variant: str) -> None:
     state = torch.randn(settings.num_layers, B, H) / 2
     with torch.no_grad():
         expected, expected_state = model(tokens, state)
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 1e-5
-        assert logits.dtype == found.dtype == np.float32
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+        assert logits.dtype == actual.dtype == np.float32
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
     log_p = expected.double().log_softmax(-1)[:-1].gather(2, tokens[1:, :, None])[:, :, 0]
     assert np.abs(nats + log_p.numpy()).max() < 1e-5
@@ -94,11 +94,11 @@ def test_documents_start_over_as_in_the_model() -> None:
         expected, expected_state = model(tokens, state)
         nats = model.loss(tokens[:-1], tokens[1:], state, reduction="none")[0].view(3 * T - 1, B)
     assert np.abs(runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())[0] - nats.numpy()).max() < 1e-5
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(3 * T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 1e-5
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     with torch.no_grad():
         begun = model(torch.tensor([[documents.document_id]]))[0][-1]
         written = model(torch.tensor([[documents.document_id], *([i] for i in documents.encode("ab").tolist())]))[0][-1]
@@ -222,9 +222,9 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
                 value = torch.from_numpy(value).bfloat16().float().numpy() if precision == "bfloat16" else whole
             weights[name] = value.astype(np.float32)
         rounded = Runtime(weights, untied, TOKENIZER)
-        found = Runtime(numpy_weights(model), settings, TOKENIZER, precision=precision)
+        actual = Runtime(numpy_weights(model), settings, TOKENIZER, precision=precision)
         expected, expected_state = rounded.step(ids, state)
-        logits, new = found.step(ids, state)
+        logits, new = actual.step(ids, state)
         assert np.abs(logits - expected).max() < 1e-5 < np.abs(logits - exact.step(ids, state)[0]).max()
         assert np.abs(new - expected_state).max() < 1e-6
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, int8, got 'int4'"):
@@ -247,12 +247,12 @@ def test_adaptive_head(monkeypatch, settings: ModelSettings) -> None:
     state = torch.randn(settings.num_layers, B, settings.hidden_size) / 2
     with torch.no_grad():
         expected, expected_state = model(tokens, state)
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 2e-5
-        assert logits.dtype == found.dtype == np.float32
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+        assert logits.dtype == actual.dtype == np.float32
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     log_p = expected[:-1].gather(2, tokens[1:, :, None])[:, :, 0].numpy()
     nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
     assert np.abs(nats + log_p).max() < 2e-5
@@ -400,9 +400,9 @@ def test_beam_finds_what_greedy_misses() -> None:
         model.head.bias[0] = -100.0  # <unk> is never written: without this its share would be missing from the scores
     runtime = Runtime(numpy_weights(model), runtime.settings, runtime.tokenizer)
     greedy = runtime.generate("ab", 8)
-    found = runtime.beam_search("ab", 8, width=16)
-    assert found[0][1] >= float(runtime.log_probabilities(greedy)[1:].sum()) - 1e-9
-    for text, score in found:
+    result = runtime.beam_search("ab", 8, width=16)
+    assert result[0][1] >= float(runtime.log_probabilities(greedy)[1:].sum()) - 1e-9
+    for text, score in result:
         assert float(runtime.log_probabilities(text)[1:].sum()) == pytest.approx(score, abs=1e-4)
     assert runtime.beam_search("ab", 8, width=1)[0][0] == greedy
 
@@ -421,8 +421,8 @@ def test_load_without_torch(tmp_path: Path) -> None:
     ).generate("abc", 20)
     call = f"Runtime.load({str(tmp_path / 'run')!r}).generate('abc', 20)"
     code = f"{BLOCKER}\nfrom headgate import Runtime\nprint(repr({call}))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert found.strip() == repr(expected)
+    actual = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert actual.strip() == repr(expected)
 
 
 def test_weights_of_another_vocabulary(tmp_path: Path) -> None:

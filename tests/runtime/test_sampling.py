@@ -82,8 +82,8 @@ def test_the_filters_apply_in_their_order():
 
 def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
     expected = softmax([2.0 / 1.6, -1.0 * 1.6, 0.0, 0.5, -3.0])
-    found = probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0, 0, 2, 1], repetition_penalty=1.6, temperature=1.0)
-    assert found == pytest.approx(expected)  # once each, however often an id was seen
+    actual = probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0, 0, 2, 1], repetition_penalty=1.6, temperature=1.0)
+    assert actual == pytest.approx(expected)  # once each, however often an id was seen
     rewarded = softmax([2.0 / 0.5, -1.0 * 0.5, 0.0, 0.5, -3.0])
     assert probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0], repetition_penalty=0.5, temperature=1.0) == pytest.approx(
         rewarded
@@ -281,10 +281,10 @@ def test_a_bad_parameter_is_named_alone(bad, message):
 
 def test_log_softmax_over_the_last_axis():
     logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    found = log_softmax(logits)
-    assert found.dtype == np.float64
+    result = log_softmax(logits)
+    assert result.dtype == np.float64
     for t, b in itertools.product(range(2), range(3)):
-        assert found[t, b] == pytest.approx(np.log(softmax(logits[t, b].tolist())))
+        assert result[t, b] == pytest.approx(np.log(softmax(logits[t, b].tolist())))
 
 
 def test_log_softmax_of_extremes():
@@ -324,23 +324,23 @@ class Markov:
 def test_a_wide_beam_enumerates(seed):
     model = Markov(3, seed)
     exact = sorted(itertools.product(range(3), repeat=5), key=model.score, reverse=True)
-    found = model.search(width=3**4, length=5)  # as wide as there are beginnings one shorter
-    assert tuple(found[0][0]) == exact[0]
-    assert len({tuple(ids) for ids, _ in found}) == 3**4
-    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids, _ in found])
-    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids in exact[: 3**4]])
+    result = model.search(width=3**4, length=5)  # as wide as there are beginnings one shorter
+    assert tuple(result[0][0]) == exact[0]
+    assert len({tuple(ids) for ids, _ in result}) == 3**4
+    assert [score for _, score in result] == pytest.approx([model.score(ids) for ids, _ in result])
+    assert [score for _, score in result] == pytest.approx([model.score(ids) for ids in exact[: 3**4]])
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_a_narrow_beam_scores_what_it_returns(seed, width):
     model = Markov(4, seed)
-    found = model.search(width, length=6)
-    assert len(found) == width
-    assert len({tuple(ids) for ids, _ in found}) == width
-    scores = [score for _, score in found]
+    result = model.search(width, length=6)
+    assert len(result) == width
+    assert len({tuple(ids) for ids, _ in result}) == width
+    scores = [score for _, score in result]
     assert scores == sorted(scores, reverse=True)
-    assert scores == pytest.approx([model.score(ids) for ids, _ in found])
+    assert scores == pytest.approx([model.score(ids) for ids, _ in result])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -367,14 +367,14 @@ def test_a_beam_finds_what_greed_misses():
 
 
 def test_a_beam_wider_than_the_choices_returns_them_all():
-    found = Markov(3, 1).search(width=50, length=2)
-    assert sorted(ids for ids, _ in found) == [[a, b] for a in range(3) for b in range(3)]
-    assert sum(math.exp(score) for _, score in found) == pytest.approx(1)
+    result = Markov(3, 1).search(width=50, length=2)
+    assert sorted(ids for ids, _ in result) == [[a, b] for a in range(3) for b in range(3)]
+    assert sum(math.exp(score) for _, score in result) == pytest.approx(1)
 
 
 def test_forbidden_ids_are_in_no_beam():
-    found = Markov(4, 2, forbidden=(0, 2)).search(width=50, length=3)
-    assert sorted(ids for ids, _ in found) == [list(ids) for ids in itertools.product((1, 3), repeat=3)]
+    result = Markov(4, 2, forbidden=(0, 2)).search(width=50, length=3)
+    assert sorted(ids for ids, _ in result) == [list(ids) for ids in itertools.product((1, 3), repeat=3)]
 
 
 def test_a_beam_of_no_length_is_the_empty_continuation():

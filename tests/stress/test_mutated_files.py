@@ -232,10 +232,10 @@ def refused(path: Path) -> Iterator[None]:
 
 def use(path: Path, corpus: Corpus) -> None:
     """Everything that reads a run, each by itself, and what comes of it used."""
-    found = look(path)
-    assert json.loads(as_json(found))["state"] == found.state
-    assert isinstance(f"{in_words(found.age)} {found.epoch} {found.size / 1e6:.1f}", str)
-    assert all(f"{value:.2f}" for value in (found.perplexity, found.held_out) if value is not None)
+    result = look(path)
+    assert json.loads(as_json(result))["state"] == result.state
+    assert isinstance(f"{in_words(result.age)} {result.epoch} {result.size / 1e6:.1f}", str)
+    assert all(f"{value:.2f}" for value in (result.perplexity, result.held_out) if value is not None)
     for best in (False, True):
         with refused(path):
             runtime = Runtime.load(path, best=best)
@@ -460,10 +460,10 @@ def test_recipe(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "mutated.toml"
     path.write_bytes(data.draw(toml_of(RECIPE)))
     with refused(path):
-        found = recipe.load(str(path))
-        assert json.dumps(found.settings.to_dict())
-        assert all(isinstance(f"{p.epoch} {p.perplexity} {p.bounds}", str) for p in found.published)
-        assert f"{found.description} {found.source} {found.noise}"
+        result = recipe.load(str(path))
+        assert json.dumps(result.settings.to_dict())
+        assert all(isinstance(f"{p.epoch} {p.perplexity} {p.bounds}", str) for p in result.published)
+        assert f"{result.description} {result.source} {result.noise}"
 
 
 # Saved estimators: tests/test_saved.py mutates the files; here the checksum fits them nevertheless

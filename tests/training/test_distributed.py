@@ -86,14 +86,14 @@ def losses(run: RunDirectory) -> list[float]:
 def test_two_processes_compute_what_one_does(tmp_path: Path, partition: str, other: int, parts: int) -> None:
     """50 steps to 1e-5; so does one process, or two, that compute each batch in parts."""
     settings = {"partition": partition, "max_steps": 50}
-    found = {}
+    result = {}
     for name, count, accumulate in (("one", 1, 1), ("two", 2, 1), ("parts", other, parts)):
         start(tmp_path / name, accumulate=accumulate, **settings)
-        found[name] = losses(go(tmp_path / name, count))
-        assert len(found[name]) == 50
-    assert found["one"][-1] < found["one"][0]
+        result[name] = losses(go(tmp_path / name, count))
+        assert len(result[name]) == 50
+    assert result["one"][-1] < result["one"][0]
     for name in ("two", "parts"):
-        np.testing.assert_allclose(found[name], found["one"], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result[name], result["one"], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow

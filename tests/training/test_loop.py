@@ -163,12 +163,12 @@ def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     )
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
-    found, before = [], {"loss": 0.0, "tokens": 0}
+    actual, before = [], {"loss": 0.0, "tokens": 0}
     for entry in run.log():  # the mean of the epoch so far, back to the loss of the step
         if entry["tokens"] == 36:
             before = {"loss": 0.0, "tokens": 0}
         if entry["tokens"] > before["tokens"]:
-            found.append((entry["loss"] * entry["tokens"] - before["loss"] * before["tokens"]) / 36)
+            actual.append((entry["loss"] * entry["tokens"] - before["loss"] * before["tokens"]) / 36)
         before = entry
 
     torch.manual_seed(settings.training.seed)
@@ -192,7 +192,7 @@ def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
             for p, g in zip(parameters, gradients, strict=True):
                 p -= g * min(1.0, 0.1 / float(norm))
         expected.append(loss.item())
-    assert found == pytest.approx(expected, rel=2e-4)
+    assert actual == pytest.approx(expected, rel=2e-4)
 
 
 def test_report_is_weighted_by_tokens(tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert result.progress.best_loss == min(losses)
     used, kept = run.weights(), run.weights(best=True)
     assert all(np.array_equal(used[k], kept[k]) for k in used)
-    found = loop.evaluate(loop.evaluation_losses(model_of(run)), corpus.held_out).loss
-    assert found == pytest.approx(min(losses), rel=1e-6)
+    actual = loop.evaluate(loop.evaluation_losses(model_of(run)), corpus.held_out).loss
+    assert actual == pytest.approx(min(losses), rel=1e-6)
     steps = result.progress.step
     assert go(run, corpus).progress.step == steps, "a run that stopped early is finished"
 

@@ -38,8 +38,8 @@ def test_what_was_trained_is_at_hand(tmp_path: Path) -> None:
     assert not model.training
     ids = runtime.tokenizer.encode("the boat")
     logits, state = model(torch.from_numpy(ids).long()[:, None])
-    found, last = runtime.read("the boat")
-    np.testing.assert_allclose(found[0], logits[-1, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    result, last = runtime.read("the boat")
+    np.testing.assert_allclose(result[0], logits[-1, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(last, state.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert len(runtime.generate("the", 5)) == 8
 

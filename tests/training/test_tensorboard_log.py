@@ -48,18 +48,18 @@ def shown(run: Path) -> EventAccumulator:
 def samples(run: Path) -> dict[str, list[tuple[int, str]]]:
     """What the model wrote, by tag, with its steps: as TensorBoard's pages get it, from a reader of their own."""
     guidance = {plugin_event_accumulator.TENSORS: 0}
-    found = plugin_event_accumulator.EventAccumulator(str(run / "events"), guidance).Reload()
-    tags = [tag for tag in found.Tags()[plugin_event_accumulator.TENSORS] if tag.startswith("sample")]
-    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(tag)] for tag in tags}
+    result = plugin_event_accumulator.EventAccumulator(str(run / "events"), guidance).Reload()
+    tags = [tag for tag in result.Tags()[plugin_event_accumulator.TENSORS] if tag.startswith("sample")]
+    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in result.Tensors(tag)] for tag in tags}
 
 
 def assert_as_log(run: RunDirectory) -> None:
-    found, log = shown(run.path), run.log()
+    result, log = shown(run.path), run.log()
     names = {name for entry in log for name in entry} - {"step"}
-    assert set(found.Tags()[SCALARS]) == names
+    assert set(result.Tags()[SCALARS]) == names
     for name in names:
         logged = [(entry["step"], np.float32(entry[name])) for entry in log if entry.get(name) is not None]
-        assert [(event.step, event.value) for event in found.Scalars(name)] == logged, name
+        assert [(event.step, event.value) for event in result.Scalars(name)] == logged, name
 
 
 def go(run: RunDirectory, text: Path, *, until: int = 10**9, **changes) -> None:
