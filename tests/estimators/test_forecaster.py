@@ -1,4 +1,4 @@
-"""Forecasts, intervals and scores equal what is computed by hand, look at nothing later, and survive the disk."""
+"""GRUForecaster: forecasts, intervals and scores as computed by hand, independent of later values, and saved."""
 
 import base64
 import errno
@@ -33,13 +33,16 @@ N, H = 70, 3  # steps of a history, and of a forecast
 
 
 def small(**changes) -> GRUForecaster:
-    """One that is fitted in hundredths of a second."""
+    """Return a forecaster that fits in hundredths of a second."""
     parameters = {"horizon": H, "window": 5, "season_length": 4, "hidden_size": 6, "epochs": 2, "random_state": 0}
     return GRUForecaster(**{**parameters, **changes})
 
 
 def values(n: int = N, series: int = 0) -> np.ndarray:
-    """A season of 4, a trend and noise, in units that differ from series to series; longer ones go on like shorter."""
+    """Return a series with a season of 4, a trend and noise; its units depend on its number.
+
+    Longer ones extend shorter ones.
+    """
     noise = np.random.default_rng(series).normal(size=n)
     return (10.0**series) * (np.sin(np.arange(n) * np.pi / 2 + series) + 0.05 * np.arange(n) + 0.2 * noise + 3)
 
@@ -60,7 +63,7 @@ def long_form(lengths: dict, F: int = 0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# The same history in every form that has the numbers of a single series
+# The same history in every form that a single series can have
 ONE = {
     "array": values(),
     "list": values().tolist(),
@@ -95,7 +98,7 @@ def numbers(answer) -> np.ndarray:
 
 
 def assert_equal(result, expected) -> None:
-    """Equal to the last bit, with the same index and names."""
+    """Assert equality to the last bit, and of index and names."""
     assert type(result) is type(expected)
     if isinstance(expected, pd.DataFrame):
         pd.testing.assert_frame_equal(result, expected, check_exact=True, check_column_type=False)
@@ -109,7 +112,7 @@ def assert_equal(result, expected) -> None:
 
 
 def standardized(X: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """Features as the regressor is given them: in standard deviations of the parts that were learned from, together."""
+    """Standardize features as the regressor receives them: by the training parts of all series together."""
     columns = []
     for feature, column in enumerate(np.asarray(X).T):
         known = [float(value) for part in parts for value in np.asarray(part)[:, feature]]
@@ -133,8 +136,10 @@ def scale_by_hand(y, lags) -> tuple[float, float]:
 
 
 def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: int) -> list[list[float]]:
-    """The window whose last difference is z[end - 1]; z[t] is of the step t + S. Beside each: what is known of the
-    k steps after it, X standardized."""
+    """Return the window whose last difference is z[end - 1], where z[t] belongs to step t + S.
+
+    Each row has a difference and the standardized features X of the k steps after it.
+    """
     rows = []
     for t in range(end - w, end):
         row = [z[t]]
@@ -145,13 +150,13 @@ def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: i
 
 
 def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tuple[float, float]) -> list[float]:
-    """h steps after the history y, with the features X (len(y) + h, F), standardized, window by window."""
+    """Forecast h steps after the history y window by window, with standardized features X (len(y) + h, F)."""
     lags, w, S = fitted.lags_, fitted.window_, sum(fitted.lags_)
     k = fitted.horizon if fitted.strategy == "direct" else 1
     mean, deviation = scale
     X = np.concatenate([X, np.repeat(X[-1:], k, 0)])
     y, z = list(y), [(value - mean) / deviation for value in differences_by_hand(y, lags)]
-    share = np.ones(1)  # how much of y[t], y[t-1], ... is in a difference
+    share = np.ones(1)  # coefficients of y[t], y[t-1], ... in a difference
     for lag in lags:
         share = np.convolve(share, [1.0] + [0.0] * (lag - 1) + [-1.0])
     begin = len(y)
@@ -164,7 +169,7 @@ def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tup
 
 
 def score_by_hand(history, forecast, actual, season: int, half=None) -> Score:
-    """Over the steps that came; those that nobody observed are NaN."""
+    """Score a forecast over the observed steps; NaN is unobserved."""
     scale = np.mean([abs(history[t] - history[t - season]) for t in range(season, len(history))])
     came = [t for t in range(len(actual)) if not math.isnan(actual[t])]
     errors = [abs(forecast[t] - actual[t]) for t in came]
@@ -183,7 +188,7 @@ def as_tuple(difference) -> tuple[int, ...]:
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
 @pytest.mark.parametrize("difference", LAGS)
-def test_a_forecast_is_the_regressor_on_windows(difference, strategy, F):
+def test_a_forecast_applies_the_regressor_to_windows(difference, strategy, F):
     y, X = values(), features(N + H, F)
     fitted = small(difference=difference, strategy=strategy, epochs=4).fit(y, X[:N] if F else None)
     assert fitted.lags_ == as_tuple(difference)
@@ -206,7 +211,7 @@ def test_a_recursive_forecast_may_be_longer_than_the_horizon():
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize(("strategy", "k"), [("recursive", 1), ("direct", H)])
 @pytest.mark.parametrize("difference", [(), (1, 4)])
-def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
+def test_training_uses_the_windows_of_the_training_part(monkeypatch, difference, strategy, k, F):
     given, learn = [], GRURegressor.fit
 
     def watched(self, X, y, sample_weight=None):
@@ -232,7 +237,7 @@ def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
     np.testing.assert_allclose(targets, expected_targets, rtol=1e-9, atol=1e-9)
 
 
-def test_the_held_out_part_is_at_least_a_forecast_long():
+def test_the_held_out_part_has_at_least_one_forecast():
     fitted = small(horizon=11, calibration=0.01)
     message = 'the forecasts come without intervals: y has 70 steps, 1301 would do, or calibration="auto"; a smaller'
     with pytest.warns(UserWarning, match=f"^{re.escape(message)} horizon needs fewer$"):
@@ -243,7 +248,7 @@ def test_the_held_out_part_is_at_least_a_forecast_long():
 
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
-def test_many_series_each_with_its_own_scale_and_features(strategy):
+def test_each_series_has_its_own_scale_and_features(strategy):
     lengths = {"b": N, "a": N - 9, "c": N - 4}
     all_rows = long_form({name: n + H for name, n in lengths.items()}, 2)
     ahead = all_rows.groupby("unique_id").tail(H).drop(columns="y")
@@ -267,10 +272,10 @@ def test_many_series_each_with_its_own_scale_and_features(strategy):
         (np.cumsum(np.random.default_rng(0).normal(size=N)), (1,)),
         (np.random.default_rng(0).normal(size=N), ()),
         (np.ones(N), (1,)),
-        (np.stack([np.arange(N), np.arange(N) ** 2, (-1.0) ** np.arange(N)], 1), (1,)),  # two of three
+        (np.stack([np.arange(N), np.arange(N) ** 2, (-1.0) ** np.arange(N)], 1), (1,)),  # smaller for two of three
     ],
 )
-def test_differences_are_taken_where_that_makes_the_deviation_smaller(y, expected):
+def test_auto_differences_if_that_reduces_the_deviation(y, expected):
     assert small().fit(y).lags_ == expected
 
 
@@ -323,7 +328,7 @@ def test_the_forms_of_intervals():
     columns = ["lower", "forecast", "upper"]
     result = small().fit(values()).predict_interval()
     assert (result.columns.tolist(), result.index.tolist()) == (columns, [70, 71, 72])
-    for form in ("arrays", "list"):  # which may end at different steps
+    for form in ("arrays", "list"):  # these may end at different steps
         result = small().fit(MANY[form]).predict_interval()
         assert result.columns.tolist() == [(name, column) for name in range(3) for column in columns]
         assert (result.index.tolist(), result.index.name) == ([1, 2, 3], "step")
@@ -357,7 +362,7 @@ def test_another_history():
     np.testing.assert_allclose(fitted.predict(y=other), expected, rtol=1e-5)
 
 
-def test_a_history_of_another_name_is_standardized_by_itself():
+def test_a_history_with_a_new_name_is_standardized_by_itself():
     fitted = small(difference=1, epochs=4).fit(MANY["frame"])
     other = values(31, 4)
     result = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
@@ -379,7 +384,7 @@ def test_another_history_with_features():
     np.testing.assert_allclose(fitted.predict(y=values(31), past_X=X[5:36], X=X[36 : 36 + H]), expected, rtol=1e-5)
 
 
-def test_features_with_names_are_in_the_order_of_fit():
+def test_named_features_are_put_in_the_order_of_fit():
     X = pd.DataFrame(features(N + H), columns=["p", "q"])
     fitted = small().fit(values(), X[:N])
     result = fitted.predict(X=X[N:])
@@ -397,7 +402,7 @@ def test_gaps_of_another_history_are_filled():
 
 
 def assert_other_histories(fitted: GRUForecaster, name, scale) -> None:
-    """A history of this name is standardized by this scale; intervals are in its standard deviations."""
+    """Assert that this scale standardizes a history of this name, and that intervals are in its standard deviations."""
     other = values(31, 1)
     y = other if name is None else pd.Series(other, name=name)
     expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale)
@@ -407,7 +412,7 @@ def assert_other_histories(fitted: GRUForecaster, name, scale) -> None:
     np.testing.assert_allclose(interval["upper"] - interval["forecast"], half, rtol=1e-6)
 
 
-def test_one_series_without_a_name_is_that_of_fit():
+def test_an_unnamed_series_has_the_scale_of_fit():
     known, own = scale_by_hand(values()[: N - 14], (1,)), scale_by_hand(values(31, 1), (1,))
     named, bare = (small(difference=1).fit(ONE[form]) for form in ("series", "array"))
     assert_other_histories(named, None, known)
@@ -416,10 +421,10 @@ def test_one_series_without_a_name_is_that_of_fit():
     assert_other_histories(bare, None, known)
     assert_other_histories(bare, "costs", known)
     many = small(difference=1).fit(MANY["frame"])
-    assert_other_histories(many, None, own)  # which of them it is, nobody can tell
+    assert_other_histories(many, None, own)  # it could be any of them
 
 
-def test_features_of_another_history_without_names_are_in_the_order_of_fit():
+def test_unnamed_features_are_in_the_order_of_fit():
     X = pd.DataFrame(features(N + H), columns=["p", "q"])
     fitted = small().fit(values(), X[:N])
     expected = fitted.predict(X=X[N:])
@@ -427,7 +432,7 @@ def test_features_of_another_history_without_names_are_in_the_order_of_fit():
         assert_equal(fitted.predict(y=values(), past_X=X[:N].to_numpy(), X=ahead), expected)
 
 
-def test_features_of_another_history_everywhere():
+def test_all_methods_take_features_of_another_history():
     X, other = features(N + H), values(31, 1)
     fitted = small().fit(values(), X[:N])
     past_X, ahead = X[4:35], X[35 : 35 + H]
@@ -448,7 +453,7 @@ def test_features_of_another_history_everywhere():
             use(X=ahead, y=other)
 
 
-def test_features_have_the_index_of_their_steps():
+def test_features_with_another_index_are_refused():
     y, X = ONE["series"], pd.DataFrame(features(N + H), months(N + H), ["p", "q"])
     past = "X must have the index of y: X.reindex(y.index) brings its rows into place"
     shifted = X[:N].set_axis(months(N + 1)[1:])
@@ -475,7 +480,7 @@ def test_features_have_the_index_of_their_steps():
 # Gaps
 
 
-GAPS = [20, 55, 57, 60, 66]  # one in a series' middle, one at the end of what is learned from, some held out
+GAPS = [20, 55, 57, 60, 66]  # one in the middle, one at the end of the training part, the others held out
 
 
 def with_gaps(gaps, n: int = N, series: int = 0) -> np.ndarray:
@@ -492,7 +497,7 @@ def filled(y: np.ndarray, fill) -> np.ndarray:
 
 
 def watch_scores(monkeypatch) -> list[tuple]:
-    """The history, the forecast and what came, of every score that is computed from now on."""
+    """Record the history, the forecast and the actual values of each score computed from now on."""
     result, score = [], forecaster.score_forecast
 
     def watched(history, forecast, actual, *rest):
@@ -505,8 +510,8 @@ def watch_scores(monkeypatch) -> list[tuple]:
 
 @pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_what_is_learned_is_filled_from_itself_alone(fill, difference):
-    y = with_gaps([20, 54, 55])  # 56 steps are learned from
+def test_the_training_part_is_filled_from_itself_only(fill, difference):
+    y = with_gaps([20, 54, 55])  # the training part has 56 steps
     other = y.copy()
     other[56:] = 1e3
     one, two = (small(fill=fill, difference=difference).fit(series) for series in (y, other))
@@ -517,7 +522,7 @@ def test_what_is_learned_is_filled_from_itself_alone(fill, difference):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_a_fold_is_filled_from_what_is_before_it_alone(monkeypatch, fill):
+def test_the_history_of_a_fold_is_filled_from_itself_only(monkeypatch, fill):
     y = np.sin(np.arange(90.0))
     y[86] = nan  # the last step before the fold
     other = y.copy()
@@ -540,7 +545,7 @@ def test_a_fold_is_filled_from_what_is_before_it_alone(monkeypatch, fill):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_calibration_fills_from_what_is_before_each_origin_alone(monkeypatch, fill):
+def test_calibration_fills_from_values_before_each_origin_only(monkeypatch, fill):
     y = with_gaps(GAPS)
     other = y.copy()
     other[61:] += 50  # after a gap
@@ -564,7 +569,7 @@ def test_calibration_fills_from_what_is_before_each_origin_alone(monkeypatch, fi
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
+def test_filled_values_are_not_scored_in_the_held_out_part(fill, strategy):
     y = with_gaps(GAPS)
     fitted = small(fill=fill, strategy=strategy, difference=1).fit(y)
     scale = scale_by_hand(filled(y[:56], fill), (1,))
@@ -583,8 +588,8 @@ def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
     assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(scores, 0)[:3]), rel=1e-5)
 
 
-def test_quantiles_are_of_the_errors_that_there_are():
-    """By hand: 9, 10 and 11 of 12 forecasts can be compared with what came."""
+def test_quantiles_use_the_observed_errors_only():
+    """By hand: 9, 10 and 11 of 12 forecasts have an observed value to compare with."""
     fitted = small(fill="linear").fit(with_gaps([56, 57, 66]))
     deviation = fitted.scales_[None].deviation
     assert (~np.isnan(fitted.errors_)).sum(0).tolist() == [9, 10, 11]
@@ -605,7 +610,7 @@ def test_quantiles_are_of_the_errors_that_there_are():
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_where_nothing_was_observed_there_is_nothing_to_say():
+def test_no_score_and_no_intervals_if_nothing_was_observed():
     with pytest.warns(
         UserWarning, match="^the forecasts come without intervals: too few of the steps held out were obs"
     ):
@@ -618,7 +623,7 @@ def test_where_nothing_was_observed_there_is_nothing_to_say():
 
 
 @pytest.mark.parametrize("fill", ["linear", 2.5])
-def test_what_was_filled_is_not_scored_in_a_backtest(fill):
+def test_filled_values_are_not_scored_in_a_backtest(fill):
     frame = pd.DataFrame({"a": with_gaps([20, 62, 65, 66, 68]), "b": with_gaps([30, 64, 65, 66], series=1)}, months(N))
     base = small(fill=fill)
     result = base.backtest(2, frame, coverage=0.6)
@@ -641,7 +646,7 @@ def test_what_was_filled_is_not_scored_in_a_backtest(fill):
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
 @pytest.mark.parametrize("gaps", [[0], [1], [0, 2]])
-def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
+def test_unobserved_steps_are_not_scored(gaps, fill):
     fitted = small(fill=fill).fit(ONE["series"])
     after = pd.Series(values(N + H)[N:], months(N + H)[N:])
     after.iloc[gaps] = nan
@@ -659,7 +664,7 @@ def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_gaps_come_back(tmp_path, fill):
+def test_gaps_survive_saving(tmp_path, fill):
     frame = pd.DataFrame({"a": with_gaps(GAPS), "b": with_gaps([0, 1, 69], series=1), "c": values(N, 2)}, months(N))
     fitted = small(fill=fill).fit(frame)
     fitted.save(tmp_path / "a")
@@ -673,11 +678,11 @@ def test_gaps_come_back(tmp_path, fill):
         np.testing.assert_array_equal(mine.seen, theirs.seen)
 
 
-# Nothing looks at what comes later
+# Later values have no influence
 
 
 @pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
-def test_the_held_out_part_is_not_learned_from(difference):
+def test_the_held_out_part_does_not_affect_training(difference):
     y, X = np.stack([values(), values(N, 1)], 1), features()
     other, other_X = y.copy(), X.copy()
     other[N - 14 :] = 1000.0 * np.arange(28).reshape(14, 2) ** 2 * (-1) ** np.arange(14)[:, None]
@@ -696,14 +701,14 @@ def test_the_held_out_part_is_not_learned_from(difference):
     assert again.scales_ != fitted.scales_
 
 
-def test_whether_to_take_differences_is_not_decided_by_the_held_out_part():
+def test_the_held_out_part_does_not_affect_auto_differences():
     y = np.random.default_rng(0).normal(size=N)
     y[N - 14 :] = 100 * np.arange(14)
     assert small().fit(y).lags_ == ()
 
 
-def test_a_forecast_of_the_past_is_that_of_the_past(monkeypatch):
-    """What a backtest forecasts at an origin is what a fit on the steps until there forecasts, whatever came then."""
+def test_a_backtest_forecast_uses_the_past_only(monkeypatch):
+    """A backtest forecasts at an origin what a fit to the steps before it forecasts, whatever comes later."""
     seen_by_score, score = [], forecaster.score_forecast
 
     def watched(history, forecast, *rest):
@@ -779,7 +784,7 @@ def test_the_units_of_features_do_not_matter(tmp_path, strategy, difference):
 
 
 def test_features_are_standardized_over_all_series_together():
-    """By hand: what is learned from are 8 steps of a and 4 of b; p 1 ... 8 and 11 ... 14, q always 5."""
+    """By hand: the training parts are 8 steps of a and 4 of b; p is 1 ... 8 and 11 ... 14, q is always 5."""
     lengths = {"a": 11, "b": 7}
     rows = long_form(lengths).assign(p=[*range(1, 12), *range(11, 18)], q=5.0)
     rows.loc[rows.groupby("unique_id").tail(3).index, ["p", "q"]] = 1e5
@@ -789,10 +794,10 @@ def test_features_are_standardized_over_all_series_together():
     known = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14]
     assert fitted.features_scale_.mean.tolist() == pytest.approx([86 / 12, 5])
     deviation = math.sqrt(sum((p - 86 / 12) ** 2 for p in known) / 12)
-    assert fitted.features_scale_.deviation.tolist() == pytest.approx([deviation, 1])  # one that never changes
+    assert fitted.features_scale_.deviation.tolist() == pytest.approx([deviation, 1])  # q is constant
 
 
-def test_without_features_there_is_nothing_to_standardize():
+def test_no_features_have_an_empty_scale():
     scale = small().fit(values()).features_scale_
     assert (scale.mean.shape, scale.deviation.shape) == ((0,), (0,))
 
@@ -801,7 +806,7 @@ def test_without_features_there_is_nothing_to_standardize():
 
 
 def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=None) -> np.ndarray:
-    """Absolute errors over the tails in standard deviations of what was learned from, one origin after another."""
+    """Return the absolute errors over the tails, origin by origin, in standard deviations of the training part."""
     errors = []
     for name, tail in tails.items():
         y = frame[name].to_numpy()
@@ -827,7 +832,7 @@ def test_an_interval_is_a_quantile_of_past_errors(F, strategy, coverage):
     assert n == 3 * (14 - H + 1)
     result = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
     for step in range(H):
-        # the smallest error that at least this share of the n + 1, the one to come among them, are not above
+        # the smallest error that at least `coverage` of the n + 1 errors, with the next one, do not exceed
         ordered = sorted(errors[:, step])
         [quantile] = [e for rank, e in enumerate(ordered, 1) if rank >= (n + 1) * coverage > rank - 1]
         for name in "abc":
@@ -847,13 +852,13 @@ def test_a_larger_coverage_gives_a_wider_interval():
     assert (np.diff(widths, axis=0) > 0).all()
 
 
-def test_a_shorter_interval_is_the_beginning_of_the_longer_one():
+def test_shorter_intervals_are_a_prefix_of_longer_ones():
     fitted = small().fit(values())
     assert_equal(fitted.predict_interval(1), fitted.predict_interval()[:1])
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
-def test_intervals_cover_as_often_as_they_say(coverage):
+def test_intervals_have_the_stated_coverage(coverage):
     random, y = np.random.default_rng(4), [0.0]
     for _ in range(900):
         y.append(0.6 * y[-1] + random.normal())
@@ -919,12 +924,12 @@ def test_a_score_in_the_long_form_with_features():
 
 def test_without_calibration_there_is_no_coverage():
     fitted = small(calibration=0).fit(values())
-    result = fitted.score(values(N + 8)[N:])  # and it may be longer than the horizon
+    result = fitted.score(values(N + 8)[N:])  # may be longer than the horizon
     assert math.isnan(result.coverage)
     forecast = fitted.predict(8)
     assert result[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
     assert fitted.tail_score_ is None
-    mean, deviation = scale_by_hand(values(), fitted.lags_)  # all of it is learned from
+    mean, deviation = scale_by_hand(values(), fitted.lags_)  # the training part is all of it
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
     assert math.isnan(small(calibration=0).backtest(1, values())["coverage"][0])
 
@@ -952,12 +957,12 @@ def test_the_score_of_the_held_out_part():
         (MANY["long"], 12),
     ],
 )
-def test_the_season_that_dates_suggest(y, expected):
+def test_auto_season_length_follows_the_dates(y, expected):
     fitted = small(season_length="auto").fit(y)
     assert fitted.season_length_ == expected
 
 
-def test_the_window_is_two_seasons_and_at_least_a_day():
+def test_the_auto_window_is_two_seasons_and_at_least_24_steps():
     assert small(window="auto", season_length=14).fit(values(100)).window_ == 28
     assert small(window="auto", season_length=7).fit(values()).window_ == 24
 
@@ -1011,7 +1016,7 @@ def test_a_backtest_by_hand(form, F):
             assert row["origin"] == (end - 1 if form == "array" else months(N)[end - 1])
 
 
-def test_a_backtest_of_what_was_fitted():
+def test_a_backtest_uses_the_fitted_series_by_default():
     X = features()
     fitted = small().fit(ONE["series"], X)
     before = weights(fitted)
@@ -1022,7 +1027,7 @@ def test_a_backtest_of_what_was_fitted():
     assert len(fitted.backtest()) == 5
 
 
-# What it says
+# Summaries
 
 
 def test_the_summary(capsys):
@@ -1056,13 +1061,13 @@ def test_the_summary_without_a_held_out_part(capsys):
 # An estimator
 
 
-def test_the_same_to_the_bit():
+def test_fits_are_reproducible_to_the_bit():
     settings = {"dropout": 0.3, "num_layers": 2}
     one, two = (small(**settings).fit(MANY["frame"]) for _ in range(2))
     assert weights(one) == weights(two)
     assert_equal(one.predict(), two.predict())
     assert weights(small(**settings, random_state=1).fit(MANY["frame"])) != weights(one)
-    assert_equal(one.fit(MANY["frame"]).predict(), two.predict())  # fitting again begins anew
+    assert_equal(one.fit(MANY["frame"]).predict(), two.predict())  # fitting again starts from the beginning
 
 
 def test_parameters_reach_the_regressor():
@@ -1077,7 +1082,7 @@ def test_parameters_reach_the_regressor():
     assert fitted.regressor_.n_iter_ == 1
 
 
-def test_an_estimator_of_scikit_learn():
+def test_clone_and_get_params():
     base = small(difference=[1, 4])
     names = list(inspect.signature(GRUForecaster).parameters)
     assert list(base.get_params()) == sorted(names)
@@ -1091,23 +1096,23 @@ def test_an_estimator_of_scikit_learn():
         base.set_params(windw=3)
 
 
-def test_fitting_leaves_the_parameters_as_they_were():
+def test_fitting_does_not_change_the_parameters():
     difference, random = [1, 4], np.random.RandomState(5)
     base = small(difference=difference, random_state=random)
     base.fit(values())
     assert base.difference is difference
     assert base.random_state is random
     first = weights(base)
-    assert weights(base.fit(values())) != first  # a generator goes on
+    assert weights(base.fit(values())) != first  # a generator continues
 
 
 @pytest.mark.parametrize("use", ["predict", "predict_interval", "summary", "backtest", "plot"])
-def test_before_fit(use):
+def test_forecasts_before_fit_are_refused(use):
     with pytest.raises(NotFittedError):
         getattr(small(), use)()
 
 
-def test_score_and_save_before_fit(tmp_path):
+def test_score_and_save_before_fit_are_refused(tmp_path):
     with pytest.raises(NotFittedError):
         small().score(values())
     with pytest.raises(NotFittedError):
@@ -1116,7 +1121,7 @@ def test_score_and_save_before_fit(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["reading", "checking", "learning", "calibrating"])
-def test_what_fails_leaves_the_forecaster_as_it_was(monkeypatch, where):
+def test_a_failed_fit_leaves_the_forecaster_unchanged(monkeypatch, where):
     def fail(*_, **__):
         raise RuntimeError("on purpose")
 
@@ -1146,7 +1151,7 @@ def test_pickle():
 
 
 def artists(figure: Figure) -> list:
-    """Everything drawn: of each chart its title, its lines and its areas."""
+    """Return all that was drawn: the title, lines and areas of each chart."""
     return [
         (
             axes.get_title(),
@@ -1161,7 +1166,7 @@ SAVED = {**{f"one: {form}": y for form, y in ONE.items()}, **{f"many: {form}": y
 
 
 @pytest.mark.parametrize("form", SAVED)
-def test_what_is_saved_comes_back(tmp_path, form):
+def test_save_and_load_round_trip(tmp_path, form):
     fitted = small(strategy="direct" if "frame" in form else "recursive").fit(SAVED[form])
     fitted.save(tmp_path / "saved")
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
@@ -1178,7 +1183,7 @@ def test_what_is_saved_comes_back(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["array", "frame", "long"])
-def test_features_and_differences_come_back(tmp_path, form):
+def test_features_and_differences_survive_saving(tmp_path, form):
     if form == "long":
         rows = long_form({"b": N + H, "a": N - 9 + H}, 2)
         ahead = rows.groupby("unique_id").tail(H).drop(columns="y")
@@ -1206,7 +1211,7 @@ def test_a_directory_is_only_replaced_on_request(tmp_path):
     assert_equal(GRUForecaster.load(tmp_path / "a").predict(), other.predict())
 
 
-def test_another_kind_of_estimator(tmp_path):
+def test_another_kind_of_estimator_is_not_loaded(tmp_path):
     GRURegressor(hidden_size=3, epochs=1).fit(features()[:, :, None], values()).save(tmp_path / "regressor")
     small().fit(values()).save(tmp_path / "forecaster")
     with refused(f"{tmp_path}/regressor holds a GRURegressor, not a GRUForecaster: use GRURegressor.load"):
@@ -1237,14 +1242,14 @@ def written(tmp_path_factory):
 
 
 def signed(config: dict, folder) -> bytes:
-    """An edited config.json with the checksum that goes with it, as another program could have written it."""
+    """Return an edited config.json with the matching checksum, as another program could have written it."""
     learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
     checksum = estimator_directory._checksum(learned, (folder / "model.safetensors").read_bytes())
     return json.dumps({**config, "sha256": checksum}).encode()
 
 
 def load_or_refuse(path, content: bytes, name: str, written) -> bool:
-    """Whether what is damaged is read; anything but a forecaster or an InputError is a failure."""
+    """Return True if damaged files load; fail for anything but a forecaster or an InputError."""
     path.mkdir()
     for file in ("config.json", "model.safetensors"):
         shutil.copy(written / file, path)
@@ -1272,7 +1277,7 @@ def test_damaged_bytes(data, name, written, tmp_path_factory):
 
 
 def places(value, path=()) -> list[tuple]:
-    """The path of every value in JSON."""
+    """Yield the path of every value in JSON."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
 
@@ -1297,14 +1302,17 @@ def test_damaged_settings(data, other, written, tmp_path_factory):
         inner[key] = other
     content = json.dumps(config).encode()
     read = load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", content, "config.json", written)
-    if way == [] and key in ("files", "replaced"):  # older versions wrote neither; a checksum covers what files hold
+    if way == [] and key in (
+        "files",
+        "replaced",
+    ):  # older versions wrote neither; checksums cover the contents of files
         return
-    assert read == (same or (way, key) == ([], "headgate"))  # which version wrote it does not matter
+    assert read == (same or (way, key) == ([], "headgate"))  # the version that wrote it does not matter
 
 
 @pytest.mark.parametrize("layers", [2, 10**30])
-def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
-    """Without making a model of that size first, which for the larger number would not end."""
+def test_parameters_that_do_not_match_the_weights_are_refused(layers, written, tmp_path):
+    """Refused before a model of that size is made, which would take forever for the larger number."""
     config = json.loads((written / "config.json").read_bytes())
     config["parameters"]["num_layers"] = layers
     shutil.copytree(written, tmp_path / "saved")
@@ -1320,7 +1328,7 @@ def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
         GRUForecaster.load(tmp_path / "saved")
 
 
-def test_what_is_whole_is_read(written, tmp_path):
+def test_undamaged_files_are_read(written, tmp_path):
     assert load_or_refuse(tmp_path / "saved", (written / "config.json").read_bytes(), "config.json", written)
 
 
@@ -1377,7 +1385,7 @@ def test_the_legend_covers_no_data():
         ("a", b"\x89PNG\r\n\x1a\n"),
     ],
 )
-def test_the_format_of_a_picture_is_that_of_its_name(name, begins, tmp_path):
+def test_the_suffix_determines_the_format_of_a_picture(name, begins, tmp_path):
     small().fit(ONE["series"]).plot(path=tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(begins)
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -1389,13 +1397,13 @@ def test_a_picture_has_twice_the_resolution(tmp_path):
     assert [width, height] == pytest.approx(200 * figure.get_size_inches())
 
 
-def test_a_picture_of_no_format_is_refused_and_nothing_written(tmp_path):
+def test_an_unknown_picture_format_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(InputError, match=r"^a picture cannot be written as a\.doc: its name must end with \..*\.png"):
         small().fit(ONE["series"]).plot(path=tmp_path / "a.doc")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_picture_leaves_the_previous_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -1416,8 +1424,8 @@ def test_fonts_come_from_the_style():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import matplotlib.pyplot as plt\n"], ids=["plain", "pyplot"])
-def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
-    """As the last line of a cell, once, whether pyplot has been imported or not."""
+def test_a_notebook_displays_the_picture(first, tmp_path, monkeypatch):
+    """As the last line of a cell, exactly once, with or without pyplot imported."""
     nbformat, nbclient = (
         pytest.importorskip(name, reason="needs nbclient and ipykernel") for name in ("nbformat", "nbclient")
     )
@@ -1430,7 +1438,7 @@ def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of Jupyter
+        warnings.simplefilter("ignore")  # from Jupyter
         try:
             nbclient.NotebookClient(notebook, timeout=300, startup_timeout=60, kernel_name="python3").execute()
         except (OSError, RuntimeError) as error:
@@ -1491,11 +1499,11 @@ def test_five_years_of_months_have_intervals():
     y = pd.Series(values(60), months(60))
     fitted = GRUForecaster(horizon=12, difference=1, **AUTO).fit(y)
     assert fitted.has_intervals_
-    assert fitted.errors_.shape == (9, 12)  # what an interval of 90 % needs; a fifth would be one
-    assert fitted.window_ == 19  # half of the 40 steps that are left, but for one difference
+    assert fitted.errors_.shape == (9, 12)  # a 90 % interval needs 9; a fifth of the steps would give 1
+    assert fitted.window_ == 19  # half of the 40 remaining steps, less one difference
     for coverage in (0.8, 0.9):
         assert fitted.predict_interval(coverage=coverage).shape == (12, 3)
-    mean, deviation = scale_by_hand(y, fitted.lags_)  # it is learned from in full once that is done
+    mean, deviation = scale_by_hand(y, fitted.lags_)  # after calibration it is fitted to the whole series
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
     whole = GRUForecaster(horizon=12, difference=1, calibration=0, **{**AUTO, "window": 19}).fit(y)
     assert weights(fitted) == weights(whole)
@@ -1504,7 +1512,7 @@ def test_five_years_of_months_have_intervals():
 
 
 @pytest.mark.parametrize(("n", "intervals"), [(48, True), (47, False), (14, False), (13, False), (6, False)])
-def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_path):
+def test_a_series_too_short_for_intervals_is_forecast_without_them(n, intervals, tmp_path):
     y = pd.Series(values(n), months(n))
     forecaster = GRUForecaster(horizon=12, difference=1, **AUTO)
     with warnings.catch_warnings(record=True) as caught:
@@ -1532,7 +1540,7 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
     assert math.isnan(fitted.score(pd.Series(values(n + 12)[n:], months(n + 12)[n:])).coverage) is not intervals
 
 
-def test_a_backtest_says_once_that_folds_have_no_intervals():
+def test_a_backtest_warns_once_about_folds_without_intervals():
     y = pd.Series(values(75), months(75))
     with pytest.warns(UserWarning, match="intervals") as caught:
         scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
@@ -1543,7 +1551,7 @@ def test_a_backtest_says_once_that_folds_have_no_intervals():
     assert np.isfinite(scores["mase"]).all()
 
 
-def test_a_season_that_never_comes_back_is_none():
+def test_a_season_longer_than_the_series_is_ignored():
     y = pd.Series(values(12), months(12))
     with pytest.warns(UserWarning, match="^the forecasts come without intervals"):
         fitted = GRUForecaster(horizon=3, difference=1, **AUTO).fit(y)
@@ -1553,7 +1561,7 @@ def test_a_season_that_never_comes_back_is_none():
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize("difference", [(), 1, (1, 4)])
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
-def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_others(difference, strategy, F, tmp_path):
+def test_a_short_series_of_a_panel_is_forecast_by_the_model_of_the_others(difference, strategy, F, tmp_path):
     S = sum(as_tuple(difference))
     lengths = {"b": N, "x": max(S, 1), "a": N - 9, "c": S + 4}
     rows = long_form({name: n + H for name, n in lengths.items()}, F)
@@ -1577,7 +1585,7 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     y = known[known["unique_id"] == "c"]["y"].to_numpy()
     X_c = rows[rows["unique_id"] == "c"].iloc[:, 3:].to_numpy(float) if F else np.empty((S + 4 + H, 0))
     X_c = fitted.features_scale_.apply(X_c)
-    fitted.window_ = 4  # by hand: as if the window were what there is
+    fitted.window_ = 4  # by hand: as if the window had the length of the series
     by_hand = forecast_by_hand(fitted, y, X_c, H, scale_by_hand(y, as_tuple(difference)))
     fitted.window_ = 5
     np.testing.assert_allclose(result[result["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
@@ -1587,12 +1595,12 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     assert GRUForecaster.load(tmp_path / "a").short_ == ("x", "c")
 
 
-def test_a_series_shorter_than_the_differences_is_named():
+def test_a_series_shorter_than_the_differences_is_refused():
     with pytest.raises(InputError, match=r"^series 'x' has 4 steps, but differences over 1, 4 need 5: remove it, or"):
         small(difference=(1, 4)).fit(long_form({"b": N, "x": 4}))
 
 
-def test_short_series_are_left_out_of_folds_before_they_began():
+def test_series_that_begin_too_late_are_left_out_of_folds():
     with pytest.warns(UserWarning, match="series") as caught:
         scores = small().backtest(2, long_form({"b": N, "x": 5, "a": N}))
     assert str(caught[-1].message) == (
@@ -1601,7 +1609,7 @@ def test_short_series_are_left_out_of_folds_before_they_began():
     assert scores["series"].tolist() == ["b", "a", "b", "x", "a"]
 
 
-def test_a_single_step_is_too_few():
+def test_a_single_step_is_refused():
     with refused(
         "y has 1 step; window=1, season_length=1 and strategy=recursive need 2 for training: give a longer series, or "
         "a smaller window, horizon or calibration"
@@ -1612,7 +1620,7 @@ def test_a_single_step_is_too_few():
 @pytest.mark.parametrize(
     "y", [np.full(30, 1e-6), -4e9 + 3.0 * np.arange(40), np.zeros(30)], ids=["tiny", "line", "zeros"]
 )
-def test_what_never_varied_goes_on_so(y):
+def test_constant_differences_are_continued_exactly(y):
     fitted = small(difference=1).fit(y)
     expected = y[-1] + (y[1] - y[0]) * np.arange(1, H + 1)
     np.testing.assert_allclose(fitted.predict(), expected, rtol=1e-12)
@@ -1621,7 +1629,7 @@ def test_what_never_varied_goes_on_so(y):
     np.testing.assert_allclose(panel.predict()[:, 1], expected, rtol=1e-12)
 
 
-def test_seasons_that_differ_are_named():
+def test_different_seasons_are_refused():
     days = pd.DataFrame({"unique_id": "d", "ds": pd.date_range("2020-01-01", periods=40), "y": values(40)})
     with refused(
         "by their dates, series 'm' has a season of 12 steps and series 'd' one of 7: forecast them separately, or "
@@ -1630,7 +1638,7 @@ def test_seasons_that_differ_are_named():
         GRUForecaster(horizon=H, **AUTO).fit(pd.concat([long_form({"m": 50}), days]))
 
 
-# What cannot be
+# Invalid arguments
 
 
 WHOLE = 'must be "auto" or a whole number of steps, at least 1, got '
@@ -1683,14 +1691,14 @@ DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
         ),
     ],
 )  # fmt: skip
-def test_parameters_that_cannot_be(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with refused(message):
         small(**parameters).fit(values())
     with refused(message):  # the horizon of its forecasts is another
         small(**parameters).backtest(2, values(), horizon=2)
 
 
-def test_more_parameters_that_cannot_be():
+def test_more_invalid_parameters_are_refused():
     with refused("verbose must be a whole number, got False"):
         small(verbose=False).fit(values())
     for horizon in (0, True, 2.0):
@@ -1698,18 +1706,18 @@ def test_more_parameters_that_cannot_be():
             small(horizon=horizon).backtest(2, values())
 
 
-def test_numbers_of_numpy_are_numbers_too():
+def test_numpy_numbers_are_accepted():
     settings = {"horizon": np.int32(H), "window": np.int64(5), "season_length": np.uint8(4), "hidden_size": np.int16(6),
                 "epochs": np.int64(2), "calibration": np.float32(0.25), "learning_rate": np.float64(0.01)}  # fmt: skip
     plain = {name: value.item() for name, value in settings.items()}
     np.testing.assert_array_equal(small(**settings).fit(values()).predict(), small(**plain).fit(values()).predict())
-    small(calibration=0, dropout=0, weight_decay=0).fit(values())  # whole numbers where others may be
+    small(calibration=0, dropout=0, weight_decay=0).fit(values())  # integers for floats
 
 
 @pytest.mark.parametrize(
     ("parameters", "need", "tail"),
     [
-        ({}, 7, 3),  # a window of differences, and one more
+        ({}, 7, 3),  # a window of differences and one target
         ({"difference": ()}, 6, 3),
         ({"difference": (1, 4)}, 11, 3),
         ({"strategy": "direct"}, 9, 3),
@@ -1719,11 +1727,11 @@ def test_numbers_of_numpy_are_numbers_too():
         ({"horizon": 6, "difference": ()}, 6, 6),
     ],
 )
-def test_a_series_that_is_too_short(parameters, need, tail):
+def test_a_series_that_is_too_short_is_refused(parameters, need, tail):
     base = small(**{"difference": 1, "calibration": 0.2, **parameters})
     n = need + tail
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # there is no interval
+        warnings.simplefilter("ignore", UserWarning)  # about missing intervals
         fitted = base.fit(values(n))
     assert fitted.errors_.shape == (tail - base.horizon + 1 if tail else 0, base.horizon)
     held_out = max(math.ceil(base.calibration * (n - 1)), base.horizon) if tail else 0
@@ -1737,20 +1745,20 @@ def test_a_series_that_is_too_short(parameters, need, tail):
         base.fit(values(n - 1))
 
 
-def test_of_many_series_that_are_too_short_the_longest_is_named():
+def test_if_all_series_are_too_short_the_longest_is_named():
     with pytest.raises(InputError, match=r"^series 'a' has 6 steps; window=5, season_length=4 and strategy=recursive"):
         small(difference=1).fit(long_form({"b": 5, "a": 6, "c": 1}))
 
 
 @pytest.mark.parametrize("horizon", [0, -1, True, 1.5])
-def test_horizons_that_cannot_be(horizon):
+def test_invalid_horizons_are_refused(horizon):
     fitted = small().fit(values())
     for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
         with refused(HORIZON + repr(horizon)):
             use(horizon)
 
 
-def test_a_horizon_that_is_too_long():
+def test_a_horizon_that_is_too_long_is_refused():
     fitted = small(strategy="direct").fit(values())
     direct = 'strategy="direct" forecasts at most 3 steps, got 4: fit with horizon=4'
     for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
@@ -1770,7 +1778,7 @@ def test_a_horizon_that_is_too_long():
     [0, 1, 0.0, 1.0, -0.5, 1.5, nan, True, None, "0.8", [0.8], np.array([0.5, 0.8]), 80, np.int64(1)],
     ids=repr,
 )
-def test_coverages_that_cannot_be(coverage):
+def test_invalid_coverages_are_refused(coverage):
     fitted = small().fit(values())
     for use in (fitted.predict_interval, fitted.plot, fitted.backtest):
         with refused(f"coverage must be above 0 and below 1, got {coverage!r}"):
@@ -1779,7 +1787,7 @@ def test_coverages_that_cannot_be(coverage):
         fitted.score(values(N + H)[N:], coverage=coverage)
 
 
-def test_a_coverage_of_numpy():
+def test_a_numpy_coverage_is_accepted():
     fitted = small().fit(values())
     assert_equal(fitted.predict_interval(coverage=np.float64(0.8)), fitted.predict_interval())
     assert_equal(fitted.predict_interval(coverage=np.float32(0.5)), fitted.predict_interval(coverage=0.5))
@@ -1816,7 +1824,7 @@ def test_no_intervals_without_calibration():
         fitted.predict_interval()
 
 
-def test_a_history_that_is_too_short():
+def test_a_history_that_is_too_short_is_refused():
     fitted = small(difference=(1, 4)).fit(values())
     assert fitted.predict(y=values(10)).shape == (H,)
     with refused("y has 9 steps, but a forecast needs 10: give a longer history"):
@@ -1825,7 +1833,7 @@ def test_a_history_that_is_too_short():
         fitted.predict(y=[values(12), values(4)])
 
 
-def test_features_that_do_not_fit():
+def test_features_that_do_not_fit_are_refused():
     X = features(N + H)
     fitted = small().fit(values(), X[:N])
     with refused("X must have the 2 features of the 3 steps to come, as those of y: give them"):
@@ -1843,7 +1851,7 @@ def test_features_that_do_not_fit():
         small().fit(values()).predict(X=X[N:])
 
 
-def test_what_cannot_be_scored():
+def test_invalid_actual_values_are_refused():
     fitted = small().fit(MANY["frame"])
     after = MANY["frame"][:H].set_axis(months(N + H)[N:])
     with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 'a', 'c'"):
@@ -1862,12 +1870,12 @@ def test_what_cannot_be_scored():
 
 
 @pytest.mark.parametrize("folds", [0, -2, True, 2.0, "3"])
-def test_folds_that_cannot_be(folds):
+def test_invalid_folds_are_refused(folds):
     with refused(f"folds must be a whole number, at least 1, got {folds!r}"):
         small().backtest(folds, values())
 
 
-def test_too_many_folds():
+def test_too_many_folds_are_refused():
     with refused("24 folds of 3 steps need more than 72 steps, y has 70: use fewer folds or a smaller horizon"):
         small().backtest(24, values())
     with refused("24 folds of 3 steps need more than 72 steps, series 0 has 70: use fewer folds or a smaller horizon"):
@@ -1876,14 +1884,14 @@ def test_too_many_folds():
         small(season_length=7).backtest(22, values())
 
 
-def test_a_series_that_cannot_be_drawn():
+def test_unknown_series_are_not_drawn():
     with refused("there is no series 'z' to draw: name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=["a", "z"])
     with refused("series must name at least one series to draw, got none: omit it, or name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=[])
 
 
-def test_features_to_test_with_go_with_a_series():
+def test_backtest_features_without_a_series_are_refused():
     fitted = small().fit(values(), features())
     for use in (fitted, small()):
         with refused("X goes with y: give both, or neither to test with the series of fit"):
@@ -1892,7 +1900,7 @@ def test_features_to_test_with_go_with_a_series():
 
 
 @pytest.mark.parametrize("fill", [True, ["linear"], {}, nan, 10**400, b"linear"], ids=lambda fill: repr(fill)[:20])
-def test_fillings_that_cannot_be(fill):
+def test_invalid_fills_are_refused(fill):
     fitted = small().fit(values()).set_params(fill=fill)
     for use in (fitted.fit, fitted.score, lambda y: fitted.backtest(1, y), lambda y: fitted.predict(y=y)):
         with refused(f'fill must be None, "linear", "forward" or a number, got {fill!r}'):
@@ -1904,7 +1912,7 @@ def test_fillings_that_cannot_be(fill):
 
 @pytest.mark.parametrize("data", ["carbon dioxide, months", "sunspots, years"])
 def test_real_data(data):
-    """Better than repeating the last season, with intervals that hold about as often as they say."""
+    """Forecasts are better than repeating the last season, and intervals cover about as often as they claim."""
     if data.startswith("carbon"):
         y = co2.load_pandas().data["co2"].resample("MS").mean()
         base = GRUForecaster(horizon=12, fill="linear", random_state=0)
