@@ -555,7 +555,7 @@ def test_class_weight_is_a_sample_weight() -> None:
 
 @both
 def test_warm_start(make: Callable[..., Any], y: np.ndarray) -> None:
-    """Four fits of one epoch equal one fit of four: the optimizer keeps its state. With one batch, order is irrelevant."""
+    """Four fits of one epoch equal one fit of four: the optimizer keeps its state. One batch has no order."""
     options = {"schedule": "constant", "batch_size": n, "learning_rate": 0.05}
     expected = make(epochs=4, **options).fit(X, y)
     warm, partial = make(epochs=1, warm_start=True, **options), make(epochs=9, **options)
@@ -1067,7 +1067,7 @@ def test_not_fitted(make: Callable[..., Any], y: np.ndarray) -> None:
         make().predict(X)
 
 
-def test_a_loss_that_is_not_finite_is_refused() -> None:
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
     estimator = regressor(standardize=False)
     message = (
         "the loss or its gradient was not finite in 1 of 1 steps of an epoch: try a lower learning_rate (it was "

@@ -1,4 +1,4 @@
-"""Whatever is passed to the library's Python side: the right numbers come out, or an exception, and never bad memory.
+"""Whatever is passed to the bindings gives correct numbers or an exception, and never touches invalid memory.
 
 ``make sanitize`` runs this file with the address sanitizer.
 """
@@ -25,8 +25,8 @@ from tests.helpers.definition import unbundled
 L, T, B, H = 2, 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("The gate was never wrong.\n")
 V = TOKENIZER.vocabulary_size
-WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no library
-REFUSED = (ValueError, TypeError, IndexError, RuntimeError)  # what a wrong argument may raise
+WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no native library
+REFUSED = (ValueError, TypeError, IndexError, RuntimeError)  # exceptions allowed for a wrong argument
 Array = np.ndarray[Any, Any]
 
 
@@ -73,7 +73,7 @@ def strided(array: Array) -> Array:
     return result
 
 
-LAYOUTS: dict[str, Callable[[Array], Any]] = {  # the same numbers
+LAYOUTS: dict[str, Callable[[Array], Any]] = {  # functions that keep the numbers
     "Fortran": np.asfortranarray,
     "strided": strided,
     "backwards": lambda v: v[::-1].copy()[::-1],
@@ -87,7 +87,7 @@ DTYPES = {
     str(dtype): dtype
     for dtype in map(np.dtype, ("f2", "f4", "f8", "g", "c8", "i1", "i4", "i8", "u1", "u8", "?", "O", "U3", "M8[s]"))
 }
-SHAPES: dict[str, Callable[[Array], Any]] = {  # other numbers
+SHAPES: dict[str, Callable[[Array], Any]] = {  # functions that change the numbers
     "None": lambda v: None,
     "scalar": lambda v: v.dtype.type(0),
     "text": lambda v: "abc",
@@ -109,7 +109,7 @@ SHAPES: dict[str, Callable[[Array], Any]] = {  # other numbers
 
 
 def spoilt(array: Array) -> Iterator[tuple[str, Any]]:
-    """The array in every layout, dtype and shape that it should not have."""
+    """Yield the array in every unusual layout, dtype and shape."""
     for name, change in (LAYOUTS | SHAPES).items():
         yield name, change(array)
     for name, dtype in DTYPES.items():
@@ -120,8 +120,8 @@ def spoilt(array: Array) -> Iterator[tuple[str, Any]]:
 # --- the runtime ------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_for_step_is_an_error_that_names_read(runtime: Runtime) -> None:
-    """One id more than the state has sequences would be read and written behind its end."""
+def test_step_refuses_a_text_and_names_read(runtime: Runtime) -> None:
+    """Each id beyond the number of sequences would be read and written past the end of the state."""
     _, state = runtime.read("The ga")
     before = state.copy()
     for n in (2, 20, 200):
@@ -141,7 +141,7 @@ def test_a_text_for_step_is_an_error_that_names_read(runtime: Runtime) -> None:
     assert np.abs(step - runtime.read("The gat")[0]).max() < 1e-5
 
 
-def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
+def test_step_without_a_state_starts_from_zeros(runtime: Runtime) -> None:
     ids = np.arange(B)
     for actual in (runtime.step(ids), runtime.step(ids, None)):
         for value, expected in zip(actual, runtime.step(ids, runtime.initial_state(B)), strict=True):
@@ -158,7 +158,7 @@ def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
         ((), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ()"),
     ],
 )
-def test_states_of_other_models_are_errors(runtime: Runtime, shape: tuple[int, ...], message: str) -> None:
+def test_states_of_other_models_are_refused(runtime: Runtime, shape: tuple[int, ...], message: str) -> None:
     ids, state = np.zeros((T, B), int), np.zeros(shape, np.float32)
     for call in (lambda: runtime.step(ids[0], state), lambda: runtime.losses(ids, ids, state)):
         with pytest.raises(InputError, match=re.escape(message)):
@@ -171,7 +171,7 @@ def test_states_of_other_models_are_errors(runtime: Runtime, shape: tuple[int, .
         runtime.step(ids[0], np.zeros((L, B, H), np.complex64))
 
 
-def test_ids_that_are_none_are_errors(runtime: Runtime) -> None:
+def test_invalid_ids_are_refused(runtime: Runtime) -> None:
     state, ids = runtime.initial_state(B), np.zeros((T, B), int)
     for wrong, message in (
         (
@@ -196,8 +196,8 @@ def test_ids_that_are_none_are_errors(runtime: Runtime) -> None:
         runtime.step(np.full(B, 2**64 - 1, np.uint64), state)
 
 
-def test_targets_that_are_none_are_errors(runtime: Runtime) -> None:
-    """Before, the last id's logit was taken for that of -1."""
+def test_invalid_targets_are_refused(runtime: Runtime) -> None:
+    """-1 must not select the logit of the last id."""
     ids = np.arange(T * B).reshape(T, B) % V
     for wrong in (-1, V, 10**12):
         y = ids.copy()
@@ -242,7 +242,7 @@ def test_a_state_in_any_layout_gives_the_same(runtime: Runtime, layout: str) -> 
 
 
 def test_a_state_is_not_changed_by_any_call(monkeypatch) -> None:
-    """Also where a document begins, and where nothing is read."""
+    """Also at the start of a document, and if nothing is read."""
     for engine in ("native", "numpy"):
         model = build(engine, monkeypatch, DocumentTokenizer(TOKENIZER))
         state, one = drawn(2, L, B, H), drawn(3, L, 1, H)
@@ -257,8 +257,8 @@ def test_a_state_is_not_changed_by_any_call(monkeypatch) -> None:
         assert all(map(np.array_equal, (state, one), before))
 
 
-def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
-    """The same numbers from what can be read as the right arguments, and an exception from anything else."""
+def test_unusual_arguments_of_the_runtime(runtime: Runtime) -> None:
+    """Arguments that can be converted give the same numbers, all others an exception."""
     ids, state = np.random.default_rng(4).integers(V, size=(T, B)), drawn(4, L, B, H)
     targets = ids[::-1].copy()
     calls: dict[str, tuple[Callable[..., Any], tuple[Array, ...]]] = {
@@ -286,7 +286,7 @@ def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
     assert accepted > 30
 
 
-def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
+def test_invalid_lengths_and_widths_are_refused(runtime: Runtime) -> None:
     for wrong in (-1, 2.5, "4", None):
         for call in (runtime.generate, lambda *a: list(runtime.stream(*a)), lambda *a: runtime.beam_search(*a, 2)):
             with pytest.raises(InputError, match="length must be a whole number of at least 0, got "):
@@ -301,7 +301,7 @@ def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
             InputError, match=r"a beam of width [\d,]+ and length [\d,]+ is too large: it can hold at most"
         ):
             runtime.beam_search("a", length, width)
-    assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # no more than there are
+    assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # at most V beams exist
     assert next(runtime.stream("a", 10**30)) == runtime.generate("a", 1)[1:]
 
 
@@ -336,8 +336,8 @@ def replaced(parts: Any, path: tuple[int, ...], value: Any) -> Any:
     return type(parts)(replaced(v, path[1:], value) if i == path[0] else v for i, v in enumerate(parts))
 
 
-def test_weights_that_do_not_fit_each_other() -> None:
-    """A model of them would read beyond their ends."""
+def test_inconsistent_weights_are_refused() -> None:
+    """Such a model would read past the ends of its weights."""
     parts = model_parts()
     for path in ((0,), (1, 0, 0), (1, 0, 1), (1, 0, 2), (1, 0, 3), (1, 1, 0), (1, 1, 1), (1, 1, 3), (2, 0), (2, 1)):
         right = parts[path[0]] if len(path) == 1 else parts[path[0]][path[1]]
@@ -351,7 +351,7 @@ def test_weights_that_do_not_fit_each_other() -> None:
         with pytest.raises(ValueError, match="must"):
             native.Model(*replaced(parts, path, right.astype(np.complex64)), reset="after", threads=1)
     for wrong in (
-        (None, parts[1], parts[2]),  # then the first layer's input would be the vocabulary
+        (None, parts[1], parts[2]),  # the input of the first layer would be the vocabulary
         (parts[0], [], parts[2]),
         (None, [], parts[2]),
         (parts[0], [parts[1][0][:3]], parts[2]),
@@ -381,8 +381,8 @@ def test_weights_in_any_layout_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
-def test_whatever_the_model_is_given(precision: str) -> None:
-    """The right numbers from arrays laid out as the library wants them, and an exception for any others."""
+def test_unusual_arguments_of_the_native_model(precision: str) -> None:
+    """Arrays in the layout of the library give correct numbers, all others an exception."""
     ours, random = model(precision=precision), np.random.default_rng(13)
     ids, state, how = random.integers(V, size=(T, B)), drawn(14, L, B, H), native.Draw(1.2, 0.9, 0.9, 0.01, 5)
     forbidden, seen = random.random((2, V)) < 0.3
@@ -410,7 +410,7 @@ def test_whatever_the_model_is_given(precision: str) -> None:
                     refused += 1
                     continue
                 assert (value.dtype, value.ndim) == (argument.dtype, argument.ndim), (name, place, change)
-                if value.shape != argument.shape:  # only a length that nothing else has
+                if value.shape != argument.shape:  # only lengths that nothing else determines
                     assert (name, place) in (("read", 0), ("logits", 0), ("generate", 0)), (name, place, change)
                 expected = call(*(np.array(value) if i == place else v for i, v in enumerate(arguments)))
                 assert all(map(np.array_equal, actual, expected)), (name, place, change)
@@ -423,7 +423,7 @@ def test_whatever_the_model_is_given(precision: str) -> None:
         ours.generate(None, *calls["generate"][1])
 
 
-def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
+def test_generate_updates_its_arguments_and_needs_a_whole_head() -> None:
     embedding, layers, (weight, bias) = model_parts()
     part = native.Model(embedding, layers, (weight[:5], bias[:5]), reset="after", threads=1)
     how, logits, state = native.Draw(1, 0, 1, 0, 0), drawn(17, V), drawn(18, L, 1, H)
@@ -440,7 +440,7 @@ def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
 
 
 def test_a_copy_of_a_model_outlives_it() -> None:
-    """Two owners of one model inside the library would free it twice."""
+    """Two owners of the same native model would free it twice."""
     ids, state = np.arange(B), drawn(19, L, B, H)
     first = model()
     expected = first.step(ids, state)
@@ -456,7 +456,7 @@ def test_a_copy_of_a_model_outlives_it() -> None:
 
 
 class Own(Tensor):
-    """Somebody's subclass: checks that look at plain tensors only pass it by."""
+    """A user's subclass, which checks of plain tensors ignore."""
 
 
 def torch_misaligned(value: Tensor) -> Tensor:
@@ -466,7 +466,7 @@ def torch_misaligned(value: Tensor) -> Tensor:
 
 
 def torch_spoilt(value: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
-    """(what was done to it, whether the numbers are the same, the tensor)"""
+    """Yield (change, True if the numbers stay the same, changed tensor)."""
     yield "strided", True, torch.stack([value, value], -1)[..., 0]
     yield "transposed", True, value.mT.contiguous().mT if value.dim() > 1 else value
     yield "misaligned", True, torch_misaligned(value)
@@ -515,8 +515,8 @@ def fields(given: dict[str, Tensor]) -> native_gru._Arguments:
 
 
 @pytest.mark.parametrize("ids", [False, True], ids=["numbers", "ids"])
-def test_whatever_the_kernel_is_given(ids: bool) -> None:
-    """The backend, the operator and its gradient: the definition's numbers, or an exception."""
+def test_unusual_arguments_of_the_kernel(ids: bool) -> None:
+    """The backend, the operator and its gradient give the numbers of the definition, or an exception."""
     right = gru_arguments()
     if ids:
         right["x"] = torch.randint(4, (T, B))
@@ -531,7 +531,7 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
         for change, same, wrong in torch_spoilt(value):
             given = right | {name: wrong}
             same = same or is_equal(wrong, value)
-            # With something on no device, the operator is the one that computes shapes only.
+            # With a meta tensor, the operator is the one that computes only shapes.
             for way in ("backend",) if wrong.is_meta else ("backend", "operator", "gradient"):
                 try:
                     if way == "backend":
@@ -547,7 +547,7 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
                     refused += 1
                     continue
                 accepted += 1
-                # lengths and ids in other widths are read as they are
+                # lengths and ids of other integer types are read directly
                 assert same or (wrong.dtype is torch.int32 and not value.is_floating_point()), (name, change, way)
                 for one, other in zip(actual, gradients if way == "gradient" else expected, strict=True):
                     assert (one.double() - other.double()).abs().max() < 1e-5, (name, change, way)
@@ -572,7 +572,7 @@ def test_a_gradient_of_ids_is_refused() -> None:
 
 
 def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
-    """Neither in a compiled program, which does not look at numbers, nor as a subclass that the checks pass by."""
+    """Neither from a compiled program, which does not check values, nor as a subclass that the checks ignore."""
     right = gru_arguments() | {"x": torch.randint(4, (T, B))}
     for name, place, wrong, message in (
         ("x", (1, 1), 4, "ids must be from 0 to 3, got 0 to 4"),
@@ -612,11 +612,11 @@ def test_sizes_of_zero(dtype: torch.dtype) -> None:
         sum(v.sum() for v in actual).backward()
         assert all(v.grad is not None and v.grad.isfinite().all() for v in leaves.values())
     x, h0, ih, hh = (right[name] for name in ("x", "h0", "weight_ih", "weight_hh"))
-    with pytest.raises(RuntimeError, match="with H > 0"):  # nor has the definition
+    with pytest.raises(RuntimeError, match="with H > 0"):  # the definition does not allow it either
         unbundled(native_gru.sequence)(x, h0[:, :0], ih[:0], hh[:0, :0])
 
 
-def test_whatever_the_head_is_given() -> None:
+def test_unusual_arguments_of_the_head() -> None:
     N, size = 7, 6
     torch.manual_seed(21)
     right = {

@@ -1,4 +1,4 @@
-"""Cross-entropies of heads against torch's own operations in float64, values and all gradients: native, in parts."""
+"""Cross-entropies of heads, native and in parts, against torch's operations in float64: values and all gradients."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ SHAPES = [
     (2100, 6, 28),
     (65, 64, 257),
     (300, 130, 35),
-]  # N, H, V; more tokens than a chunk; enough for tiles
+]  # N, H, V; some with more tokens than a chunk, some large enough for tiles
 
 
 def arguments(N: int, H: int, V: int) -> tuple[list[Tensor], Tensor]:
@@ -79,7 +79,7 @@ def test_same_bits_with_vectors_of_any_width() -> None:
 
 
 def test_same_losses_without_gradients() -> None:
-    """Then no thread waits for another; the last chunk of tokens is shorter, a call long enough for threads to part."""
+    """Without gradients no thread waits for another; the last chunk is shorter, the call long enough to diverge."""
     values, targets = arguments(2950, 4, 4000)
     expected = linear_cross_entropy(*values, targets, reduction="none", backend="native")
     for threads in (2, 3, 4, 5) * 8:
@@ -98,7 +98,7 @@ def test_only_the_gradients_that_are_needed() -> None:
 
 
 def test_extreme_logits() -> None:
-    """Far apart, equal, infinite and not a number, as torch has them."""
+    """Logits that are far apart, equal, infinite or NaN give the losses of torch."""
     for logits in (
         [1e4, -1e4, 0.0],
         [5.0, 5.0, 5.0],
@@ -113,7 +113,7 @@ def test_extreme_logits() -> None:
             assert torch.allclose(ours, theirs, rtol=1e-6, equal_nan=True), (logits, target)
 
 
-def test_what_the_library_does_not_do_torch_does() -> None:
+def test_torch_computes_what_the_library_cannot() -> None:
     values, targets = arguments(6, 3, 4)
     leaves = [v.requires_grad_() for v in values]
     assert torch.autograd.gradcheck(lambda *v: linear_cross_entropy(*v, targets), leaves)
@@ -123,7 +123,7 @@ def test_what_the_library_does_not_do_torch_does() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Within it, the numbers in the largest tensor that an operation makes."""
+    """Context manager: record the number of elements of the largest tensor that an operation creates."""
 
     size = 0
 
@@ -135,8 +135,10 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_some_tokens_at_a_time(assert_close, monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
-    """Torch's operations never hold more than so many logits, backward included; the last part is shorter."""
+def test_the_number_of_logits_in_memory_is_bounded(
+    assert_close, monkeypatch: pytest.MonkeyPatch, reduction: str
+) -> None:
+    """Torch's operations never hold more than LOGITS logits, backward included; the last part is shorter."""
     N, H, V = 37, 3, 50
     values, targets = arguments(N, H, V)
     scale = torch.randn(N, dtype=torch.float64) if reduction == "none" else torch.tensor(3.0, dtype=torch.float64)
@@ -167,7 +169,7 @@ def test_parts_can_be_differentiated_twice(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parts_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed again in backward is computed in the same precision."""
+    """Recomputation in backward uses the same precision."""
     values, targets = arguments(20, 6, 9)
     result = []
     for most in (10**6, 30):
@@ -200,7 +202,7 @@ def adaptive_loss(head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: 
 
 @pytest.mark.parametrize(("N", "most"), [(23, 10**6), (23, 40), (1, 10**6)])
 def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: int) -> None:
-    """Values and gradients, whole and in parts of which some are of one token."""
+    """Values and gradients, computed at once and in parts, some of which have one token."""
     monkeypatch.setattr(functional, "LOGITS", most)
     head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11]).double()
     states, targets = torch.randn(N, 17, dtype=torch.float64, requires_grad=True), torch.randint(40, (N,))
@@ -217,7 +219,7 @@ def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: i
 
 
 def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
-    """Of zeros, whatever its weights are; and all of it is the same in every bit when it is done again."""
+    """They are zero whatever the weights are, and a second run gives the same bits."""
     head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11])
     nn.init.constant_(head.tail[1][1].weight, torch.inf)
     states, targets = torch.randn(23, 17), torch.randint(11, (23,))
@@ -233,7 +235,7 @@ def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
     assert all(map(torch.equal, *result))
 
 
-def test_wrong_arguments() -> None:
+def test_wrong_arguments_are_refused() -> None:
     (states, weight, bias), targets = arguments(6, 3, 4)
     for backend in ("native", "torch"):
         with pytest.raises(RuntimeError, match="targets must be from 0 to 3, got 0 to 4"):
@@ -247,5 +249,5 @@ def test_wrong_arguments() -> None:
             linear_cross_entropy(*wrong)
 
 
-def test_the_library_is_there() -> None:
-    assert native.load() is not None  # or the tests above compare torch with torch
+def test_the_library_is_available() -> None:
+    assert native.load() is not None  # otherwise the tests above compare torch with torch

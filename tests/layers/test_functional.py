@@ -1,4 +1,4 @@
-"""gru(): every backend against the float64 definition, values and all gradients, over awkward shapes; its checks."""
+"""gru(): each backend against the float64 definition (values, all gradients, awkward shapes), and argument checks."""
 
 import itertools
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tests.helpers.levels import levels
     params=["equations", "torch", *(f"native {native.LEVELS[level]}" for level in levels())],
 )
 def backend(request) -> str:
-    """Every backend; the native one at every level."""
+    """Each backend, and the native one at each level."""
     name, _, level = request.param.partition(" ")
     if not level:
         yield name
@@ -41,7 +41,7 @@ class Case:
     h0: bool = True
     contiguous: bool = True
     lengths: bool = False
-    resets: str = ""  # zeros, learned: the state that a reset starts from
+    resets: str = ""  # zeros, learned: the state after a reset
     gates: bool = False
 
     def __str__(self) -> str:
@@ -69,8 +69,8 @@ CASES = [
     Case(3, 0, 4, 6),
     Case(0, 3, 4, 6),
     Case(0, 3, 4, 6, ids=True),
-    Case(3, 4, 40, 6, ids=True),  # fewer ids than half of what there are: no table of all of them
-    Case(9, 130, 3, 5),  # more rows than a group; several chunks of tokens
+    Case(3, 4, 40, 6, ids=True),  # fewer tokens than half of all ids: no table of all ids
+    Case(9, 130, 3, 5),  # more rows than a group, several chunks of tokens
     Case(140, 9, 5, 10, ids=True),
     Case(6, 5, 3, 7, lengths=True),
     Case(6, 5, 3, 7, ids=True, lengths=True),
@@ -105,7 +105,8 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
         "x": x if case.contiguous else x.transpose(0, 1).contiguous().transpose(0, 1),
         "h0": h0 if case.contiguous else h0.t().contiguous().t(),
         "weight_ih": draw(3 * H, I) / I**0.5,
-        "weight_hh": draw(3 * H, H) / H**0.5,  # larger ones make the recurrence chaotic: rounding would grow with T
+        "weight_hh": draw(3 * H, H)
+        / H**0.5,  # larger weights make the recurrence chaotic, and rounding would grow with T
         "bias_ih": None if case.bias == "none" else draw(3 * H),
         "bias_hh": draw(3 * H) if case.bias == "both" else None,
         **options,
@@ -113,7 +114,7 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
 
 
 def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **options) -> dict[str, Tensor]:
-    """Outputs and gradients of a fixed scalar of them."""
+    """Return the outputs, and the gradients of a fixed scalar function of them."""
     leaves = {
         k: v.to(dtype).detach().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v
         for k, v in values.items()
@@ -194,10 +195,10 @@ def test_same_bits_for_a_row_alone(H: int, reset: str) -> None:
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, reset: str) -> None:
-    """The definition itself: a row with a length, or with resets inside, is the sequences that it is made of."""
+    """In the definition itself, a row with a length or resets equals the sequences that it consists of."""
     values = arguments(Case(9, 3, 4, 6))
     lengths, resets = torch.tensor([9, 4, 0]), torch.zeros(9, 3, dtype=torch.bool)
-    resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last lies beyond its row
+    resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last one is beyond the end of its row
     fresh = torch.randn(6, dtype=torch.float64)
     options = {"reset": reset, "reverse": reverse}
     states, last = unbundled(equations.sequence)(**values, **options, lengths=lengths, resets=resets, reset_state=fresh)
@@ -225,7 +226,7 @@ def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, r
     "fault",
     ["swap r and z", "drop b_hn", "skip the last step"],
 )
-def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
+def test_the_comparison_detects_planted_faults(assert_close, fault: str) -> None:
     def faulty(x, h0, weight_ih, weight_hh, bias_ih, bias_hh):
         H = h0.shape[1]
         if fault == "swap r and z":
@@ -274,13 +275,13 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
         ({"resets": torch.zeros(3, 5, dtype=torch.bool)}, r"resets must be \(5, 3\) torch.bool, got \(3, 5\)"),
     ],
 )
-def test_wrong_arguments(change: dict[str, Tensor], message: str) -> None:
+def test_wrong_arguments_are_refused(change: dict[str, Tensor], message: str) -> None:
     values = {k: v.float() for k, v in arguments(Case(5, 3, 4, 6)).items()}
     with pytest.raises(RuntimeError, match=message):
         gru(**{**values, **change})
 
 
-def test_unknown_choices() -> None:
+def test_unknown_choices_are_refused() -> None:
     values = arguments(Case(5, 3, 4, 6))
     with pytest.raises(ValueError, match=r'reset must be "after" or "before", got \'middle\''):
         gru(**values, reset="middle")
@@ -288,20 +289,20 @@ def test_unknown_choices() -> None:
         gru(**values, backend="cuda")
 
 
-def test_cpu_says_why_it_cannot(monkeypatch) -> None:
+def test_backend_native_says_why_it_cannot_run(monkeypatch) -> None:
     values = {k: v.to("meta") for k, v in arguments(Case(5, 3, 4, 6)).items()}
     with pytest.raises(RuntimeError, match='backend "native" cannot run: the tensors are on meta'):
         gru(**values, backend="native")
 
 
 def test_without_the_library(monkeypatch) -> None:
-    """Installed without a compiler: "auto" says once that it is slow, and forcing cpu says why it cannot run."""
+    """Installed without a compiler, "auto" warns once that it is slow, and forcing native says why it cannot run."""
     values = arguments(Case(5, 3, 4, 6))
     expected = gru(**values)[0]
     monkeypatch.setattr(native, "load", lambda: None)
     functional._say_that_it_is_slow.cache_clear()
     with pytest.warns(UserWarning, match="several times slower: .* not be built .*: install GCC or Clang, then"):
         assert (gru(**values)[0] - expected).abs().max() < 1e-12
-    gru(**values)  # warnings are errors: it does not say so again
+    gru(**values)  # warnings are errors, so there is no second one
     with pytest.raises(RuntimeError, match='backend "native" cannot run: the compiled library is not there'):
         gru(**values, backend="native")
