@@ -95,7 +95,7 @@ SHAPES: dict[str, Callable[[Array], Any]] = {  # functions that change the numbe
     "flat": lambda v: v.ravel(),
     "first": lambda v: v[0] if v.ndim else v,
     "one more axis": lambda v: v[None],
-    "axis behind": lambda v: v[..., None],
+    "trailing axis": lambda v: v[..., None],
     "swapped": lambda v: np.ascontiguousarray(v.T),
     "longer": lambda v: np.concatenate([v, v]),
     "wider": lambda v: np.concatenate([v, v], -1),
@@ -342,7 +342,7 @@ def test_inconsistent_weights_are_refused() -> None:
     for path in ((0,), (1, 0, 0), (1, 0, 1), (1, 0, 2), (1, 0, 3), (1, 1, 0), (1, 1, 1), (1, 1, 3), (2, 0), (2, 1)):
         right = parts[path[0]] if len(path) == 1 else parts[path[0]][path[1]]
         right = right[path[2]] if len(path) == 3 else right
-        for change in ("empty", "flat", "one more axis", "axis behind", "swapped", "wider", "narrower", "scalar"):
+        for change in ("empty", "flat", "one more axis", "trailing axis", "swapped", "wider", "narrower", "scalar"):
             wrong = SHAPES[change](right)
             if wrong.shape == right.shape:
                 continue

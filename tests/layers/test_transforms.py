@@ -1,6 +1,6 @@
 """GRU under torch.func, forward-mode and double differentiation, torch.compile, torch.export and torch.library.opcheck.
 
-What a transform gives is compared with the same thing done without it: a loop for vmap, autograd for grad and jacrev,
+Each transform is compared with an equivalent without it: a loop for vmap, autograd for grad and jacrev, finite
 differences for jvp, the eager module for compiled and exported ones.
 """
 
@@ -33,7 +33,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def make(**options: Any) -> GRU:
-    """Two layers, both directions, learned states that are not zero."""
+    """Return a GRU with two layers, both directions, and learned states other than zero."""
     gru = GRU(I, H, L, bidirectional=True, learned_state=True, **options).double()
     for name, parameter in gru.named_parameters():
         if name.startswith("state"):
@@ -42,7 +42,7 @@ def make(**options: Any) -> GRU:
 
 
 def some(T: int, B: int) -> dict[str, Tensor]:
-    """Lengths and resets."""
+    """Return lengths and resets."""
     lengths, resets = torch.arange(B) * 7 % T + 1, torch.zeros(T, B, dtype=torch.bool)
     lengths[0], lengths[-1], resets[T // 2, ::2] = T, 0, True
     return {"lengths": lengths, "resets": resets}
@@ -146,7 +146,7 @@ def test_hessian(assert_close) -> None:
 @pytest.mark.parametrize("how", ["jvp", "dual numbers"])
 @pytest.mark.parametrize("reset", ["after", "before"])
 def test_forward_mode(assert_close, reset: str, how: str) -> None:
-    """Against the transposed gradient, and against differences."""
+    """Compare with the transposed gradient and with finite differences."""
     gru, x, h0, options = make(reset=reset), draw(T, B, I), draw(2 * L, B, H), some(T, B)
     dx, dh = torch.randn_like(x), torch.randn_like(h0)
     with torch.no_grad():
@@ -207,8 +207,8 @@ def test_gradient_penalty(assert_close) -> None:
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_gradient_penalty_is_that_of_the_definition(assert_close, reset: str) -> None:
-    """What gradgradcheck cannot see: that the gradient which is differentiated is the right one."""
+def test_gradient_penalty_follows_the_definition(assert_close, reset: str) -> None:
+    """The gradient that is differentiated is the right one, which gradgradcheck does not test."""
     gru, options, results = make(reset=reset), some(T, B), []
     x, h0 = draw(T, B, I), draw(2 * L, B, H)
     for backend in ("auto", "equations"):
@@ -224,7 +224,7 @@ def test_gradient_penalty_is_that_of_the_definition(assert_close, reset: str) ->
 
 @pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
 def test_parametrized_weights(assert_close, kind: str) -> None:
-    """Weights that are tensors and no parameters, as parametrizations and functional_call put them in."""
+    """Weights may be tensors instead of parameters, as with parametrizations and functional_call."""
     suffix, results = "_l0" if kind == "GRU" else "", []
     theirs = getattr(nn, kind)(I, H).double()
     ours = {"GRU": GRU, "GRUCell": GRUCell}[kind](I, H).double()
@@ -256,7 +256,7 @@ compiling = pytest.mark.usefixtures("_fresh_compiler")
 
 
 def check_compiled(check: Callable[..., None], gru: GRU, compiled: Any, x: Tensor, **options: Any) -> None:
-    """Outputs and gradients equal the eager ones."""
+    """Assert that outputs and gradients equal the eager ones."""
     expected, actual = gru(x, **options), compiled(x, **options)
     leaves = [v for v in (x, *gru.parameters()) if v.requires_grad]
     flat = [(*outputs[:2], *itertools.chain(*outputs[2:])) for outputs in (actual, expected)]
@@ -270,7 +270,7 @@ def check_compiled(check: Callable[..., None], gru: GRU, compiled: Any, x: Tenso
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_compile_forward_and_backward(assert_close, batch_first: bool, reset: str) -> None:
-    """One program for every T and B: nothing is compiled again, and nothing is unrolled."""
+    """One program serves every T and B, without recompiling or unrolling."""
     gru = make(batch_first=batch_first, reset=reset)
     counter, programs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), []
     compiled = torch.compile(gru, backend=counter, fullgraph=True, dynamic=True)
@@ -400,7 +400,7 @@ def test_export(assert_close, ids: bool, strict: bool) -> None:
     model, time, batch = Model().eval(), torch.export.Dim("time", min=2), torch.export.Dim("batch", min=2)
     shapes = {"x": {0: time, 1: batch}, "lengths": {0: batch}, "resets": {0: time, 1: batch}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own making, in some versions
+        warnings.simplefilter("ignore")  # some versions of torch warn
         program = torch.export.export(
             model,
             (torch.randint(I, (T, B)) if ids else torch.randn(T, B, I).double(),),
@@ -449,15 +449,15 @@ def test_opcheck(case: str, reverse: bool, before: bool) -> None:
         True,
         case != "no gates",
     )
-    if case == "no gates":  # for tensors without a gradient
+    if case == "no gates":  # tensors without a gradient
         arguments = tuple(v.detach() if isinstance(v, Tensor) else v for v in arguments)
     torch.library.opcheck(torch.ops.headgate.gru.default, arguments)
 
 
 @needs_library
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_operator_is_the_definition(assert_close, reset: str) -> None:
-    """Called as an operator, as a compiled program calls it: values, and gradients of all that can have one."""
+def test_operator_follows_the_definition(assert_close, reset: str) -> None:
+    """Values and all gradients of the operator, called directly as by a compiled program, follow the definition."""
     leaves = [draw(*shape) for shape in ((T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,))]
     *six, state = leaves
     options = some(T, B)
@@ -471,8 +471,8 @@ def test_operator_is_the_definition(assert_close, reset: str) -> None:
 
 
 @needs_library
-def test_traced_without_gradients_run_with_them(assert_close) -> None:
-    """The program kept no gates; backward makes them again."""
+def test_a_program_traced_without_gradients_can_compute_them(assert_close) -> None:
+    """The program kept no gates, so backward recomputes them."""
     layer = GRU(I, H).double()
     x = draw(T, B, I)
     with torch.no_grad():
