@@ -28,7 +28,7 @@ from headgate.models.sequence_model import POOLS
 from headgate.training import fitting
 
 n, T, F = 20, 6, 3
-needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is missing")
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -1052,7 +1052,7 @@ def test_numpy_numbers_are_parameters() -> None:
     assert np.array_equal(regressor(**options).fit(X, Y).predict(X), regressor(**plain).fit(X, Y).predict(X))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @both
 def test_an_unavailable_device_is_refused(make: Callable[..., Any], y: np.ndarray) -> None:
     with pytest.raises(

@@ -25,7 +25,7 @@ from tests.helpers.definition import unbundled
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
-needs_library = pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is missing")
 
 
 def draw(*shape: int) -> Tensor:

@@ -18,7 +18,7 @@ from headgate.models.sequence_model import POOLS
 T, B, I, H, O = 7, 5, 3, 6, 4  # noqa: E741
 LENGTHS = [7, 0, 4, 1, 6]
 
-needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is missing")
 
 
 def summary_of(model: SequenceModel, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run has come to is told truly, whatever state it is in, and where runs differ."""
+"""The overview of runs: their states and results, and the settings in which they differ."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def make(path: Path, *, step: int = 0, progress: dict | None = None, **changes) 
     return run
 
 
-def test_states(tmp_path: Path) -> None:
+def test_states_of_runs(tmp_path: Path) -> None:
     make(tmp_path / "a-finished", step=40, progress={"epoch": 4, "waited": 1})
     make(tmp_path / "b-half", step=20, progress={"epoch": 2, "waited": 0})
     make(tmp_path / "c-stopped", step=30, progress={"epoch": 3, "waited": 2})
@@ -66,7 +66,7 @@ def test_running_and_left_alone(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_size_and_age(tmp_path: Path) -> None:
+def test_size_and_age_of_runs(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     run.append("samples.txt", "x" * 10_000)
     for file in run.path.rglob("*"):
@@ -77,7 +77,7 @@ def test_size_and_age(tmp_path: Path) -> None:
     assert 7190 < result.age < 7300
 
 
-def test_differences(tmp_path: Path) -> None:
+def test_differences_between_runs(tmp_path: Path) -> None:
     runs = [
         make(tmp_path / name, **changes) for name, changes in (("a", {}), ("b", {"hidden_size": 5}), ("c", {"seed": 1}))
     ]
@@ -118,7 +118,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         ),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -175,8 +175,8 @@ def test_one_bad_run_does_not_hide_the_others(
     assert "runs/broken/config.json is damaged" in capsys.readouterr().err
 
 
-def test_looking_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that cannot be written to, of somebody else perhaps, is looked at all the same."""
+def test_the_overview_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read-only directories, for instance of another user, can be listed."""
     run = make(tmp_path / "run", step=20, progress={"epoch": 2, "waited": 0})
     with locked(run.path):
         pass
@@ -191,8 +191,8 @@ def test_looking_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.M
     assert (look(run.path).state, look(run.path).problem) == ("interrupted", None)
 
 
-def test_a_file_that_goes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the files of a checkpoint do while a run trains."""
+def test_a_file_that_disappears_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a checkpoint may disappear while a run trains."""
     make(tmp_path / "run")
     (tmp_path / "run" / "gone").symlink_to("nowhere")
     real, seen = Path.stat, []
@@ -218,7 +218,7 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     ("name", "begins"),
     [("c.png", b"\x89PNG"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.jpg", b"\xff\xd8"), ("C.JPEG", b"\xff\xd8")],
 )
-def test_a_picture_is_what_its_name_says(tmp_path: Path, name: str, begins: bytes) -> None:
+def test_the_suffix_determines_the_format_of_a_picture(tmp_path: Path, name: str, begins: bytes) -> None:
     draw_comparison({"one": [{"epoch": 1, "perplexity": 2.0}]}, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(begins)
 
@@ -242,7 +242,7 @@ def test_pictures_that_cannot_be_drawn(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the size of a file")
-def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+def test_a_failed_picture_leaves_the_previous_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import resource
@@ -251,7 +251,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     for name in ("one", "two"):
         make(tmp_path / name, step=40, progress={"epoch": 4, "waited": 0})
     (tmp_path / "c.png").write_bytes(b"before")
-    draw_comparison({}, tmp_path / "warm.png")  # matplotlib's caches
+    draw_comparison({}, tmp_path / "warm.png")  # fills matplotlib's caches
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -264,7 +264,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "one", "two", "warm.png"]
 
 
-def test_a_picture_through_a_link(tmp_path: Path) -> None:
+def test_a_picture_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "c.png").symlink_to("there/c.png")
     draw_comparison({}, tmp_path / "c.png")
