@@ -235,14 +235,14 @@ def filled(folder: Path, disk: Path, attempts: int, chance: random.Random) -> tu
         if code is None:
             kill(child)
         ballast.unlink(missing_ok=True)
-        said = errors.read_text() if errors.exists() else ""
+        message = errors.read_text() if errors.exists() else ""
         if code is None:
             return "killed before it noticed the full disk", True
-        if code == 0 and not said:
+        if code == 0 and not message:
             return "there was enough space", True
-        if code != 2 or not said.startswith("headgate: ") or said.count("\n") != 1 or "make room" not in said:
-            raise LostError(f"on a full disk, training exited with {code}: {said[-2000:]}")
-        return "a checkpoint did not fit" if "the checkpoint of step" in said else "something else did not fit", True
+        if code != 2 or not message.startswith("headgate: ") or message.count("\n") != 1 or "make room" not in message:
+            raise LostError(f"on a full disk, training exited with {code}: {message[-2000:]}")
+        return "a checkpoint did not fit" if "the checkpoint of step" in message else "something else did not fit", True
 
     return cut_again_and_again(folder / "whole", path, attempts, cut)
 

@@ -212,16 +212,16 @@ def test_a_recursive_forecast_may_be_longer_than_the_horizon():
 @pytest.mark.parametrize(("strategy", "k"), [("recursive", 1), ("direct", H)])
 @pytest.mark.parametrize("difference", [(), (1, 4)])
 def test_training_uses_the_windows_of_the_training_part(monkeypatch, difference, strategy, k, F):
-    given, learn = [], GRURegressor.fit
+    calls, learn = [], GRURegressor.fit
 
     def watched(self, X, y, sample_weight=None):
-        given.append((X, y))
+        calls.append((X, y))
         return learn(self, X, y, sample_weight)
 
     monkeypatch.setattr(GRURegressor, "fit", watched)
     lengths = {"b": N, "a": N - 9}
     fitted = small(difference=difference, strategy=strategy, calibration=0.3).fit(long_form(lengths, F))
-    [(inputs, targets)] = given
+    [(inputs, targets)] = calls
     expected_inputs, expected_targets, S = [], [], sum(difference)
     parts = [features(n, F, number)[: n - math.ceil(0.3 * n)] for number, n in enumerate(lengths.values())]
     for number, (name, n) in enumerate(lengths.items()):
@@ -1425,7 +1425,7 @@ def test_fonts_come_from_the_style():
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import matplotlib.pyplot as plt\n"], ids=["plain", "pyplot"])
 def test_a_notebook_displays_the_picture(first, tmp_path, monkeypatch):
-    """As the last line of a cell, exactly once, with or without pyplot imported."""
+    """The last expression of a cell shows the picture exactly once, with or without pyplot imported."""
     nbformat, nbclient = (
         pytest.importorskip(name, reason="needs nbclient and ipykernel") for name in ("nbformat", "nbclient")
     )

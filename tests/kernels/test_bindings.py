@@ -45,7 +45,7 @@ def build(engine: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Any = TOKENIZ
 
 @pytest.fixture(params=["native", "numpy"])
 def runtime(request, monkeypatch) -> Runtime:
-    """With the native library, and without it."""
+    """With and without the native library."""
     return build(request.param, monkeypatch)
 
 
@@ -236,13 +236,13 @@ def test_a_state_in_any_layout_gives_the_same(runtime: Runtime, layout: str) -> 
         (runtime.step(LAYOUTS.get(layout, lambda v: v)(ids[0]), laid), runtime.step(ids[0], state)),
         (runtime.losses(laid_ids, laid_ids, laid), runtime.losses(ids, ids, state)),
     ):
-        for value, wanted in zip(actual, expected, strict=True):
-            assert np.array_equal(value, wanted)
+        for value, reference in zip(actual, expected, strict=True):
+            assert np.array_equal(value, reference)
     assert np.array_equal(laid, before)
 
 
 def test_a_state_is_not_changed_by_any_call(monkeypatch) -> None:
-    """Also at the start of a document, and if nothing is read."""
+    """It stays unchanged even at the start of a document, and if nothing is read."""
     for engine in ("native", "numpy"):
         model = build(engine, monkeypatch, DocumentTokenizer(TOKENIZER))
         state, one = drawn(2, L, B, H), drawn(3, L, 1, H)
@@ -270,10 +270,10 @@ def test_unusual_arguments_of_the_runtime(runtime: Runtime) -> None:
     for name, (call, arguments) in calls.items():
         for place, argument in enumerate(arguments):
             for change, value in spoilt(argument):
-                given = [value if i == place else v for i, v in enumerate(arguments)]
+                inputs = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
                     with np.errstate(all="ignore"):
-                        actual = call(*given)
+                        actual = call(*inputs)
                 except REFUSED:
                     refused += 1
                     continue
@@ -403,9 +403,9 @@ def test_unusual_arguments_of_the_native_model(precision: str) -> None:
     for name, (call, arguments) in calls.items():
         for place, argument in enumerate(arguments):
             for change, value in spoilt(argument):
-                given = [value if i == place else v for i, v in enumerate(arguments)]
+                inputs = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
-                    actual = call(*given)
+                    actual = call(*inputs)
                 except REFUSED:
                     refused += 1
                     continue
@@ -510,8 +510,8 @@ def gru_arguments(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return result | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
 
 
-def fields(given: dict[str, Tensor]) -> native_gru._Arguments:
-    return native_gru._Arguments(**given, before=False, reverse=False, invariant=True)
+def fields(inputs: dict[str, Tensor]) -> native_gru._Arguments:
+    return native_gru._Arguments(**inputs, before=False, reverse=False, invariant=True)
 
 
 @pytest.mark.parametrize("ids", [False, True], ids=["numbers", "ids"])
@@ -529,18 +529,18 @@ def test_unusual_arguments_of_the_kernel(ids: bool) -> None:
     refused = accepted = 0
     for name, value in right.items():
         for change, same, wrong in torch_spoilt(value):
-            given = right | {name: wrong}
+            inputs = right | {name: wrong}
             same = same or is_equal(wrong, value)
             # With a meta tensor, the operator is the one that computes only shapes.
             for way in ("backend",) if wrong.is_meta else ("backend", "operator", "gradient"):
                 try:
                     if way == "backend":
-                        actual = gru(**given, backend="native")
+                        actual = gru(**inputs, backend="native")
                     elif way == "operator":
-                        actual = torch.ops.headgate.gru(*fields(given), True)[:2]
+                        actual = torch.ops.headgate.gru(*fields(inputs), True)[:2]
                     else:
                         actual = torch.ops.headgate.gru_backward(
-                            *fields(given), outputs[0], outputs[2], *incoming, needed
+                            *fields(inputs), outputs[0], outputs[2], *incoming, needed
                         )
                 except REFUSED:
                     assert not same or change == "subclass", (name, change, way)
@@ -557,22 +557,22 @@ def test_unusual_arguments_of_the_kernel(ids: bool) -> None:
         for _, same, wrong in torch_spoilt(value):
             if same or wrong.is_meta:
                 continue
-            given = {"states": outputs[0], "gates": outputs[2], "d_states": incoming[0]} | {place: wrong}
+            inputs = {"states": outputs[0], "gates": outputs[2], "d_states": incoming[0]} | {place: wrong}
             with pytest.raises(REFUSED):
                 torch.ops.headgate.gru_backward(
-                    *fields(right), given["states"], given["gates"], given["d_states"], incoming[1], None, needed
+                    *fields(right), inputs["states"], inputs["gates"], inputs["d_states"], incoming[1], None, needed
                 )
 
 
 def test_a_gradient_of_ids_is_refused() -> None:
-    given = gru_arguments() | {"x": torch.randint(4, (T, B))}
-    states, last, gates = torch.ops.headgate.gru(*fields(given), True)
+    inputs = gru_arguments() | {"x": torch.randint(4, (T, B))}
+    states, last, gates = torch.ops.headgate.gru(*fields(inputs), True)
     with pytest.raises(RuntimeError, match="ids have no gradient"):
-        torch.ops.headgate.gru_backward(*fields(given), states, gates, states, last, None, [True] + [False] * 6)
+        torch.ops.headgate.gru_backward(*fields(inputs), states, gates, states, last, None, [True] + [False] * 6)
 
 
 def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
-    """Neither from a compiled program, which does not check values, nor as a subclass that the checks ignore."""
+    """They are refused even in a compiled program, which does not check values, and in an unchecked subclass."""
     right = gru_arguments() | {"x": torch.randint(4, (T, B))}
     for name, place, wrong, message in (
         ("x", (1, 1), 4, "ids must be from 0 to 3, got 0 to 4"),
@@ -584,12 +584,14 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
         if name == "x":
             value.zero_()
         value[place] = wrong
-        for given in (right | {name: value}, right | {name: value.as_subclass(Own)}):
+        for inputs in (right | {name: value}, right | {name: value.as_subclass(Own)}):
             with pytest.raises(RuntimeError, match=message):
-                torch.ops.headgate.gru(*fields(given), False)
+                torch.ops.headgate.gru(*fields(inputs), False)
             states, gates = torch.ops.headgate.gru(*fields(right), True)[::2]
             with pytest.raises(RuntimeError, match=message):
-                torch.ops.headgate.gru_backward(*fields(given), states, gates, states, None, None, [False] + [True] * 6)
+                torch.ops.headgate.gru_backward(
+                    *fields(inputs), states, gates, states, None, None, [False] + [True] * 6
+                )
         with pytest.raises(RuntimeError, match=message):
             unbundled(native_gru.sequence)(**right | {name: value.as_subclass(Own)})
 
@@ -598,12 +600,12 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
 def test_sizes_of_zero(dtype: torch.dtype) -> None:
     right = gru_arguments(dtype)
     none = {"lengths": None, "resets": None, "reset_state": None}
-    for given in (
+    for inputs in (
         right | none | {"x": right["x"][:0]},
         right | none | {"x": right["x"][:, :0], "h0": right["h0"][:0]},
         right | none | {"x": right["x"][..., :0], "weight_ih": right["weight_ih"][:, :0]},
     ):
-        leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
+        leaves = {k: v.detach().requires_grad_() for k, v in inputs.items() if v is not None}
         actual = unbundled(native_gru.sequence)(**leaves)
         expected = unbundled(equations.sequence)(**leaves)
         for one, other in zip(actual, expected, strict=True):
@@ -628,17 +630,17 @@ def test_unusual_arguments_of_the_head() -> None:
     refused = 0
     for name, value in right.items():
         for change, same, wrong in torch_spoilt(value):
-            given, same = right | {name: wrong}, same or is_equal(wrong, value)
+            inputs, same = right | {name: wrong}, same or is_equal(wrong, value)
             for way in (cross_entropy.losses, cross_entropy.mean_loss):
                 try:
-                    actual = way(*given.values(), True)
+                    actual = way(*inputs.values(), True)
                 except REFUSED:
                     assert not same, (name, change)
                     refused += 1
                     continue
                 assert same or (name, change) == ("targets", "torch.int32"), (name, change)
-                wanted = expected if way is cross_entropy.losses else expected.mean()
-                assert (actual.double() - wanted).abs().max() < 1e-5, (name, change)
+                reference = expected if way is cross_entropy.losses else expected.mean()
+                assert (actual.double() - reference).abs().max() < 1e-5, (name, change)
     assert refused > 80
     for wrong in (-1, size, 2**40):
         targets = right["targets"].clone()

@@ -44,13 +44,13 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.set_num_threads(threads)
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-6)):
-        given = [v.to(dtype) for v in values]
+        inputs = [v.to(dtype) for v in values]
         for invariant in (True, False):
-            actual = mean_and_gradients(given, targets, backend="native", batch_invariant=invariant)
+            actual = mean_and_gradients(inputs, targets, backend="native", batch_invariant=invariant)
             for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), actual, expected, strict=False):
                 assert value.dtype == dtype
                 assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
-        each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="native")
+        each = linear_cross_entropy(*inputs, *[None] * (3 - len(inputs)), targets, reduction="none", backend="native")
         assert_close(f"losses ({dtype})", each, losses, tolerance * max(float(losses.max()), 1.0))
 
 
@@ -60,8 +60,8 @@ def test_same_bits_for_any_number_of_threads() -> None:
         result = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            given = [v.float() for v in values]
-            result.append(mean_and_gradients(given, targets, backend="native", batch_invariant=False))
+            inputs = [v.float() for v in values]
+            result.append(mean_and_gradients(inputs, targets, backend="native", batch_invariant=False))
         for other in result[1:]:
             assert all(map(torch.equal, result[0], other))
 
@@ -108,8 +108,8 @@ def test_extreme_logits() -> None:
     ):
         bias = torch.tensor(logits)
         for target in range(3):
-            given = torch.zeros(1, 2), torch.zeros(3, 2), bias, torch.tensor([target])
-            ours, theirs = (linear_cross_entropy(*given, backend=backend) for backend in ("native", "equations"))
+            inputs = torch.zeros(1, 2), torch.zeros(3, 2), bias, torch.tensor([target])
+            ours, theirs = (linear_cross_entropy(*inputs, backend=backend) for backend in ("native", "equations"))
             assert torch.allclose(ours, theirs, rtol=1e-6, equal_nan=True), (logits, target)
 
 

@@ -294,9 +294,9 @@ def test_make_fx_of_the_head(assert_close, mode: str) -> None:
         loss = linear_cross_entropy(*values, targets)
         return loss, *torch.autograd.grad(loss, values)
 
-    given = [[draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))] for _ in range(2)]
-    program = make_fx(gradients, tracing_mode=mode, _allow_non_fake_inputs=True)(*given[0])
-    compare(assert_close, program(*given[1]), gradients(*given[1]))
+    inputs = [[draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))] for _ in range(2)]
+    program = make_fx(gradients, tracing_mode=mode, _allow_non_fake_inputs=True)(*inputs[0])
+    compare(assert_close, program(*inputs[1]), gradients(*inputs[1]))
 
 
 def test_make_fx_of_the_heads_backward(assert_close) -> None:
@@ -574,9 +574,9 @@ def test_expanded_weights_are_refused_if_unsupported(case: str) -> None:
     options = {"before": {"reset": "before"}, "single": {"bias": "single"}}.get(case, {})
     layer = GRU(I, H, batch_first=True, **options)
     x = torch.randint(I, (B, T)) if case == "ids" else torch.randn(B, T, I)
-    given = {"lengths": torch.tensor([5, 0, 2])} if case == "lengths" else {}
+    extra = {"lengths": torch.tensor([5, 0, 2])} if case == "lengths" else {}
     with pytest.raises(RuntimeError, match=r"expanded weights .* dense input.* use torch.vmap\(torch.func.grad\("):
-        call_for_per_sample_grads(layer, loss_reduction="sum", batch_size=B)(x, **given)
+        call_for_per_sample_grads(layer, loss_reduction="sum", batch_size=B)(x, **extra)
 
 
 # hooks of autograd

@@ -124,13 +124,14 @@ def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **option
     for output in (states, *gates):
         weight = torch.linspace(-1, 1, max(output.numel(), 1), dtype=dtype)[: output.numel()].view(output.shape)
         scalar = scalar + (output * weight).sum()
-    wanted = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
-    gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
+    differentiable = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
+    gradients = torch.autograd.grad(scalar, list(differentiable.values()), allow_unused=True)
     result = {"states": states.detach(), "last": last.detach()}
     if gates:
         result["gates"] = gates[0].detach()
     return result | {
-        "d" + k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), gradients, strict=True)
+        "d" + k: torch.zeros_like(v) if g is None else g
+        for (k, v), g in zip(differentiable.items(), gradients, strict=True)
     }
 
 

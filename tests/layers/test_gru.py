@@ -450,8 +450,8 @@ def test_lengths_equal_rows_run_alone(
     expected = [torch.stack(parts, 1) for parts in zip(*rows, strict=True)]
     leaves = [x, *([h0] if hx else []), *gru.parameters()]
     expected = values_and_gradients(expected, leaves)
-    for given in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
-        states, last = gru(x.transpose(0, 1) if batch_first else x, h0 if hx else None, lengths=given)
+    for form in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
+        states, last = gru(x.transpose(0, 1) if batch_first else x, h0 if hx else None, lengths=form)
         states = states.transpose(0, 1) if batch_first else states
         assert not states[3:, 0].any()
         assert not states[:, 2].any()
@@ -478,8 +478,8 @@ def test_lengths_unbatched(assert_close, batch_first: bool) -> None:
     gru, x, h0 = GRU(I, H, L, bidirectional=True, batch_first=batch_first).double(), draw(T, I), draw(2 * L, H)
     states, last = gru(x[:3], h0)
     expected = nn.functional.pad(states, (0, 0, 0, T - 3)), last
-    for given in ([3], 3, torch.tensor(3), torch.tensor([3])):
-        for value, other in zip(gru(x, h0, lengths=given), expected, strict=True):
+    for form in ([3], 3, torch.tensor(3), torch.tensor([3])):
+        for value, other in zip(gru(x, h0, lengths=form), expected, strict=True):
             assert_close("unbatched", value.detach(), other.detach(), 1e-12)
 
 
@@ -558,8 +558,8 @@ def test_resets_equal_separate_pieces(
         states, ends = [], []
         for begin, end in itertools.pairwise(cuts):
             first, final = begin == 0 and not resets[0, b], end == T
-            given = h0[:, b] if hx else fresh
-            start = [given[k] if (final if k % D else first) else fresh[k] for k in range(layers * D)]
+            initial = h0[:, b] if hx else fresh
+            start = [initial[k] if (final if k % D else first) else fresh[k] for k in range(layers * D)]
             piece, last = gru(x[begin:end, b], torch.stack(start))
             states.append(piece)
             ends.append(last)

@@ -145,7 +145,7 @@ def test_one_warning_if_no_font_has_the_characters(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not set(appearance.style()["font.family"]) & set(appearance.CHINESE), reason="needs a Chinese font")
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_chinese_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
-    """Without a warning, which would be an error in tests, and without logging."""
+    """Chinese text causes neither a warning, which is an error in tests, nor log messages."""
     series = Series("销量", np.arange(30.0), np.zeros((30, 0)), pd.RangeIndex(30))
     with caplog.at_level(logging.WARNING):
         draw_comparison({"runs/歌词": LOG}, tmp_path / f"c.{kind}")

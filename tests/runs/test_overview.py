@@ -159,10 +159,10 @@ def test_one_bad_run_does_not_hide_the_others(
         "runs/better": "finished", "runs/broken": "damaged", "runs/directory": "unreadable", "runs/good": "finished",
         "runs/odd": "damaged", "runs/shut": "unreadable",
     }  # fmt: skip
-    said = "\n".join(lines[7:])
-    assert "runs/broken/config.json is damaged" in said
-    assert "runs/shut/config.json: Permission denied" in said
-    assert "runs/odd: a report or the checkpoint lacks 'epoch'" in said
+    output = "\n".join(lines[7:])
+    assert "runs/broken/config.json is damaged" in output
+    assert "runs/shut/config.json: Permission denied" in output
+    assert "runs/odd: a report or the checkpoint lacks 'epoch'" in output
     assert main(["runs", "--json"]) == 0
     result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [o["problem"] is None for o in result] == [o["state"] == "finished" for o in result]

@@ -547,7 +547,7 @@ def prepare_for_save(path: Path) -> RunDirectory:
     return run
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint(tmp_path, monkeypatch, after):
     total = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "0").save(checkpoint(7)))
     first = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "00"))
@@ -576,7 +576,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint(tmp_path, monkeypatc
     assert len(recovered) >= WRITES + 4  # the renames of the checkpoint, best and model, and a removal
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_recovering_can_be_recovered_from(tmp_path, monkeypatch, after):
     def interrupted(path):
         """A run with a complete checkpoint, an unfinished one, an older one, and reports after the checkpoint."""
@@ -603,7 +603,7 @@ def test_a_kill_at_any_moment_of_recovering_can_be_recovered_from(tmp_path, monk
         assert [p.name for p in (tmp_path / str(k) / "checkpoints").iterdir()] == ["step-000000007"]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_saving_the_same_step_again_leaves_one(tmp_path, monkeypatch, after):
     again = checkpoint(3, position=8)
     total = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "0").save(again))
@@ -623,7 +623,7 @@ def test_a_kill_at_any_moment_of_saving_the_same_step_again_leaves_one(tmp_path,
     assert renewed[-1]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 @pytest.mark.parametrize("k", range(1, 5))
 def test_a_kill_while_a_run_is_created_leaves_all_or_nothing(tmp_path, monkeypatch, k, after):
     with monkeypatch.context() as patch:

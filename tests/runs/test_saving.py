@@ -166,7 +166,7 @@ for step in range(10**6):
     if (path / "config.json").exists():
         assert version_of(path) == 2
     else:
-        save(path, 1, overwrite=False)  # what was left is no obstacle
+        save(path, 1, overwrite=False)  # leftovers do not prevent it
         assert version_of(path) == 1
         assert names(path) == ["config.json", "data.json", "model.safetensors", "only-1.txt"], names(path)
     shutil.rmtree(path)

@@ -103,7 +103,7 @@ def test_events_equal_the_log(tmp_path: Path) -> None:
 LEGS = {  # changed settings and step of the kill for each leg; a checkpoint is written every 10 steps
     "killed between checkpoints": [({}, 18), ({}, 10**9)],
     "killed before the first": [({}, 8), ({}, 10**9)],
-    "otherwise behind the checkpoint": [({}, 18), ({"report_every": 4, "epochs": 3}, 10**9)],
+    "other settings after the checkpoint": [({}, 18), ({"report_every": 4, "epochs": 3}, 10**9)],
     "paused": [({"max_steps": 14}, 10**9), ({}, 10**9)],
     "turned on later": [({"tensorboard": False, "max_steps": 14}, 10**9), ({}, 10**9)],
     "off for a while": [({}, 18), ({"tensorboard": False, "max_steps": 24}, 10**9), ({}, 10**9)],
