@@ -856,9 +856,9 @@ def test_other_features_are_refused(make: Callable[..., Any], y: np.ndarray) -> 
     swapped = "the last two axes of (20, 3, 6) look swapped, X.transpose(0, 2, 1) has 3"
     for data, message in (
         (X.transpose(0, 2, 1), f"X has 6{begin}{swapped}"),
-        (X[:, :, :2], f"X has 2{begin}give the features that it was fitted with"),
-        ([x[:, :2] for x in RAGGED], f"X has 2{begin}give the features that it was fitted with"),
-        (X[:, :, 0], f"X has 1{begin}give the features that it was fitted with"),
+        (X[:, :, :2], f"X has 2{begin}give the features of fit"),
+        ([x[:, :2] for x in RAGGED], f"X has 2{begin}give the features of fit"),
+        (X[:, :, 0], f"X has 1{begin}give the features of fit"),
     ):
         for call in (estimator.predict, lambda data: estimator.partial_fit(data, y)):
             with pytest.raises(InputError, match=f"^{re.escape(message)}$"):

@@ -1,1 +1,1 @@
-"""scikit-learn estimators: regression and classification of sequences, and forecasts of time series."""
+"""Regression, classification and forecasts, by scikit-learn's contract."""

@@ -1,1 +1,1 @@
-"""Pictures: training curves and forecasts."""
+"""Every picture: curves of runs, and forecasts."""
