@@ -1,8 +1,8 @@
-"""Calls on a machine that is idle, busy, or limited to one processor's time, on one and on several threads.
+"""Time calls on an idle machine, on a busy one, and under a quota of one processor, with one and several threads.
 
-Busy: a process that computes on every processor. Limited: a control group with a quota of one processor (root only;
-otherwise that column is missing and the reason is printed). Every figure is a median of milliseconds; conditions,
-threads and versions take turns. With --against, another installation is timed beside this one.
+Busy: one process computes on each processor. Limited: a control group with a quota of one processor (needs root;
+otherwise that column is missing and the reason is printed). Every figure is a median in milliseconds; conditions,
+thread counts and versions take turns. --against times another installation as well.
 
     python benchmarks/contention.py [--threads 2] [--rounds 3] [--against OTHER/.venv/bin/python]
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SECONDS = 2.0  # for which each call is repeated in a round, at least three times
+SECONDS = 2.0  # each call is repeated for this long per round, and at least three times
 TRAIN = [
     "train",
     "voyage",
@@ -39,11 +39,11 @@ TRAIN = [
     "0",
     "--quiet",
 ]
-QUOTA = 100_000  # microseconds of processor time in each period of as many
+QUOTA = 100_000  # microseconds of processor time, per period of the same length
 
 
 def cases(threads: int) -> dict[str, Callable[[], object]]:
-    """The calls that are timed, ready to be made."""
+    """Return the calls to time, by name."""
     import torch
     from torch import nn
 
@@ -67,7 +67,7 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     characters = "".join(chr(0x4E00 + i) for i in range(64))
     tokenizer, settings = CharacterTokenizer(characters, characters[0]), ModelSettings(hidden_size=256, embedding=64)
     model = LanguageModel(settings, tokenizer.vocabulary_size)
-    runtime = Runtime(numpy_weights(model), settings, tokenizer, threads=threads)  # fewer under a quota
+    runtime = Runtime(numpy_weights(model), settings, tokenizer, threads=threads)  # uses fewer under a quota
 
     return {
         "torch.nn.GRU, B = 1": layer(nn.GRU, 35, 1, 32, 256),
@@ -78,7 +78,7 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
 
 
 def training(threads: int) -> float:
-    """Milliseconds for a thousand tokens, as the log of `headgate train` has it."""
+    """Return the milliseconds per 1,000 tokens, from the log of `headgate train`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "headgate", *TRAIN, "--threads", str(threads), "--out", f"{folder}/run"]
         subprocess.run(command, check=True, capture_output=True)
@@ -87,8 +87,8 @@ def training(threads: int) -> float:
 
 
 def child(threads: int) -> None:
-    """Time each case for a while; print {case: milliseconds} as JSON."""
-    found = {"headgate train, 1,000 tokens": training(threads)}
+    """Time each case and print {case: milliseconds} as JSON."""
+    medians = {"headgate train, 1,000 tokens": training(threads)}
     for name, call in cases(threads).items():
         call()
         times: list[float] = []
@@ -97,13 +97,13 @@ def child(threads: int) -> None:
             began = time.perf_counter()
             call()
             times.append(1e3 * (time.perf_counter() - began))
-        found[name] = statistics.median(times)
-    print(json.dumps(found))
+        medians[name] = statistics.median(times)
+    print(json.dumps(medians))
 
 
 @contextlib.contextmanager
 def busy() -> Iterator[list[str]]:
-    """Keep every processor that this process may use busy; yield what to start commands with: nothing."""
+    """Context manager: keep every processor of this process busy; yield an empty prefix for commands."""
     hogs = [
         subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, [{p}])\nwhile True: pass"])
         for p in os.sched_getaffinity(0)
@@ -118,7 +118,10 @@ def busy() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def limited() -> Iterator[list[str]]:
-    """Make a control group with a quota of one processor; yield what starts a command in it. OSError if refused."""
+    """Context manager: create a control group with a quota of one processor; yield a prefix for commands in it.
+
+    Raises OSError without permission.
+    """
     first, root = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
     group = (first if first.is_dir() else root) / f"headgate-{os.getpid()}"
     group.mkdir()
@@ -147,7 +150,7 @@ def main() -> None:
         child(options.child)
         return
     versions = {"this": sys.executable, **({"other": options.against} if options.against else {})}
-    found: dict[tuple[str, str, str, int], list[float]] = {}
+    figures: dict[tuple[str, str, str, int], list[float]] = {}
     conditions = dict(CONDITIONS)
     for _ in range(options.rounds):
         for condition in list(conditions):
@@ -158,19 +161,21 @@ def main() -> None:
                             command = [*start, python, __file__, "--child", str(threads)]
                             done = subprocess.run(command, check=True, capture_output=True, text=True)
                             for name, value in json.loads(done.stdout).items():
-                                found.setdefault((name, version, condition, threads), []).append(value)
+                                figures.setdefault((name, version, condition, threads), []).append(value)
             except OSError as error:
                 print(f"no figures for {condition}: {error}")
                 del conditions[condition]
-    names = list(dict.fromkeys(key[0] for key in found))
+    names = list(dict.fromkeys(key[0] for key in figures))
     print(
         f"{'milliseconds':<28}{'':<8}" + "".join(f"{f'{c}, {t}':>12}" for c in conditions for t in (1, options.threads))
     )
     for name in names:
         for version in versions:
-            figures = (statistics.median(found[name, version, c, t]) for c in conditions for t in (1, options.threads))
-            print(f"{name:<28}{version:<8}" + "".join(f"{v:12.2f}" for v in figures))
-    print(json.dumps([[*key, statistics.median(values)] for key, values in found.items()]))
+            medians = (
+                statistics.median(figures[name, version, c, t]) for c in conditions for t in (1, options.threads)
+            )
+            print(f"{name:<28}{version:<8}" + "".join(f"{v:12.2f}" for v in medians))
+    print(json.dumps([[*key, statistics.median(values)] for key, values in figures.items()]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Fitting a regressor: GRURegressor against the same model written with torch.nn.GRU and a plain loop, in turn.
+"""Time the fit of a GRURegressor against torch.nn.GRU in a plain training loop, in turn.
 
-n = 2,000 sequences of T = 50 steps and 8 features, H = 64, 20 epochs of batches of 32, Adam. The plain loop is as short
-as it is usually written: a permutation, nn.GRU, the last step into nn.Linear, mean squared error. Before anything is
-timed, both models must have the same values and gradients from the same weights, and both must have learned.
+n = 2,000 sequences of T = 50 steps and 8 features, H = 64, 20 epochs with batches of 32, Adam. The plain loop is the
+usual short one: a permutation, nn.GRU, the last step into nn.Linear, mean squared error. Before anything is timed, both
+models must give the same values and gradients for the same weights, and both must have learned.
 
     python benchmarks/fitting.py [--threads 2] [--rounds 5]
 """
@@ -30,7 +30,7 @@ class Plain(nn.Module):
 
 
 def plain_loop(X: np.ndarray, y: np.ndarray) -> float:
-    """The loss of the last epoch, of a standardized target."""
+    """Return the loss of the last epoch, for a standardized target."""
     x, target = torch.from_numpy(X), torch.from_numpy((y - y.mean()) / y.std()).float().unsqueeze(1)
     model, criterion = Plain(), nn.MSELoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
@@ -46,7 +46,7 @@ def plain_loop(X: np.ndarray, y: np.ndarray) -> float:
 
 
 def same_function() -> None:
-    """Both models, with the same weights, give the same numbers and gradients."""
+    """Raise AssertionError unless both models give the same values and gradients for the same weights."""
     theirs, ours = Plain(), SequenceModel(F, H, 1)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(BATCH, T, F)
@@ -69,7 +69,7 @@ def main() -> None:
 
     losses = {"plain loop": plain_loop(X, y), "GRURegressor": fit()}
     print("loss of the last epoch: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
-    assert max(losses.values()) < 0.1, "one of them has not learned"
+    assert max(losses.values()) < 0.1, "one of the models has not learned"
     theirs, ours = in_turn([lambda: plain_loop(X, y), fit], options.rounds)
     faster = ratio(theirs, ours)
     print(f"plain loop {np.median(theirs):.2f} s, GRURegressor {np.median(ours):.2f} s: {faster:.2f} times faster")

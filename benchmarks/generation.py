@@ -1,7 +1,7 @@
-"""Writing text and single steps: the runtime against the textbook's predict loop, and against torch.nn.GRUCell.
+"""Time text generation against the textbook's predict loop, and single steps against torch.nn.GRUCell.
 
 The textbook predicts one character at a time: one-hot tensor, torch.nn.GRU (or the gates from scratch), linear layer,
-argmax. Both its loops are timed; the faster one counts. All must write the same text before anything is timed.
+argmax. Both of its loops are timed and the faster one counts. Before anything is timed, all must write the same text.
 
     python benchmarks/generation.py [--threads 2] [--rounds 9]
 """
@@ -17,12 +17,12 @@ from headgate.text.tokenizer import CharacterTokenizer
 from rounds import conclude, in_turn, machine, ratio, start
 
 H, LENGTH = 256, 1000
-GOALS = {28: 15.0, 1027: 8.0}  # vocabulary: at least so many times faster
+GOALS = {28: 15.0, 1027: 8.0}  # vocabulary size: least speed-up
 STEP = 4.0
 
 
 class Concise:
-    """The chapter's prediction with torch.nn.GRU."""
+    """The textbook's prediction loop with torch.nn.GRU."""
 
     def __init__(self, model: LanguageModel) -> None:
         V = len(model.head.weight)
@@ -39,7 +39,7 @@ class Concise:
 
 
 class Scratch:
-    """The chapter's prediction with every gate written out."""
+    """The textbook's prediction loop with every gate written out."""
 
     def __init__(self, model: LanguageModel) -> None:
         gru = model.gru
@@ -62,7 +62,7 @@ class Scratch:
 
 
 def model_of(V: int) -> tuple[LanguageModel, Runtime, str]:
-    """A model with weights large enough for lively text, and its runtime."""
+    """Return a model with weights large enough for varied text, its runtime and its characters."""
     characters = "".join(chr(0x4E00 + i) for i in range(V))
     tokenizer = CharacterTokenizer(characters, characters[0])
     settings = ModelSettings(hidden_size=H, embedding=0, dropout=0.0)
@@ -80,19 +80,19 @@ def writing(V: int, rounds: int) -> float:
     with torch.no_grad():
         texts = {"".join(characters[i] for i in loop.predict(1, 200)) for loop in loops}
         if texts != {runtime.generate(characters[1], 200)}:
-            raise SystemExit("the book's loops and the runtime write different texts: nothing was timed")
+            raise SystemExit("the textbook's loops and the runtime write different texts: nothing was timed")
         times = in_turn(
             [*(lambda m=m: m.predict(1, LENGTH) for m in loops), lambda: runtime.generate(characters[1], LENGTH)],
             rounds,
         )
     theirs = min(times[:2], key=lambda t: sorted(t)[rounds // 2])
-    for name, seconds in zip(("book, torch.nn.GRU", "book, from scratch", "headgate"), times, strict=True):
-        print(f"V={V:<5} {name:<20} {sorted(seconds)[rounds // 2] / LENGTH * 1e6:8.1f} us a character")
+    for name, seconds in zip(("textbook, torch.nn.GRU", "textbook, scratch", "headgate"), times, strict=True):
+        print(f"V={V:<5} {name:<22} {sorted(seconds)[rounds // 2] / LENGTH * 1e6:8.1f} us per character")
     return ratio(theirs, times[2])
 
 
 def stepping(rounds: int) -> float:
-    """One step, the state in hand, from Python: nn.GRUCell under inference_mode, a Runtime (with its head, V = 28)."""
+    """Time one step from Python: nn.GRUCell in inference mode against a Runtime, including its head (V = 28)."""
     _, runtime, _ = model_of(28)
     cell, x = nn.GRUCell(28, H), torch.randn(1, 28)
     state, token = runtime.initial_state(), np.array([3])
@@ -109,7 +109,7 @@ def stepping(rounds: int) -> float:
 
     times = in_turn([cell_steps, runtime_steps], rounds)
     for name, seconds in zip(("torch.nn.GRUCell", "headgate, with head"), times, strict=True):
-        print(f"a step {name:<20} {sorted(seconds)[rounds // 2] * 1e4:8.1f} us")
+        print(f"{name:<30} {sorted(seconds)[rounds // 2] * 1e4:8.1f} us per step")
     return ratio(*times)
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     options = start(__doc__)
     goals = {f"writing, V={V}": (writing(V, options.rounds), least) for V, least in GOALS.items()}
     goals["one step"] = (stepping(options.rounds), STEP)
-    print("\n" + "\n".join(f"{name}: {found:.1f}x" for name, (found, _) in goals.items()))
+    print("\n" + "\n".join(f"{name}: {speedup:.1f}x" for name, (speedup, _) in goals.items()))
     conclude(goals, threads=options.threads, machine=machine(options.threads))
 
 

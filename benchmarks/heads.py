@@ -1,8 +1,8 @@
-"""A training step of a language model with a large vocabulary: heads linear, tied and adaptive, on the CPU.
+"""Time training steps of a language model with a large vocabulary: linear, tied and adaptive heads, on the CPU.
 
-Each head is trained in a process of its own, one step of each in turn; reported are medians of tokens a second, and the
-most memory that each process had resident. Ids are drawn from Zipf's law, the most frequent first. The last line is a
-linear head computed by torch's operations, with the logits of all tokens.
+Each head is trained in its own process, one step of each in turn. Reported are the median tokens per second and the
+peak resident memory of each process. Ids are drawn from Zipf's law, the most frequent first. The last line is a linear
+head computed by torch's operations, which hold the logits of all tokens.
 
     python benchmarks/heads.py [--vocabulary 30000] [--hidden-size 256] [--rounds 15] [--threads 2]
 """
@@ -25,7 +25,7 @@ HEADS = ("linear", "tied", "adaptive", "linear, torch")
 
 
 def work(head: str, options: argparse.Namespace) -> None:
-    """Make a step whenever a line comes in, and say what it took."""
+    """Train one step per line of stdin and print its time and memory as JSON."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     V, H = options.vocabulary, options.hidden
@@ -50,7 +50,7 @@ def work(head: str, options: argparse.Namespace) -> None:
 
 
 def torch_loss(model: LanguageModel) -> None:
-    """Let the model's loss come from torch's own operations on all logits at once."""
+    """Make the model compute its loss with torch's operations on all logits at once."""
 
     def loss(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, state = model(x)
@@ -77,13 +77,13 @@ def main() -> None:
         )
         for head in HEADS
     }  # fmt: skip
-    found: dict[str, list[dict[str, float]]] = {head: [] for head in HEADS}
+    measured: dict[str, list[dict[str, float]]] = {head: [] for head in HEADS}
     for _ in range(options.rounds + 2):
         for head, worker in workers.items():
             print(file=worker.stdin, flush=True)
-            found[head].append(json.loads(worker.stdout.readline()))
-    print(f"V = {options.vocabulary:,}, H = {options.hidden}, {T} x {B} tokens a step, {options.threads} threads")
-    for head, steps in found.items():
+            measured[head].append(json.loads(worker.stdout.readline()))
+    print(f"V = {options.vocabulary:,}, H = {options.hidden}, {T} x {B} tokens per step, {options.threads} threads")
+    for head, steps in measured.items():
         speed = T * B / statistics.median(step["seconds"] for step in steps[2:])
         print(f"{head:<14} {steps[0]['parameters'] / 1e6:6.1f} M parameters  {speed:7,.0f} tokens/s  "
               f"{steps[-1]['MiB']:6,.0f} MiB")  # fmt: skip

@@ -1,13 +1,14 @@
-"""Kills training at random moments, or fills its disk, and looks whether anything is lost on the way.
+"""Kill training at random moments, or fill its disk, and check that nothing is lost.
 
     python benchmarks/killing.py [--kills 200]                   # kill -9
-    python benchmarks/killing.py --full-disk [--attempts 200]    # a disk that fills; Linux, where it may be mounted
+    python benchmarks/killing.py --full-disk [--attempts 200]    # fill the disk (Linux, if it can mount one)
 
-A run writes a checkpoint every third step and is cut short again and again, then goes on with --resume. After every cut
-the newest complete checkpoint must load and must not be older than the one before the cut. At the end the weights, the
-checkpoint, log.jsonl (but for its tokens_per_second) and samples.txt must be the bytes of a run left alone, with no
-other file there. A failure on a full disk must be one sentence and exit code 2. What finishes early is compared and
-begun anew. Exit code: 0 nothing was lost, 1 something was, 77 no disk can be mounted here.
+A run writes a checkpoint every third step, is interrupted again and again, and continues with --resume. After every
+interruption the newest complete checkpoint must load and must not be older than before. At the end the weights, the
+checkpoint, log.jsonl (except tokens_per_second) and samples.txt must equal those of an uninterrupted run byte for byte,
+and there must be no other files. On a full disk, training must fail with one sentence and exit code 2. A run that
+finishes early is compared, and a new one is started. Exit code: 0 if nothing was lost, 1 if something was, 77 if no
+disk can be mounted.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # noqa: F401 - loaded once; no operation of it may run here, so that its threads begin in the children
+import torch  # noqa: F401 - imported once; must not compute here, so that its threads start in the children
 from matplotlib.backends import backend_agg  # noqa: F401
 
 from headgate.cli.main import main as headgate
@@ -60,34 +61,34 @@ FLAGS = [
     "1",
     "--quiet",
 ]
-SHARE = 0.25  # of the time of a run left alone: twice what a start takes, so that cuts fall into it and behind it
+SHARE = 0.25  # of an uninterrupted run's time: twice the start-up, so that cuts fall both into it and after it
 DISK = 3_500_000  # bytes: twice what the run needs with one checkpoint
 
 
 class LostError(Exception):
-    """Something is not as it should be; says what."""
+    """A check that failed; the message says which."""
 
 
 def begin(path: Path, errors: Path, *flags: str) -> int:
-    """Train the run in ``path`` in a process of its own, from the start or on; its id."""
+    """Start or resume the run in ``path`` in a new process and return its id."""
     child = os.fork()
     if child:
         return child
     code = 70
     try:
         with errors.open("w", buffering=1) as sys.stderr:
-            go_on = ["--resume"] if is_run(path) else FLAGS
-            code = headgate(["train", *go_on, "--quiet", "--out", str(path), *flags])
+            source = ["--resume"] if is_run(path) else FLAGS
+            code = headgate(["train", *source, "--quiet", "--out", str(path), *flags])
     finally:
         os._exit(code)
 
 
 def ended(child: int, seconds: float) -> int | None:
-    """The exit code of a process, or None when it still runs after so many seconds."""
+    """Return the exit code of a process, or None if it still runs after ``seconds``."""
     until = time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > until:
             return None
@@ -100,27 +101,27 @@ def kill(child: int) -> None:
 
 
 def cut_at(path: Path, child: int) -> str:
-    """Where a run in ``path`` was cut, from what the process left."""
+    """Describe the moment at which a run was interrupted, judging by its files."""
     folder = path / "checkpoints"
     if not is_run(path):
-        return "before the run was there"
+        return "before the run existed"
     if list(folder.glob(".step-*")):
         return "while a checkpoint was written"
     whole = list(folder.glob("step-*"))
     if len(whole) > 1 or list(path.glob(".*.tmp")):
-        return "while a checkpoint took the place of another"
+        return "while a checkpoint replaced another"
     if not (path / "lock").exists() or f"process {child} " not in (path / "lock").read_text():
         return "while it started"
     if not whole:
-        return "in the steps before any checkpoint"
+        return "in the steps before the first checkpoint"
     lengths = json.loads((whole[0] / "state.json").read_bytes())["lengths"]
     if any((path / name).exists() and (path / name).stat().st_size > size for name, size in lengths.items()):
-        return "in steps behind a checkpoint"
-    return "with nothing to clear"
+        return "in steps after a checkpoint"
+    return "with nothing to clean up"
 
 
 def newest_step(path: Path, before: int) -> int:
-    """The step of the newest complete checkpoint; LostError where it is older than ``before``, or does not load."""
+    """Return the step of the newest complete checkpoint; raise LostError if it is older than ``before`` or damaged."""
     if not is_run(path):
         if before:
             raise LostError(f"the run was at step {before} and is gone")
@@ -129,56 +130,57 @@ def newest_step(path: Path, before: int) -> int:
     newest = run.newest()
     step = newest.step if newest else 0
     if step < before:
-        raise LostError(f"the newest complete checkpoint is of step {step}, it was of {before}")
+        raise LostError(f"the newest complete checkpoint is from step {step}, it was from step {before}")
     if (path / "model.safetensors").exists():
-        run.weights()  # raises where it is damaged
+        run.weights()  # raises if they are damaged
     unfinished = [p.name for p in (path / "checkpoints").glob(".step-*")]
     if len(unfinished) > 1:
-        raise LostError(f"{', '.join(unfinished)}: a start has not removed what was left")
+        raise LostError(f"{', '.join(unfinished)}: a start has not removed unfinished checkpoints")
     return step
 
 
 def contents(path: Path) -> dict[str, bytes | str]:
-    """The files of a run, without what tells of time: speeds in the log, its length, pictures, the lock."""
-    found: dict[str, bytes | str] = {}
+    """Return the files of a run without what depends on time: speeds in the log, its length, pictures, the lock."""
+    files: dict[str, bytes | str] = {}
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = str(file.relative_to(path))
         if file.name == "log.jsonl":
             entries = [json.loads(line) for line in file.read_text().splitlines()]
-            found[name] = json.dumps([{k: v for k, v in e.items() if k != "tokens_per_second"} for e in entries])
+            files[name] = json.dumps([{k: v for k, v in e.items() if k != "tokens_per_second"} for e in entries])
         elif file.name == "state.json":
             state = json.loads(file.read_bytes())
-            found[name] = json.dumps({**state, "lengths": state["lengths"]["samples.txt"]})
+            files[name] = json.dumps({**state, "lengths": state["lengths"]["samples.txt"]})
         else:
-            found[name] = "" if file.name in ("curve.png", "lock", "manifest.json") else file.read_bytes()
-    return found
+            files[name] = "" if file.name in ("curve.png", "lock", "manifest.json") else file.read_bytes()
+    return files
 
 
 def compare(path: Path, whole: Path) -> None:
-    """LostError that names the files which two finished runs do not share, to the bit."""
-    found, expected = contents(path), contents(whole)
-    if names := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
-        raise LostError(f"not as in a run left alone: {', '.join(names)}")
+    """Raise LostError with the names of the files in which two finished runs differ."""
+    actual, expected = contents(path), contents(whole)
+    if names := sorted(n for n in actual.keys() | expected.keys() if actual.get(n) != expected.get(n)):
+        raise LostError(f"different from an uninterrupted run: {', '.join(names)}")
 
 
 def finish(path: Path, errors: Path, whole: Path) -> None:
-    """Let a run go on to its end, and compare it."""
+    """Resume a run until its end and compare it."""
     if code := ended(begin(path, errors), 120):
-        raise LostError(f"going on ended with {code}: {errors.read_text()[-2000:]}")
+        raise LostError(f"resuming exited with {code}: {errors.read_text()[-2000:]}")
     compare(path, whole)
 
 
 def cut_again_and_again(
     whole: Path, path: Path, cuts: int, cut: Callable[[int, float], tuple[str, bool]]
 ) -> tuple[Counter[str], int]:
-    """Cut a run in ``path`` short, ``cuts`` times, and let it go on each time; whenever it is finished, begin anew.
+    """Interrupt and resume a run in ``path``, ``cuts`` times; compare it and start a new one whenever it is finished.
 
-    ``cut(step, seconds)`` makes one attempt to go on behind a step and cuts it short within so many seconds: what
-    became of it, and whether it was cut. Returns how often each thing became of it, and how many runs were compared.
+    ``cut(step, seconds)`` resumes the run after ``step``, interrupts it within ``seconds``, and returns a description
+    of what happened and True if the attempt counts. Returns the number of attempts per description, and the number of
+    runs compared.
     """
     errors, began = path.with_suffix(".errors"), time.monotonic()
     if code := ended(begin(whole, errors), 120):
-        raise LostError(f"the run left alone ended with {code}: {errors.read_text()[-2000:]}")
+        raise LostError(f"the uninterrupted run exited with {code}: {errors.read_text()[-2000:]}")
     last, seconds = newest_step(whole, 1), SHARE * (time.monotonic() - began)
     counted, runs, step, left = Counter[str](), 0, 0, cuts
     while left:
@@ -194,7 +196,7 @@ def cut_again_and_again(
 
 
 def killed(folder: Path, kills: int, chance: random.Random) -> tuple[Counter[str], int]:
-    """kill -9 at random moments."""
+    """Interrupt a run with kill -9 at random moments."""
     path, errors = folder / "killed", folder / "killed.errors"
 
     def cut(_: int, seconds: float) -> tuple[str, bool]:
@@ -204,20 +206,20 @@ def killed(folder: Path, kills: int, chance: random.Random) -> tuple[Counter[str
             kill(child)
             return cut_at(path, child), True
         if code:
-            raise LostError(f"going on ended with {code}: {errors.read_text()[-2000:]}")
-        return "it was finished first", False
+            raise LostError(f"resuming exited with {code}: {errors.read_text()[-2000:]}")
+        return "finished before the kill", False
 
     return cut_again_and_again(folder / "whole", path, kills, cut)
 
 
 def filled(folder: Path, disk: Path, attempts: int, chance: random.Random) -> tuple[Counter[str], int]:
-    """A disk with random room, from the beginning or from a random moment on; one attempt in five is killed as well."""
+    """Leave random space on the disk, at once or after a random time; kill one attempt in five as well."""
     path, errors, ballast = disk / "full", folder / "full.errors", disk / "ballast"
 
     def fill() -> None:
         room = os.statvfs(disk)
         size = room.f_bavail * room.f_frsize - chance.randrange(DISK * 2 // 3)
-        with ballast.open("wb") as file, contextlib.suppress(OSError):  # the run may have been faster
+        with ballast.open("wb") as file, contextlib.suppress(OSError):  # the run may have used the space first
             os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
     def cut(step: int, seconds: float) -> tuple[str, bool]:
@@ -233,14 +235,14 @@ def filled(folder: Path, disk: Path, attempts: int, chance: random.Random) -> tu
         if code is None:
             kill(child)
         ballast.unlink(missing_ok=True)
-        said = errors.read_text() if errors.exists() else ""
+        message = errors.read_text() if errors.exists() else ""
         if code is None:
-            return "killed before it was noticed", True
-        if code == 0 and not said:
-            return "there was room", True
-        if code != 2 or not said.startswith("headgate: ") or said.count("\n") != 1 or "make room" not in said:
-            raise LostError(f"a full disk ended training with {code}: {said[-2000:]}")
-        return "a checkpoint did not fit" if "the checkpoint of step" in said else "something else did not fit", True
+            return "killed before it noticed the full disk", True
+        if code == 0 and not message:
+            return "there was enough space", True
+        if code != 2 or not message.startswith("headgate: ") or message.count("\n") != 1 or "make room" not in message:
+            raise LostError(f"on a full disk, training exited with {code}: {message[-2000:]}")
+        return "a checkpoint did not fit" if "the checkpoint of step" in message else "something else did not fit", True
 
     return cut_again_and_again(folder / "whole", path, attempts, cut)
 
@@ -249,14 +251,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--full-disk", action="store_true", help="fill the disk instead")
-    parser.add_argument("--attempts", type=int, default=200, help="of --full-disk")
+    parser.add_argument("--attempts", type=int, default=200, help="for --full-disk")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # what is mounted goes with the process
+    parser.add_argument(
+        "--alone", action="store_true", help=argparse.SUPPRESS
+    )  # in its own namespace, so that the mount disappears with the process
     options = parser.parse_args()
     if options.full_disk and not options.alone:
         alone = ["unshare", "--user", "--map-root-user", "--mount"]
         if not shutil.which("unshare") or subprocess.run([*alone, "true"], stderr=subprocess.DEVNULL).returncode:
-            print("no disk can be mounted here: unshare --user --map-root-user --mount does not work")
+            print("no disk can be mounted: unshare --user --map-root-user --mount does not work")
             return 77
         return subprocess.run([*alone, sys.executable, *sys.argv, "--alone"]).returncode
 
@@ -278,9 +282,9 @@ def main() -> int:
             print(f"LOST, with --seed {options.seed}: {error}")
             return 1
     print(f"{sum(counted.values())} attempts in {time.monotonic() - began:.0f} s:")
-    for became, count in counted.most_common():
-        print(f"  {count:4}  {became}")
-    print(f"{runs} runs finished: all the bytes of one left alone, nothing else there")
+    for description, count in counted.most_common():
+        print(f"  {count:4}  {description}")
+    print(f"{runs} runs finished, identical to an uninterrupted run byte for byte")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""``headgate prepare`` on a text larger than it should ever hold, and the first training steps on what comes of it.
+"""Measure ``headgate prepare`` on a text larger than its memory limit, and the first training steps on the result.
 
-A text of ``--size`` MiB is made, of 3,000 characters scattered over all of Unicode. Reported: how fast it is prepared,
-and the most memory that all processes of a command have resident together, beyond that of ``import torch``. Goals, for
-1 GiB on two cores: 20 MB/s, 600 MiB. Linux only.
+The text has ``--size`` MiB and 3,000 different characters from all of Unicode. Reported: the speed of preparing it, and
+the peak resident memory of all processes of a command together, in excess of ``import torch``. Goals for 1 GiB on two
+cores: 20 MB/s, 600 MiB. Linux only.
 
     python benchmarks/large_text.py [--size 1024] [--sequence-length 200] [--tokenizer characters]
 """
@@ -34,19 +34,19 @@ def make_text(file: Path, size: int) -> None:
 
 
 def watch(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command: the seconds it took, and the most MiB that it and its children had resident at a time."""
+    """Run a command; return its seconds and the peak resident memory of it and its descendants, in MiB."""
     most, began = 0.0, time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             most = max(most, sum(resident(pid) for pid in family(process.pid)))
             time.sleep(0.02)
     if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+        sys.exit(f"{' '.join(command)} exited with {process.returncode}")
     return time.perf_counter() - began, most
 
 
 def family(pid: int) -> list[int]:
-    """A process and those it has started, of whichever generation."""
+    """Return the ids of a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
@@ -55,7 +55,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> float:
-    """MiB; 0 for a process that has just ended."""
+    """Return the resident memory of a process in MiB; 0 if it has just ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -87,10 +87,12 @@ def main() -> None:
         )  # fmt: skip
     rate = size / seconds / 1e6
     print(f"{size / MIB:,.0f} MiB of text; import torch alone has {base:.0f} MiB resident")
-    print(f"prepare: {seconds:.1f} s, {rate:.1f} MB/s, {most:.0f} MiB resident: {most - base:.0f} beyond import torch")
+    print(
+        f"prepare: {seconds:.1f} s, {rate:.1f} MB/s, {most:.0f} MiB resident: {most - base:.0f} more than import torch"
+    )
     print(
         f"train, {options.steps} steps: {steps:.1f} s, {most_training:.0f} MiB resident: "
-        f"{most_training - base:.0f} beyond import torch"
+        f"{most_training - base:.0f} more than import torch"
     )
     met = rate >= GOALS["MB/s"] and max(most, most_training) - base <= GOALS["MiB"]
     print(f"{'PASS' if met else 'FAIL'}: {GOALS['MB/s']:.0f} MB/s, {GOALS['MiB']:.0f} MiB")

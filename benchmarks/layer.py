@@ -1,7 +1,7 @@
-"""The layer against torch.nn.GRU with the same weights: forward and backward, forward alone, share of the FMA peak.
+"""Time the layer against torch.nn.GRU with the same weights: forward + backward, forward alone, share of the FMA peak.
 
-Before anything is timed, values and all gradients must agree. Packing of the weights is in every call. Ours is timed as
-it is, and with batch_invariant=False where the processor has matrix tiles, which that is for.
+Before anything is timed, values and all gradients must agree. Every call includes packing the weights. Ours is timed
+with its defaults and, if the processor has matrix tiles, also with batch_invariant=False, which uses them.
 
     python benchmarks/layer.py [--threads 2] [--rounds 9]
 """
@@ -18,7 +18,7 @@ from headgate import GRU, native
 from headgate.kernels import native_gru
 from rounds import conclude, fma_rate, geometric_mean, in_turn, machine, ratio, start
 
-SHAPES = {  # T, B, I, H: forward and backward at least so many times faster
+SHAPES = {  # T, B, I, H: least speed-up of forward + backward
     (35, 1, 32, 256): 10.0,
     (35, 4, 32, 256): 5.0,
     (35, 32, 64, 64): 5.0,
@@ -31,12 +31,12 @@ MEAN, MEAN_FORWARD, SHARE = 3.3, 2.5, 0.75
 
 
 def ways() -> dict[str, bool]:
-    """What to call ours, and its batch_invariant."""
+    """Return the variants of ours: {name: batch_invariant}."""
     return {"ours": True, "batch_invariant=False": False} if native.level() == "AMX" else {"ours": True}
 
 
 def layers(T: int, B: int, I: int, H: int) -> tuple[list[nn.Module], Tensor, Tensor, Tensor]:  # noqa: E741
-    """Theirs and ours with the same weights, an input, a first state, and the gradient of the outputs."""
+    """Return theirs and ours with the same weights, an input, an initial state, and the gradient of the outputs."""
     theirs = nn.GRU(I, H)
     ours = [GRU(I, H, batch_invariant=invariant, backend="native") for invariant in ways().values()]
     for layer in ours:
@@ -56,7 +56,7 @@ def forward(layer: nn.Module, x: Tensor, h0: Tensor) -> Tensor:
 
 
 def parity_gate(theirs: nn.Module, ours: nn.Module, *rest: Tensor) -> float:
-    """The largest difference of a value or gradient, relative to the tensor's largest element. Raises above 1e-4."""
+    """Return the largest difference of values or gradients, relative to the tensor's largest; exit if above 1e-4."""
     worst = max(
         float((a - b).detach().abs().max() / b.detach().abs().max())
         for a, b in zip(step(ours, *rest), step(theirs, *rest), strict=True)
@@ -72,21 +72,21 @@ def main() -> None:
     print("   ".join(header))
     goals, results = {}, []
     for shape, least in SHAPES.items():
-        found: dict[str, Any] = {"shape": shape}
+        result: dict[str, Any] = {"shape": shape}
         (theirs, *ours), *rest = layers(*shape)
         worst = max(parity_gate(theirs, layer, *rest) for layer in ours)
         columns = []
         for what, run, arguments in (("both", step, rest), ("forward", forward, rest[:2])):
             first, *others = in_turn([partial(run, layer, *arguments) for layer in (theirs, *ours)], options.rounds)
-            found[what] = [ratio(first, times) for times in others]
-            times = " ".join(f"{median(t) * 1e3:.2f} {r:.2f}x" for t, r in zip(others, found[what], strict=True))
+            result[what] = [ratio(first, times) for times in others]
+            times = " ".join(f"{median(t) * 1e3:.2f} {r:.2f}x" for t, r in zip(others, result[what], strict=True))
             columns.append(f"{median(first) * 1e3:.2f} / {times}")
         print(
             "{:>4} {:>4} {:>5} {:>5}".format(*shape), f"  {columns[0]:^44}   {columns[1]:^44}   {worst:.0e}", flush=True
         )
-        results.append(found)
-        for way, found_ratio in zip(ways(), found["both"], strict=True):
-            goals["{}: forward + backward T={} B={} I={} H={}".format(way, *shape)] = (found_ratio, least)
+        results.append(result)
+        for way, speedup in zip(ways(), result["both"], strict=True):
+            goals["{}: forward + backward T={} B={} I={} H={}".format(way, *shape)] = (speedup, least)
     print()
     for i, (way, invariant) in enumerate(ways().items()):
         means = [geometric_mean(r[what][i] for r in results) for what in ("both", "forward")]
@@ -99,9 +99,9 @@ def main() -> None:
 
 
 def recurrent_share(threads: int, invariant: bool, seconds: float = 3.0) -> dict[str, float]:
-    """What the recurrence makes of the FMA peak: B=32, H=256, T=35, ids of a small vocabulary, the kernel alone.
+    """Return the share of the FMA peak that the recurrent kernel alone reaches: B=32, H=256, T=35, a small vocabulary.
 
-    Peak and kernel in turn, because processors change their clock with the work: the median of the ratios.
+    The median ratio of kernel and peak, measured in turn because processors adapt their clock to the work.
     """
     T, B, V, H = 35, 32, 28, 256
     layer = GRU(V, H, backend="native")

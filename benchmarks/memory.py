@@ -1,6 +1,6 @@
-"""Peak memory of a training step beyond what the process held before it: ours against torch.nn.GRU, B=32, T=200, H=256.
+"""Measure the peak memory that a training step adds: ours against torch.nn.GRU, B=32, T=200, H=256.
 
-Each is measured in a process of its own, after one small step, with the kernel's high-water mark (Linux).
+Each is measured in its own process, after one small step, by the high-water mark of the Linux kernel.
 
     python benchmarks/memory.py
 """
@@ -17,7 +17,7 @@ MOST = 1.0  # ours over torch.nn.GRU's
 
 
 def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
+    """Return VmRSS or VmHWM of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
@@ -36,24 +36,24 @@ def measure(kind: str) -> None:
 
     step(2)
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     step(T)
     print(json.dumps(resident("VmHWM") - before))
 
 
 def main() -> None:
-    found = {
+    peaks = {
         kind: min(
             int(subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True).stdout)
             for _ in range(3)
         )
         for kind in ("torch.nn.GRU", "ours")
     }
-    for kind, value in found.items():
+    for kind, value in peaks.items():
         print(f"{kind:<14} {value / 2**20:7.1f} MiB")
-    share = found["ours"] / found["torch.nn.GRU"]
-    print(f"ours over torch.nn.GRU's: {share:.2f}")
-    conclude({"torch.nn.GRU's memory over ours": (1 / share, 1 / MOST)}, bytes=found)
+    share = peaks["ours"] / peaks["torch.nn.GRU"]
+    print(f"ours / torch.nn.GRU: {share:.2f}")
+    conclude({"torch.nn.GRU's memory over ours": (1 / share, 1 / MOST)}, bytes=peaks)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Forward on the CPU against ONNX Runtime and OpenVINO: the same weights, the same number of threads.
+"""Time forward on the CPU against ONNX Runtime and OpenVINO, with the same weights and number of threads.
 
-Both read one ONNX file with a GRU node (linear_before_reset=1, which is reset="after"). Outputs must agree before
-anything is timed. Each reads in a process of its own, one after another: their threads wait actively for some time
-after their work, and would slow down whoever comes next. Needs: pip install onnx onnxruntime openvino
+Both read the same ONNX file with a GRU node (linear_before_reset=1, that is reset="after"). Before anything is timed,
+the outputs must agree. Each runs in its own process, one after another, because their threads spin for a while after a
+call and would slow down the next one. Needs: pip install onnx onnxruntime openvino
 
     python benchmarks/peers.py [--threads 2] [--rounds 9]
 """
@@ -25,7 +25,7 @@ LEAST = 1.0
 
 
 def to_onnx(layer: GRU, path: Path) -> None:
-    """The layer as an ONNX GRU node, whose gates lie in the order z, r, h."""
+    """Write the layer as an ONNX GRU node, whose gates have the order z, r, h."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -75,11 +75,11 @@ def open_vino(path: Path, x: np.ndarray, threads: int) -> Reader:
 
 def headgate(path: Path, x: np.ndarray, threads: int) -> Reader:
     torch.set_num_threads(threads)
-    layer, given = torch.load(path.with_suffix(".pt"), weights_only=False), torch.from_numpy(x)
+    layer, inputs = torch.load(path.with_suffix(".pt"), weights_only=False), torch.from_numpy(x)
 
     def read() -> np.ndarray:
         with torch.inference_mode():
-            return layer(given)[0].numpy()
+            return layer(inputs)[0].numpy()
 
     return read
 
@@ -88,7 +88,7 @@ READERS = {"ONNX Runtime": onnx_runtime, "OpenVINO": open_vino, "headgate": head
 
 
 def serve(name: str, path: Path, x: np.ndarray, threads: int, pipe: Connection) -> None:
-    """A process of its own: sends its output, then, for every message, the seconds of a call."""
+    """Send the output through the pipe, then the seconds of one call per message received, until a false message."""
     read = READERS[name](path, x, threads)
     pipe.send(read())
     while pipe.recv():
@@ -116,16 +116,16 @@ def main() -> None:
                     raise SystemExit(f"{name} and ours disagree ({worst:.1e}): nothing was timed")
             for _ in range(options.rounds):
                 for name, pipe in pipes.items():
-                    time.sleep(0.2)  # until the threads of the one before wait no longer actively
+                    time.sleep(0.2)  # until the threads of the previous process have stopped spinning
                     pipe.send(True)
                     times[name].append(pipe.recv())
             for pipe in pipes.values():
                 pipe.send(False)
         ours = times.pop("headgate")
         for name, theirs in times.items():
-            found, medians = ratio(theirs, ours), [sorted(t)[options.rounds // 2] * 1e3 for t in (theirs, ours)]
-            print(f"T={T} B={B} H={H} {name:<14} {medians[0]:7.2f} / {medians[1]:7.2f} ms {found:6.2f}x", flush=True)
-            goals[f"forward T={T} B={B} H={H} against {name}"] = (found, LEAST)
+            speedup, medians = ratio(theirs, ours), [sorted(t)[options.rounds // 2] * 1e3 for t in (theirs, ours)]
+            print(f"T={T} B={B} H={H} {name:<14} {medians[0]:7.2f} / {medians[1]:7.2f} ms {speedup:6.2f}x", flush=True)
+            goals[f"forward T={T} B={B} H={H} against {name}"] = (speedup, LEAST)
     conclude(goals, threads=options.threads, machine=machine(options.threads))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in a line, several functions timed in turn, medians, a verdict, JSON last."""
+"""Helpers of the benchmarks: describe the machine, time functions in turn, print a verdict and JSON."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def processor() -> str:
 
 
 def fma_rate(threads: int, steps: int = 500_000) -> float:
-    """Floating-point operations a second that so many threads make just now, float32, with nothing but registers."""
+    """Measure the float32 operations per second that ``threads`` threads reach at this moment, using registers only."""
     library, lanes = native.load(), {"baseline": 4, "AVX2": 8, "AVX-512": 16, "AMX": 16}[native.level()]
     began = time.perf_counter()
     library.headgate_peak_float(threads, native.ctypes.c_int64(steps))
@@ -29,7 +29,7 @@ def fma_rate(threads: int, steps: int = 500_000) -> float:
 
 
 def fma_peak(threads: int) -> float:
-    """The best of some tries."""
+    """Return the best of several measurements."""
     return max(fma_rate(threads) for _ in range(20))
 
 
@@ -41,7 +41,7 @@ def machine(threads: int) -> str:
 
 
 def start(doc: str) -> argparse.Namespace:
-    """The options of a benchmark, --threads and --rounds; seeds torch, sets its threads, prints the machine."""
+    """Parse --threads and --rounds, seed torch, set its threads and print the machine."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
@@ -53,26 +53,26 @@ def start(doc: str) -> argparse.Namespace:
 
 
 def in_turn(functions: Sequence[Callable[[], object]], rounds: int, seconds: float = 0.15) -> list[list[float]]:
-    """Seconds a call of each function, (functions, rounds): in every round each is called for about ``seconds``."""
+    """Return seconds per call, (functions, rounds); in each round each function is called for about ``seconds``."""
     calls = []
     for function in functions:
         function()
         began = time.perf_counter()
         function()
         calls.append(max(1, int(seconds / max(time.perf_counter() - began, 1e-9))))
-    found: list[list[float]] = [[] for _ in functions]
+    durations: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
-        for times, function, n in zip(found, functions, calls, strict=True):
-            function()  # whatever the other one left behind
+        for times, function, n in zip(durations, functions, calls, strict=True):
+            function()  # warm up again after the other functions
             began = time.perf_counter()
             for _ in range(n):
                 function()
             times.append((time.perf_counter() - began) / n)
-    return found
+    return durations
 
 
 def ratio(theirs: Iterable[float], ours: Iterable[float]) -> float:
-    """How many times faster ours is: the median over rounds."""
+    """Return the speed-up of ours over theirs: the median over rounds."""
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
@@ -81,10 +81,10 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def conclude(goals: dict[str, tuple[float, float]], **facts: object) -> None:
-    """Print the verdict over {what: (measured, at least)}, and everything as JSON."""
+    """Print the verdict on goals {name: (measured, least)}, then everything as JSON."""
     missed = {name: pair for name, pair in goals.items() if not pair[0] >= pair[1]}
     print()
-    for name, (found, least) in missed.items():
-        print(f"below: {name}: {found:.2f}, at least {least:g}")
+    for name, (measured, least) in missed.items():
+        print(f"missed: {name}: {measured:.2f}, goal {least:g}")
     print(f"{'FAIL' if missed else 'PASS'}: {len(goals) - len(missed)} of {len(goals)} goals met")
-    print(json.dumps({**facts, "goals": {name: {"found": f, "least": g} for name, (f, g) in goals.items()}}))
+    print(json.dumps({**facts, "goals": {name: {"measured": m, "least": g} for name, (m, g) in goals.items()}}))

@@ -1,6 +1,6 @@
-"""How long ``headgate generate`` takes to start and write 50 characters: whole processes, in turn, medians.
+"""Time ``headgate generate`` from its start to the end of 50 characters: whole processes, in turn, medians.
 
-Beside it, for comparison: Python alone, Python with NumPy, and Python with torch, which generate does not load.
+For comparison: Python alone, with NumPy, and with torch, which generate does not load.
 
     python benchmarks/startup.py [--rounds 15]
 """
@@ -26,7 +26,7 @@ V, H = 1027, 256
 
 
 def make_run(folder: Path) -> None:
-    """A run directory of the size of the lyrics recipes: H = 256, V = 1,027."""
+    """Create a run directory of the size of the lyrics recipes: H = 256, V = 1,027."""
     tokenizer = CharacterTokenizer("".join(chr(0x4E00 + i) for i in range(V)), chr(0x4E00))
     settings = Settings(model=ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     model = LanguageModel(settings.model, V)

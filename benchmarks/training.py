@@ -1,9 +1,9 @@
-"""Tokens a second of whole training: each recipe against the textbook's own procedure, in turn, in one process.
+"""Measure the tokens per second of training: each recipe against the textbook's procedure, in turn, in one process.
 
-The textbook's procedures (from scratch and concise) are rewritten here as the chapter describes them: one-hot tensors,
-six products a step or torch.nn.GRU, clipping that walks over the parameters, SGD by hand or torch.optim. Before
-anything is timed, both must produce the same losses from the same weights. The corpora are found as by ``headgate
-train``; where they are absent, a text of the same size and vocabulary stands in, and the output says so.
+The textbook's procedures (from scratch and concise) are rewritten here as its chapter describes them: one-hot tensors,
+six products per step or torch.nn.GRU, clipping that loops over the parameters, SGD by hand or torch.optim. Before
+anything is timed, both must produce the same losses from the same weights. Corpora are located as by ``headgate
+train``; random ids of the same number and vocabulary replace a missing one, and the output says so.
 
     python benchmarks/training.py [--threads 2] [--rounds 7] [--epochs 6]
 """
@@ -33,7 +33,7 @@ from headgate.training.optimization import clip_gradients, make_optimizer
 from headgate.training.report import Report
 from rounds import conclude, machine
 
-CASES = {  # recipe, reset: at least so many times faster
+CASES = {  # recipe, reset: least speed-up
     ("lyrics-scratch", "after"): 4.5,
     ("lyrics-scratch", "before"): 4.5,
     ("lyrics-concise", "after"): 3.0,
@@ -43,7 +43,7 @@ CASES = {  # recipe, reset: at least so many times faster
 
 
 class Scratch:
-    """The chapter "from scratch": every gate its own matrices, one step after another on one-hot rows."""
+    """The textbook's GRU from scratch: separate matrices for each gate, and a loop over steps of one-hot rows."""
 
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
         H = settings.model.hidden_size
@@ -75,7 +75,7 @@ class Scratch:
 
 
 class Concise:
-    """The chapter "concise": one-hot tensor, torch.nn.GRU, linear layer, torch.optim."""
+    """The textbook's concise GRU: one-hot tensor, torch.nn.GRU, linear layer, torch.optim."""
 
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
         V, H = model.head.weight.shape
@@ -97,7 +97,7 @@ class Concise:
 
 
 def book_epoch(book: Scratch | Concise, batches: Batches, epoch: int, settings: Settings) -> list[float]:
-    """One epoch of the textbook's training; the loss of every step."""
+    """Train one epoch with the textbook's procedure and return the loss of each step."""
     losses, h = [], torch.zeros(settings.training.batch_size, settings.model.hidden_size)
     for step in range(batches.per_epoch):
         batch = batches.at(epoch, step)
@@ -116,7 +116,10 @@ def book_epoch(book: Scratch | Concise, batches: Batches, epoch: int, settings: 
 
 
 def parity_gate(corpus: Corpus, settings: Settings) -> float:
-    """Train both for one epoch from the same weights; the largest relative difference of a loss. Raises above 1e-4."""
+    """Train both for one epoch from the same weights and return the largest relative difference of their losses.
+
+    Exits if it is above 1e-4.
+    """
     torch.manual_seed(0)
     model = LanguageModel(settings.model, corpus.tokenizer.vocabulary_size)
     book = book_of(model, settings)
@@ -142,7 +145,7 @@ def book_of(model: LanguageModel, settings: Settings) -> Scratch | Concise:
 
 
 def our_tokens_per_second(corpus: Corpus, settings: Settings, epochs: int) -> float:
-    """``headgate train`` itself: batches, steps, report, checkpoint; without its first epoch."""
+    """Measure ``headgate train``, including batches, reports and checkpoints, but without its first epoch."""
     short = replace(settings, training=replace(settings.training, epochs=epochs + 1, sample_every=0))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder), short, corpus.tokenizer, {})
@@ -181,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(options.threads))
-    print(f"medians of {options.rounds} rounds of {options.epochs} epochs each, the book's and ours in turn\n")
+    print(f"medians of {options.rounds} rounds of {options.epochs} epochs each, the textbook's and ours in turn\n")
     print(f"{'recipe':<22} {'reset':<7} {'book, tokens/s':>15} {'ours, tokens/s':>15} {'ratio':>7}   parity")
     results, goals = [], {}
     for (name, reset), least in CASES.items():

@@ -1,15 +1,16 @@
-"""Training across two hosts, one of which is lost on the way: what the other does, and whether the bits stay the same.
+"""Train on two hosts, lose one of them on the way, and check that the model stays the same to the bit.
 
     python benchmarks/two_hosts.py [killed] [unplugged] [rendezvous]
 
-The hosts are network namespaces of this machine with a cable between them, and one torchrun with one process each:
+The hosts are network namespaces of this machine, connected by a virtual cable; each runs torchrun with one process:
 
-    killed      every process of the second host gets kill -9; the same command starts there again
-    unplugged   the cable is pulled first, so that nothing tells the first host; 20 s later it is back, and the command
-    rendezvous  every process of the first host, where the rendezvous is, gets kill -9; both commands start again
+    killed      kill -9 for every process of the second host; the same command is started there again
+    unplugged   the cable is pulled first, so that the first host is not notified; 20 s later the cable is plugged in
+                again and the command is started again
+    rendezvous  kill -9 for every process of the first host, which has the rendezvous; both commands are started again
 
-Every time the model must be, to the bit, that of a run that lost nobody. Exit code: 0 so it was, 1 it was not, 77 there
-can be no such hosts here (Linux with unshare and ip is needed, and user namespaces where one is not root).
+The model must be identical, to the bit, to that of a run without a loss. Exit code: 0 if it always was, 1 if not, 77 if
+such hosts cannot be created (needs Linux with unshare and ip, and user namespaces unless run as root).
 """
 
 import argparse
@@ -45,15 +46,15 @@ FLAGS = [
     "0",
 ]
 ADDRESSES = {"one": "10.77.0.1", "two": "10.77.0.2"}
-PATIENCE = 300  # seconds: nothing here takes that long
+PATIENCE = 300  # seconds; more than anything here takes
 
 
 class WrongError(Exception):
-    """Something went otherwise than it should; says what."""
+    """A check that failed; the message says which."""
 
 
 def plug() -> None:
-    """The two hosts, with a cable between them."""
+    """Create the two hosts and a cable between them."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     for name in ADDRESSES:
         subprocess.run(["ip", "netns", "add", name], check=True)
@@ -67,15 +68,15 @@ def plug() -> None:
 
 @dataclass
 class Host:
-    """One of the two."""
+    """One of the two hosts."""
 
     name: str
-    said: Path  # the file that its commands write to
+    said: Path  # the output of its commands
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self, job: str, out: Path) -> None:
-        there = ["ip", "netns", "exec", self.name]
-        there += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]  # all its processes go with the first
+        inside = ["ip", "netns", "exec", self.name]
+        inside += ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]  # killing the first process kills all
         torchrun = [
             sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
             "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", job,
@@ -83,9 +84,11 @@ class Host:
             "--rdzv-conf", f"is_host={int(self.name == 'one')},join_timeout=3600",
         ]  # fmt: skip
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": f"cable-{self.name}", "OMP_NUM_THREADS": "1"}
-        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else who comes back waits for an address in vain
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = (
+            "1"  # otherwise a returning host waits for an address forever
+        )
         with self.said.open("ab") as output:
-            command = [*there, *torchrun, "-m", "headgate", "train", *FLAGS, "--out", str(out)]
+            command = [*inside, *torchrun, "-m", "headgate", "train", *FLAGS, "--out", str(out)]
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
     def kill(self) -> None:
@@ -97,26 +100,26 @@ class Host:
         subprocess.run(["ip", "-n", self.name, "link", "set", f"cable-{self.name}", state], check=True)
 
     def code(self) -> int:
-        """How its command ended, once it has."""
+        """Wait for its command and return the exit code."""
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise WrongError(f"host {self.name} is still there after {PATIENCE} s") from None
+            raise WrongError(f"host {self.name} is still running after {PATIENCE} s") from None
 
 
 def step_behind(out: Path, step: int) -> int:
-    """Wait until the newest checkpoint is of a later step than ``step``; that step."""
+    """Wait for a checkpoint after ``step`` and return its step."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         newest = RunDirectory.open(out).progress() if is_run(out) else None
         if newest is not None and newest["step"] > step:
             return int(newest["step"])
         time.sleep(0.1)
-    raise WrongError(f"there is no checkpoint behind step {step} after {PATIENCE} s")
+    raise WrongError(f"there is no checkpoint after step {step} within {PATIENCE} s")
 
 
 def lose(way: str, folder: Path) -> Path:
-    """Train, lose a host in this way (none: ``alone``), and let the others finish. Returns the run."""
+    """Train, lose a host in this way (``alone``: lose none), let training finish, and return the run directory."""
     out = folder / way
     one, two = hosts = [Host(name, folder / f"{way}.{name}") for name in ADDRESSES]
     began = time.monotonic()
@@ -135,26 +138,26 @@ def lose(way: str, folder: Path) -> Path:
                 lost.cable("down")
             lost.kill()
             step = step_behind(out, 0)
-            say(f"host {lost.name} is lost ({way}); the newest checkpoint is of step {step}")
+            say(f"host {lost.name} is lost ({way}); the newest checkpoint is from step {step}")
             if way == "rendezvous":
-                say(f"the command of host two has ended with {two.code()}")
+                say(f"the command on host two exited with {two.code()}")
                 two.start(way, out)
-                say("started again there")
+                say("started again on host two")
             if way == "unplugged":
                 time.sleep(20)
                 if one.process.poll() is not None:
-                    raise WrongError("host one has not waited")
+                    raise WrongError("host one did not wait")
                 lost.cable("up")
             lost.start(way, out)
             say(f"started again on host {lost.name}")
-            say(f"went on: a checkpoint of step {step_behind(out, step)}")
+            say(f"continued: a checkpoint from step {step_behind(out, step)}")
         codes = [host.code() for host in hosts]
-        say(f"ended with {codes[0]} and {codes[1]}")
+        say(f"exit codes {codes[0]} and {codes[1]}")
         if codes != [0, 0]:
-            raise WrongError("both should have ended with 0")
+            raise WrongError("both exit codes should be 0")
     except WrongError:
         for host in hosts:
-            print(f"host {host.name} said:\n{host.said.read_text()[-5000:]}")
+            print(f"output of host {host.name}:\n{host.said.read_text()[-5000:]}")
         raise
     finally:
         for host in hosts:
@@ -165,30 +168,30 @@ def lose(way: str, folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ways = ("killed", "unplugged", "rendezvous")
-    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of losing a host: {', '.join(ways)} (all)")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # in namespaces of its own
+    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"how to lose a host: {', '.join(ways)} (all)")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # already in its own namespaces
     options = parser.parse_args()
     if wrong := sorted(set(options.ways) - set(ways)):
-        parser.error(f"no way of losing a host: {', '.join(wrong)}")
+        parser.error(f"unknown way of losing a host: {', '.join(wrong)}")
     if not options.alone:
         alone = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--kill-child", "--fork"]
         needed = shutil.which("unshare") and shutil.which("ip")
         if not needed or subprocess.run([*alone, "true"], stderr=subprocess.DEVNULL).returncode:
-            print("there can be no hosts here: unshare --user --map-root-user --net --mount, or ip, does not work")
+            print("hosts cannot be created: unshare --user --map-root-user --net --mount, or ip, does not work")
             return 77
         return subprocess.run([*alone, sys.executable, *sys.argv, "--alone"]).returncode
 
     plug()
     with tempfile.TemporaryDirectory() as name:
         try:
-            print("alone: nobody is lost")
+            print("alone: no host is lost")
             whole = (lose("alone", Path(name)) / "model.safetensors").read_bytes()
             for way in options.ways or ways:
                 print(f"{way}:")
-                found = (lose(way, Path(name)) / "model.safetensors").read_bytes()
-                if found != whole:
-                    raise WrongError("the bits are others than those of the run that lost nobody")
-                print("  the same bits")
+                model = (lose(way, Path(name)) / "model.safetensors").read_bytes()
+                if model != whole:
+                    raise WrongError("the model differs from that of the run without a loss")
+                print("  identical to the bit")
         except WrongError as error:
             print(error)
             return 1

@@ -1,9 +1,9 @@
-"""Handwritten digits as sequences: eight steps (the rows, from the top) of eight pixels, into ten classes.
+"""Classify handwritten digits as sequences of eight steps (the rows, from the top) of eight pixels.
 
-The classifier reads an image row by row. A third of the images is held out; what is printed and drawn is about that
-third: the accuracy, how it grows with the rows that have been read, and the images that are misread.
+A third of the images is held out for testing. The example prints the accuracy on them, and draws how the accuracy grows
+with the number of rows read, and some misread images.
 
-    python examples/digits.py [FOLDER]      # the picture goes to FOLDER/digits.png (this folder)
+    python examples/digits.py [FOLDER]      # writes FOLDER/digits.png; default: the current folder
 """
 
 import sys
@@ -24,16 +24,16 @@ def main(folder: Path) -> float:
     accuracy = classifier.score(X_test, y_test)
     print(f"accuracy {accuracy:.4f} over {len(y_test)} images not trained on")
 
-    # The same network, trained on images that end after one to eight rows: a list of sequences of different lengths.
+    # The same network, trained also on images cut after one to eight rows: sequences of different lengths, in a list.
     ends = [1 + i % 8 for i in range(len(X))]
     cut = [image[:end] for image, end in zip(X, ends, strict=True)]
     partial = GRUClassifier(bidirectional=True, dropout=0.3, epochs=80, random_state=0).fit([*cut, *X], [*y, *y])
-    read = [partial.score(X_test[:, :rows], y_test) for rows in range(1, 9)]
+    accuracies = [partial.score(X_test[:, :rows], y_test) for rows in range(1, 9)]
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
     axes = left.subplots()
-    axes.plot(range(1, 9), read, marker="o")
+    axes.plot(range(1, 9), accuracies, marker="o")
     axes.set(xlabel="rows read, from the top", ylabel="accuracy", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     predicted = classifier.predict(X_test)

@@ -1,6 +1,6 @@
-"""A run directory in miniature, for sending and packaging: settings, vocabulary, the best weights in bfloat16.
+"""Reduce a run directory to what ``headgate generate`` reads: settings, vocabulary, and the best weights in bfloat16.
 
-The model that comes with headgate was made so, from ``headgate train voyage`` with the defaults:
+This made the model that comes with headgate, from ``headgate train voyage`` with the defaults:
 
     python examples/miniature.py runs/voyage src/headgate/runs/pretrained/voyage
 """
@@ -15,7 +15,7 @@ from headgate.runs.run_directory import RunDirectory
 
 
 def shrink(run: Path, out: Path) -> None:
-    """Write the three files that `headgate generate` reads."""
+    """Write the three files that ``headgate generate`` reads into ``out``."""
     weights = RunDirectory.open(run).weights(best=(run / "best.safetensors").exists())
     out.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "tokenizer.json"):

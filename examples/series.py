@@ -1,9 +1,10 @@
-"""Two classic series, forecast: carbon dioxide over Mauna Loa, month by month, and sunspots, year by year.
+"""Forecast two classic time series: monthly carbon dioxide over Mauna Loa, and yearly sunspots.
 
-Both come with statsmodels. Each is tested in five folds at its end, the seasonal-naive forecast (the last season again)
-beside; then its last stretch is forecast by a model that has not seen it, and drawn with what came.
+Both come with statsmodels. Each is tested on five folds at its end and compared with the seasonal-naive forecast, which
+repeats the last season. Then a model that has not seen the last steps forecasts them, and the picture shows the actual
+values as well.
 
-    python examples/series.py [FOLDER]      # the pictures go to FOLDER/co2.png and FOLDER/sunspots.png (this folder)
+    python examples/series.py [FOLDER]      # writes FOLDER/co2.png and FOLDER/sunspots.png; default: the current folder
 """
 
 import sys
@@ -16,15 +17,15 @@ from headgate import GRUForecaster
 
 
 def carbon_dioxide() -> pd.Series:
-    """Parts per million, monthly means from March 1958 to December 2001; five months are missing."""
+    """Return monthly means from March 1958 to December 2001, in parts per million; five months are missing."""
     return sm.datasets.co2.load_pandas().data["co2"].resample("MS").mean().rename("CO2 over Mauna Loa, ppm")
 
 
 def sunspots() -> pd.Series:
-    """Mean numbers of the years 1700 to 2008."""
-    found = sm.datasets.sunspots.load_pandas().data
-    years = pd.PeriodIndex(found["YEAR"].astype(int).astype(str), freq="Y")
-    return pd.Series(found["SUNACTIVITY"].to_numpy(), index=years, name="sunspots")
+    """Return the yearly means from 1700 to 2008."""
+    data = sm.datasets.sunspots.load_pandas().data
+    years = pd.PeriodIndex(data["YEAR"].astype(int).astype(str), freq="Y")
+    return pd.Series(data["SUNACTIVITY"].to_numpy(), index=years, name="sunspots")
 
 
 def main(folder: Path) -> dict[str, pd.Series]:
@@ -37,8 +38,8 @@ def main(folder: Path) -> dict[str, pd.Series]:
         means[name] = folds[["mase", "seasonal_naive", "coverage"]].mean()
         print("mean " + ", ".join(f"{key} {value:.3f}" for key, value in means[name].items()), end="\n\n")
 
-        known, came = y.iloc[: -forecaster.horizon], y.iloc[-forecaster.horizon :]
-        forecaster.fit(known).plot(actual=came, path=folder / f"{name}.png")
+        known, actual = y.iloc[: -forecaster.horizon], y.iloc[-forecaster.horizon :]
+        forecaster.fit(known).plot(actual=actual, path=folder / f"{name}.png")
         print(forecaster.summary(), end="\n\n")
     return means
 

@@ -1,4 +1,4 @@
-"""The fenced blocks of the README and the tutorial run, in order, in an empty folder; both languages show the same."""
+"""Fenced blocks of README and tutorial run in order in an empty folder, and are the same in both languages."""
 
 import os
 import re
@@ -15,7 +15,7 @@ PAGES = ["README.md", "README.zh.md", "docs/tutorial.md", "docs/tutorial.zh.md"]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page as (language, code)."""
+    """Return the fenced blocks of a page as (language, code)."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
@@ -33,7 +33,7 @@ def run_blocks(page: str, folder: Path, data_dir: Path | None) -> int:
     for language, code in blocks(page):
         if language == "sh" and code.startswith("make "):
             command = ["sh", "-ec", "".join(f"make -n -C {ROOT} {line.split()[1]}\n" for line in code.splitlines())]
-        elif language == "sh":  # the experiments take minutes each; here they are begun only
+        elif language == "sh":  # the experiments take minutes each, so they are only started
             command = ["sh", "-ec", re.sub(r"--recipe \S+", r"\g<0> --epochs 2", code)]
         elif language == "python":
             command = [sys.executable, "-W", "error", "-c", code]
@@ -81,8 +81,8 @@ def test_estimators(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_flags_of_a_page_are_there(page: str, some: set[str], of_others: set[str]) -> None:
-    """What is shown takes minutes; that every flag in it is one of headgate, or of a named other, is seen at once."""
+def test_flags_in_pages_exist(page: str, some: set[str], of_others: set[str]) -> None:
+    """The commands take minutes to run, so only their flags are checked against those of headgate and named others."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - of_others
     commands = _parser()[1]
@@ -91,7 +91,7 @@ def test_flags_of_a_page_are_there(page: str, some: set[str], of_others: set[str
     assert some <= named <= known
 
 
-def test_every_file_that_a_page_names_is_there() -> None:
+def test_files_named_in_pages_exist() -> None:
     for page in [
         *PAGES,
         "docs/architecture.md",

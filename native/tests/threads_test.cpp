@@ -1,5 +1,6 @@
-// Runs forward and backward from several threads of the program at once, with teams of 1 to 4 threads, in both ways of
-// sharing the work: every result must have a single thread's bits. `make sanitize` runs it with -fsanitize=thread.
+// Runs forward and backward from several threads of the program at once, with teams of 1 to 4 threads and both ways of
+// dividing the work. Every result must equal that of a single thread to the bit. `make sanitize` runs this test with
+// -fsanitize=thread.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,8 +21,9 @@ struct Shape {
   bool before, reverse, ids, lengths, resets, invariant = true;
 };
 
-// With at least 8 rows per thread the rows are shared; otherwise, with two vectors of hidden units per thread, the
-// hidden units. With 130 hidden units, backward splits 1200 tokens into several chunks; 12 ids out of 50 are few.
+// With at least 8 rows per thread, the threads divide the rows; otherwise, with at least two vectors of hidden units per
+// thread, the hidden units. With 130 hidden units, backward splits 1200 tokens into several chunks. 12 ids out of 50
+// take the path for few ids.
 constexpr Shape shapes[] = {
     {"many rows", 30, 40, 5, 11, false, false, false, false, false},
     {"many rows, before", 4, 37, 9, 18, true, true, false, true, true},
@@ -63,8 +65,8 @@ template <class T> class Problem {
     const int64_t sizes[] = {t * B * H, B * H, gates_size(t), t * B * I, B * H, 3 * H * I, 3 * H * H, 3 * H, 3 * H, B * H};
     int64_t size = 0;
     for (const int64_t n : sizes) size += n;
-    std::vector<T> found(static_cast<size_t>(size));
-    T *at = found.data(), *outputs[10];
+    std::vector<T> results(static_cast<size_t>(size));
+    T *at = results.data(), *outputs[10];
     for (int i = 0; i < 10; ++i) outputs[i] = at, at += sizes[i];
 
     headgate_gru g{};
@@ -90,7 +92,7 @@ template <class T> class Problem {
     }
     if (shape_.before)  // the fourth part of the gates is undefined
       for (int64_t i = 0; i < t * B; ++i) std::memset(outputs[2] + (i * 4 + 3) * H, 0, size_t(H) * sizeof(T));
-    return found;
+    return results;
   }
 
  private:
@@ -115,7 +117,7 @@ template <class T> bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-// Returns the number of results that differ.
+// Returns the number of results that differ from those of a single thread.
 template <class T> int check(const Shape& shape, const char* type) {
   const Problem<T> problem(shape);
   const std::vector<T> expected = problem.run(1);
@@ -145,6 +147,6 @@ int main() {
     for (const Shape& shape : shapes) different += check<float>(shape, "float") + check<double>(shape, "double");
   }
   const int calls = levels * int(sizeof shapes / sizeof *shapes) * 2 * (1 + (most_threads - 1) * rounds + callers * most_threads);
-  std::printf("threads_test: %d levels, %d times forward and backward, %d different\n", levels, calls, different);
+  std::printf("threads_test: %d levels, %d calls of forward and backward, %d results differ\n", levels, calls, different);
   return different != 0;
 }

@@ -1,4 +1,4 @@
-"""Forecasts, intervals and scores equal what is computed by hand, look at nothing later, and survive the disk."""
+"""GRUForecaster: forecasts, intervals and scores as computed by hand, independent of later values, and saved."""
 
 import base64
 import errno
@@ -33,13 +33,16 @@ N, H = 70, 3  # steps of a history, and of a forecast
 
 
 def small(**changes) -> GRUForecaster:
-    """One that is fitted in hundredths of a second."""
+    """Return a forecaster that fits in hundredths of a second."""
     parameters = {"horizon": H, "window": 5, "season_length": 4, "hidden_size": 6, "epochs": 2, "random_state": 0}
     return GRUForecaster(**{**parameters, **changes})
 
 
 def values(n: int = N, series: int = 0) -> np.ndarray:
-    """A season of 4, a trend and noise, in units that differ from series to series; longer ones go on like shorter."""
+    """Return a series with a season of 4, a trend and noise; its units depend on its number.
+
+    Longer ones extend shorter ones.
+    """
     noise = np.random.default_rng(series).normal(size=n)
     return (10.0**series) * (np.sin(np.arange(n) * np.pi / 2 + series) + 0.05 * np.arange(n) + 0.2 * noise + 3)
 
@@ -60,7 +63,7 @@ def long_form(lengths: dict, F: int = 0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# The same history in every form that has the numbers of a single series
+# The same history in every form that a single series can have
 ONE = {
     "array": values(),
     "list": values().tolist(),
@@ -94,22 +97,22 @@ def numbers(answer) -> np.ndarray:
     return np.asarray(answer, float)
 
 
-def assert_equal(found, expected) -> None:
-    """Equal to the last bit, with the same index and names."""
-    assert type(found) is type(expected)
+def assert_equal(result, expected) -> None:
+    """Assert equality to the last bit, and of index and names."""
+    assert type(result) is type(expected)
     if isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, check_exact=True, check_column_type=False)
+        pd.testing.assert_frame_equal(result, expected, check_exact=True, check_column_type=False)
     elif isinstance(expected, pd.Series):
-        pd.testing.assert_series_equal(found, expected, check_exact=True)
+        pd.testing.assert_series_equal(result, expected, check_exact=True)
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(result, expected)
 
 
 # By hand
 
 
 def standardized(X: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """Features as the regressor is given them: in standard deviations of the parts that were learned from, together."""
+    """Standardize features as the regressor receives them: by the training parts of all series together."""
     columns = []
     for feature, column in enumerate(np.asarray(X).T):
         known = [float(value) for part in parts for value in np.asarray(part)[:, feature]]
@@ -133,8 +136,10 @@ def scale_by_hand(y, lags) -> tuple[float, float]:
 
 
 def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: int) -> list[list[float]]:
-    """The window whose last difference is z[end - 1]; z[t] is of the step t + S. Beside each: what is known of the
-    k steps after it, X standardized."""
+    """Return the window whose last difference is z[end - 1], where z[t] belongs to step t + S.
+
+    Each row has a difference and the standardized features X of the k steps after it.
+    """
     rows = []
     for t in range(end - w, end):
         row = [z[t]]
@@ -145,13 +150,13 @@ def window_by_hand(z: list[float], X: np.ndarray, end: int, w: int, k: int, S: i
 
 
 def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tuple[float, float]) -> list[float]:
-    """h steps after the history y, with the features X (len(y) + h, F), standardized, window by window."""
+    """Forecast h steps after the history y window by window, with standardized features X (len(y) + h, F)."""
     lags, w, S = fitted.lags_, fitted.window_, sum(fitted.lags_)
     k = fitted.horizon if fitted.strategy == "direct" else 1
     mean, deviation = scale
     X = np.concatenate([X, np.repeat(X[-1:], k, 0)])
     y, z = list(y), [(value - mean) / deviation for value in differences_by_hand(y, lags)]
-    share = np.ones(1)  # how much of y[t], y[t-1], ... is in a difference
+    share = np.ones(1)  # coefficients of y[t], y[t-1], ... in a difference
     for lag in lags:
         share = np.convolve(share, [1.0] + [0.0] * (lag - 1) + [-1.0])
     begin = len(y)
@@ -164,7 +169,7 @@ def forecast_by_hand(fitted: GRUForecaster, y, X: np.ndarray, h: int, scale: tup
 
 
 def score_by_hand(history, forecast, actual, season: int, half=None) -> Score:
-    """Over the steps that came; those that nobody observed are NaN."""
+    """Score a forecast over the observed steps; NaN is unobserved."""
     scale = np.mean([abs(history[t] - history[t - season]) for t in range(season, len(history))])
     came = [t for t in range(len(actual)) if not math.isnan(actual[t])]
     errors = [abs(forecast[t] - actual[t]) for t in came]
@@ -183,15 +188,15 @@ def as_tuple(difference) -> tuple[int, ...]:
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
 @pytest.mark.parametrize("difference", LAGS)
-def test_a_forecast_is_the_regressor_on_windows(difference, strategy, F):
+def test_a_forecast_applies_the_regressor_to_windows(difference, strategy, F):
     y, X = values(), features(N + H, F)
     fitted = small(difference=difference, strategy=strategy, epochs=4).fit(y, X[:N] if F else None)
     assert fitted.lags_ == as_tuple(difference)
     scale = scale_by_hand(y[: N - 14], fitted.lags_)  # a fifth of 70 is held out
     for h in (1, 2, H):
-        found = fitted.predict(h, X[N : N + h] if F else None)
+        result = fitted.predict(h, X[N : N + h] if F else None)
         scaled = standardized(X[: N + h], [X[: N - 14]])
-        np.testing.assert_allclose(found, forecast_by_hand(fitted, y, scaled, h, scale), rtol=1e-5)
+        np.testing.assert_allclose(result, forecast_by_hand(fitted, y, scaled, h, scale), rtol=1e-5)
 
 
 def test_a_recursive_forecast_may_be_longer_than_the_horizon():
@@ -206,17 +211,17 @@ def test_a_recursive_forecast_may_be_longer_than_the_horizon():
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize(("strategy", "k"), [("recursive", 1), ("direct", H)])
 @pytest.mark.parametrize("difference", [(), (1, 4)])
-def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
-    given, learn = [], GRURegressor.fit
+def test_training_uses_the_windows_of_the_training_part(monkeypatch, difference, strategy, k, F):
+    calls, learn = [], GRURegressor.fit
 
     def watched(self, X, y, sample_weight=None):
-        given.append((X, y))
+        calls.append((X, y))
         return learn(self, X, y, sample_weight)
 
     monkeypatch.setattr(GRURegressor, "fit", watched)
     lengths = {"b": N, "a": N - 9}
     fitted = small(difference=difference, strategy=strategy, calibration=0.3).fit(long_form(lengths, F))
-    [(inputs, targets)] = given
+    [(inputs, targets)] = calls
     expected_inputs, expected_targets, S = [], [], sum(difference)
     parts = [features(n, F, number)[: n - math.ceil(0.3 * n)] for number, n in enumerate(lengths.values())]
     for number, (name, n) in enumerate(lengths.items()):
@@ -232,7 +237,7 @@ def test_what_is_learned_from(monkeypatch, difference, strategy, k, F):
     np.testing.assert_allclose(targets, expected_targets, rtol=1e-9, atol=1e-9)
 
 
-def test_the_held_out_part_is_at_least_a_forecast_long():
+def test_the_held_out_part_has_at_least_one_forecast():
     fitted = small(horizon=11, calibration=0.01)
     message = 'the forecasts come without intervals: y has 70 steps, 1301 would do, or calibration="auto"; a smaller'
     with pytest.warns(UserWarning, match=f"^{re.escape(message)} horizon needs fewer$"):
@@ -243,19 +248,19 @@ def test_the_held_out_part_is_at_least_a_forecast_long():
 
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
-def test_many_series_each_with_its_own_scale_and_features(strategy):
+def test_each_series_has_its_own_scale_and_features(strategy):
     lengths = {"b": N, "a": N - 9, "c": N - 4}
     all_rows = long_form({name: n + H for name, n in lengths.items()}, 2)
     ahead = all_rows.groupby("unique_id").tail(H).drop(columns="y")
     known = all_rows.drop(index=ahead.index)
     fitted = small(strategy=strategy, difference=(1, 4), epochs=4).fit(known)
-    found = fitted.predict(X=ahead.sample(frac=1, random_state=1))
+    result = fitted.predict(X=ahead.sample(frac=1, random_state=1))
     parts = [features(n + H, 2, s)[: n - math.ceil(0.2 * n)] for s, n in enumerate(lengths.values())]
     for name, n in lengths.items():
         rows = all_rows[all_rows["unique_id"] == name]
         y, X = rows["y"].to_numpy()[:n], rows[["p", "q"]].to_numpy()
         scale = scale_by_hand(y[: n - math.ceil(0.2 * n)], (1, 4))
-        answer = found[found["unique_id"] == name]
+        answer = result[result["unique_id"] == name]
         expected = forecast_by_hand(fitted, y, standardized(X, parts), H, scale)
         np.testing.assert_allclose(answer["y"], expected, rtol=1e-5)
         assert answer["ds"].tolist() == months(n + H)[n:].tolist()
@@ -267,10 +272,10 @@ def test_many_series_each_with_its_own_scale_and_features(strategy):
         (np.cumsum(np.random.default_rng(0).normal(size=N)), (1,)),
         (np.random.default_rng(0).normal(size=N), ()),
         (np.ones(N), (1,)),
-        (np.stack([np.arange(N), np.arange(N) ** 2, (-1.0) ** np.arange(N)], 1), (1,)),  # two of three
+        (np.stack([np.arange(N), np.arange(N) ** 2, (-1.0) ** np.arange(N)], 1), (1,)),  # smaller for two of three
     ],
 )
-def test_differences_are_taken_where_that_makes_the_deviation_smaller(y, expected):
+def test_auto_differences_if_that_reduces_the_deviation(y, expected):
     assert small().fit(y).lags_ == expected
 
 
@@ -306,35 +311,35 @@ def test_the_form_does_not_change_the_numbers(form):
 
 
 def test_the_forms_of_forecasts():
-    found = small().fit(ONE["series"]).predict()
-    assert isinstance(found, pd.Series)
-    assert found.name == "sales"
-    assert found.index.tolist() == months(N + H)[N:].tolist()
-    found = small().fit(MANY["frame"]).predict()
-    assert found.columns.tolist() == ["a", "b", "c"]
-    assert found.index.tolist() == months(N + H)[N:].tolist()
+    result = small().fit(ONE["series"]).predict()
+    assert isinstance(result, pd.Series)
+    assert result.name == "sales"
+    assert result.index.tolist() == months(N + H)[N:].tolist()
+    result = small().fit(MANY["frame"]).predict()
+    assert result.columns.tolist() == ["a", "b", "c"]
+    assert result.index.tolist() == months(N + H)[N:].tolist()
     assert small().fit(MANY["arrays"]).predict().shape == (H, 3)
-    found = small().fit(MANY["long"]).predict()
-    assert found.columns.tolist() == ["unique_id", "ds", "y"]
-    assert found["unique_id"].tolist() == ["b"] * H + ["a"] * H + ["c"] * H
+    result = small().fit(MANY["long"]).predict()
+    assert result.columns.tolist() == ["unique_id", "ds", "y"]
+    assert result["unique_id"].tolist() == ["b"] * H + ["a"] * H + ["c"] * H
 
 
 def test_the_forms_of_intervals():
     columns = ["lower", "forecast", "upper"]
-    found = small().fit(values()).predict_interval()
-    assert (found.columns.tolist(), found.index.tolist()) == (columns, [70, 71, 72])
-    for form in ("arrays", "list"):  # which may end at different steps
-        found = small().fit(MANY[form]).predict_interval()
-        assert found.columns.tolist() == [(name, column) for name in range(3) for column in columns]
-        assert (found.index.tolist(), found.index.name) == ([1, 2, 3], "step")
-        assert not found.isna().any(axis=None)
-    found = small().fit(ONE["series"]).predict_interval()
-    assert (found.columns.tolist(), found.index.tolist()) == (columns, months(N + H)[N:].tolist())
-    found = small().fit(MANY["frame"]).predict_interval()
-    assert found.columns.tolist() == [(name, column) for name in "abc" for column in columns]
-    found = small().fit(MANY["long"]).predict_interval()
-    assert found.columns.tolist() == ["unique_id", "ds", *columns]
-    assert len(found) == 3 * H
+    result = small().fit(values()).predict_interval()
+    assert (result.columns.tolist(), result.index.tolist()) == (columns, [70, 71, 72])
+    for form in ("arrays", "list"):  # these may end at different steps
+        result = small().fit(MANY[form]).predict_interval()
+        assert result.columns.tolist() == [(name, column) for name in range(3) for column in columns]
+        assert (result.index.tolist(), result.index.name) == ([1, 2, 3], "step")
+        assert not result.isna().any(axis=None)
+    result = small().fit(ONE["series"]).predict_interval()
+    assert (result.columns.tolist(), result.index.tolist()) == (columns, months(N + H)[N:].tolist())
+    result = small().fit(MANY["frame"]).predict_interval()
+    assert result.columns.tolist() == [(name, column) for name in "abc" for column in columns]
+    result = small().fit(MANY["long"]).predict_interval()
+    assert result.columns.tolist() == ["unique_id", "ds", *columns]
+    assert len(result) == 3 * H
 
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
@@ -357,16 +362,16 @@ def test_another_history():
     np.testing.assert_allclose(fitted.predict(y=other), expected, rtol=1e-5)
 
 
-def test_a_history_of_another_name_is_standardized_by_itself():
+def test_a_history_with_a_new_name_is_standardized_by_itself():
     fitted = small(difference=1, epochs=4).fit(MANY["frame"])
     other = values(31, 4)
-    found = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
+    result = fitted.predict(y=pd.DataFrame({"b": values(31, 1), "new": other}, months(31)))
     expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale_by_hand(other, (1,)))
-    np.testing.assert_allclose(found["new"], expected, rtol=1e-5)
+    np.testing.assert_allclose(result["new"], expected, rtol=1e-5)
     known = scale_by_hand(values(N, 1)[: N - 14], (1,))
     expected = forecast_by_hand(fitted, values(31, 1), np.empty((31 + H, 0)), H, known)
-    np.testing.assert_allclose(found["b"], expected, rtol=1e-5)
-    half = fitted.predict_interval(y=pd.Series(other, name="new"))["upper"] - found["new"].to_numpy()
+    np.testing.assert_allclose(result["b"], expected, rtol=1e-5)
+    half = fitted.predict_interval(y=pd.Series(other, name="new"))["upper"] - result["new"].to_numpy()
     np.testing.assert_allclose(half, fitted.errors_[math.ceil((len(fitted.errors_) + 1) * 0.8) - 1]
                                * scale_by_hand(other, (1,))[1], rtol=1e-5)  # fmt: skip
 
@@ -379,13 +384,13 @@ def test_another_history_with_features():
     np.testing.assert_allclose(fitted.predict(y=values(31), past_X=X[5:36], X=X[36 : 36 + H]), expected, rtol=1e-5)
 
 
-def test_features_with_names_are_in_the_order_of_fit():
+def test_named_features_are_put_in_the_order_of_fit():
     X = pd.DataFrame(features(N + H), columns=["p", "q"])
     fitted = small().fit(values(), X[:N])
-    found = fitted.predict(X=X[N:])
-    assert_equal(fitted.predict(X=X[N:][["q", "p"]]), found)
-    assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), found)
-    with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': order them"):
+    result = fitted.predict(X=X[N:])
+    assert_equal(fitted.predict(X=X[N:][["q", "p"]]), result)
+    assert_equal(fitted.predict(y=values(), past_X=X[:N], X=X[N:][["q", "p"]]), result)
+    with refused("the features of y are 'q', 'p', the model was fitted with 'p', 'q': put them in that order"):
         fitted.predict(y=values(), past_X=X[:N][["q", "p"]], X=X[N:])
 
 
@@ -397,7 +402,7 @@ def test_gaps_of_another_history_are_filled():
 
 
 def assert_other_histories(fitted: GRUForecaster, name, scale) -> None:
-    """A history of this name is standardized by this scale; intervals are in its standard deviations."""
+    """Assert that this scale standardizes a history of this name, and that intervals are in its standard deviations."""
     other = values(31, 1)
     y = other if name is None else pd.Series(other, name=name)
     expected = forecast_by_hand(fitted, other, np.empty((31 + H, 0)), H, scale)
@@ -407,7 +412,7 @@ def assert_other_histories(fitted: GRUForecaster, name, scale) -> None:
     np.testing.assert_allclose(interval["upper"] - interval["forecast"], half, rtol=1e-6)
 
 
-def test_one_series_without_a_name_is_that_of_fit():
+def test_an_unnamed_series_has_the_scale_of_fit():
     known, own = scale_by_hand(values()[: N - 14], (1,)), scale_by_hand(values(31, 1), (1,))
     named, bare = (small(difference=1).fit(ONE[form]) for form in ("series", "array"))
     assert_other_histories(named, None, known)
@@ -416,10 +421,10 @@ def test_one_series_without_a_name_is_that_of_fit():
     assert_other_histories(bare, None, known)
     assert_other_histories(bare, "costs", known)
     many = small(difference=1).fit(MANY["frame"])
-    assert_other_histories(many, None, own)  # which of them it is, nobody can tell
+    assert_other_histories(many, None, own)  # it could be any of them
 
 
-def test_features_of_another_history_without_names_are_in_the_order_of_fit():
+def test_unnamed_features_are_in_the_order_of_fit():
     X = pd.DataFrame(features(N + H), columns=["p", "q"])
     fitted = small().fit(values(), X[:N])
     expected = fitted.predict(X=X[N:])
@@ -427,16 +432,16 @@ def test_features_of_another_history_without_names_are_in_the_order_of_fit():
         assert_equal(fitted.predict(y=values(), past_X=X[:N].to_numpy(), X=ahead), expected)
 
 
-def test_features_of_another_history_everywhere():
+def test_all_methods_take_features_of_another_history():
     X, other = features(N + H), values(31, 1)
     fitted = small().fit(values(), X[:N])
     past_X, ahead = X[4:35], X[35 : 35 + H]
-    found = fitted.predict(X=ahead, y=other, past_X=past_X)
+    result = fitted.predict(X=ahead, y=other, past_X=past_X)
     interval = fitted.predict_interval(X=ahead, y=other, past_X=past_X)
-    np.testing.assert_array_equal(interval["forecast"], found)
+    np.testing.assert_array_equal(interval["forecast"], result)
     [axes] = fitted.plot(X=ahead, y=other, past_X=past_X).axes
-    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], found)
-    assert (found != fitted.predict(X=ahead, y=other, past_X=past_X + 1)).all()
+    np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], result)
+    assert (result != fitted.predict(X=ahead, y=other, past_X=past_X + 1)).all()
     for use in (fitted.predict, fitted.predict_interval, fitted.plot):
         with refused("past_X goes with y: give both, or neither to continue the series of fit"):
             use(X=ahead, past_X=past_X)
@@ -448,7 +453,7 @@ def test_features_of_another_history_everywhere():
             use(X=ahead, y=other)
 
 
-def test_features_have_the_index_of_their_steps():
+def test_features_with_another_index_are_refused():
     y, X = ONE["series"], pd.DataFrame(features(N + H), months(N + H), ["p", "q"])
     past = "X must have the index of y: X.reindex(y.index) aligns its rows"
     shifted = X[:N].set_axis(months(N + 1)[1:])
@@ -475,7 +480,7 @@ def test_features_have_the_index_of_their_steps():
 # Gaps
 
 
-GAPS = [20, 55, 57, 60, 66]  # one in a series' middle, one at the end of what is learned from, some held out
+GAPS = [20, 55, 57, 60, 66]  # one in the middle, one at the end of the training part, the others held out
 
 
 def with_gaps(gaps, n: int = N, series: int = 0) -> np.ndarray:
@@ -492,21 +497,21 @@ def filled(y: np.ndarray, fill) -> np.ndarray:
 
 
 def watch_scores(monkeypatch) -> list[tuple]:
-    """The history, the forecast and what came, of every score that is computed from now on."""
-    found, score = [], forecaster.score_forecast
+    """Record the history, the forecast and the actual values of each score computed from now on."""
+    result, score = [], forecaster.score_forecast
 
     def watched(history, forecast, actual, *rest):
-        found.append((history.copy(), forecast.copy(), actual.copy()))
+        result.append((history.copy(), forecast.copy(), actual.copy()))
         return score(history, forecast, actual, *rest)
 
     monkeypatch.setattr(forecaster, "score_forecast", watched)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_what_is_learned_is_filled_from_itself_alone(fill, difference):
-    y = with_gaps([20, 54, 55])  # 56 steps are learned from
+def test_the_training_part_is_filled_from_itself_only(fill, difference):
+    y = with_gaps([20, 54, 55])  # the training part has 56 steps
     other = y.copy()
     other[56:] = 1e3
     one, two = (small(fill=fill, difference=difference).fit(series) for series in (y, other))
@@ -517,7 +522,7 @@ def test_what_is_learned_is_filled_from_itself_alone(fill, difference):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_a_fold_is_filled_from_what_is_before_it_alone(monkeypatch, fill):
+def test_the_history_of_a_fold_is_filled_from_itself_only(monkeypatch, fill):
     y = np.sin(np.arange(90.0))
     y[86] = nan  # the last step before the fold
     other = y.copy()
@@ -540,7 +545,7 @@ def test_a_fold_is_filled_from_what_is_before_it_alone(monkeypatch, fill):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_calibration_fills_from_what_is_before_each_origin_alone(monkeypatch, fill):
+def test_calibration_fills_from_values_before_each_origin_only(monkeypatch, fill):
     y = with_gaps(GAPS)
     other = y.copy()
     other[61:] += 50  # after a gap
@@ -564,16 +569,16 @@ def test_calibration_fills_from_what_is_before_each_origin_alone(monkeypatch, fi
 
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
+def test_filled_values_are_not_scored_in_the_held_out_part(fill, strategy):
     y = with_gaps(GAPS)
     fitted = small(fill=fill, strategy=strategy, difference=1).fit(y)
     scale = scale_by_hand(filled(y[:56], fill), (1,))
     errors, scores = [], []
     for origin in range(56, N - H + 1):
         history = filled(y[:origin], fill)
-        found = forecast_by_hand(fitted, history, np.empty((origin + H, 0)), H, scale)
-        errors.append([abs(found[step] - y[origin + step]) / scale[1] for step in range(H)])
-        scores.append(score_by_hand(history, found, y[origin : origin + H], 4))
+        result = forecast_by_hand(fitted, history, np.empty((origin + H, 0)), H, scale)
+        errors.append([abs(result[step] - y[origin + step]) / scale[1] for step in range(H)])
+        scores.append(score_by_hand(history, result, y[origin : origin + H], 4))
     expected = [sorted(e[step] for e in errors if not math.isnan(e[step])) for step in range(H)]
     assert [len(column) for column in expected] == [9, 9, 10]
     assert fitted.errors_.shape == (12, H)
@@ -583,8 +588,8 @@ def test_what_was_filled_is_not_scored_where_it_is_held_out(fill, strategy):
     assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(scores, 0)[:3]), rel=1e-5)
 
 
-def test_quantiles_are_of_the_errors_that_there_are():
-    """By hand: 9, 10 and 11 of 12 forecasts can be compared with what came."""
+def test_quantiles_use_the_observed_errors_only():
+    """By hand: 9, 10 and 11 of 12 forecasts have an observed value to compare with."""
     fitted = small(fill="linear").fit(with_gaps([56, 57, 66]))
     deviation = fitted.scales_[None].deviation
     assert (~np.isnan(fitted.errors_)).sum(0).tolist() == [9, 10, 11]
@@ -592,11 +597,11 @@ def test_quantiles_are_of_the_errors_that_there_are():
         [*range(1, 10), nan, nan, nan], [*range(101, 111), nan, nan], [*range(201, 212), nan],
     ], 1).astype(float)  # fmt: skip
     for coverage, expected in {0.5: [5, 106, 206], 0.8: [8, 109, 210], 0.89: [9, 110, 211], 0.1: [1, 102, 202]}.items():
-        found = fitted.predict_interval(coverage=coverage)
-        np.testing.assert_allclose(found["upper"] - found["forecast"], np.multiply(expected, deviation), rtol=1e-9)
-        np.testing.assert_allclose(found["forecast"] - found["lower"], np.multiply(expected, deviation), rtol=1e-9)
+        result = fitted.predict_interval(coverage=coverage)
+        np.testing.assert_allclose(result["upper"] - result["forecast"], np.multiply(expected, deviation), rtol=1e-9)
+        np.testing.assert_allclose(result["forecast"] - result["lower"], np.multiply(expected, deviation), rtol=1e-9)
         shorter = fitted.predict_interval(2, coverage=coverage)
-        assert_equal(shorter, found[:2])
+        assert_equal(shorter, result[:2])
     with refused(
         "an interval of coverage 0.905 needs 10 forecasts of the held-out part, but there are 9: too few of the steps "
         "held out were observed: a longer series with fewer gaps would do"
@@ -605,7 +610,7 @@ def test_quantiles_are_of_the_errors_that_there_are():
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_where_nothing_was_observed_there_is_nothing_to_say():
+def test_no_score_and_no_intervals_if_nothing_was_observed():
     with pytest.warns(
         UserWarning, match="^the forecasts come without intervals: too few of the steps held out were obs"
     ):
@@ -618,15 +623,15 @@ def test_where_nothing_was_observed_there_is_nothing_to_say():
 
 
 @pytest.mark.parametrize("fill", ["linear", 2.5])
-def test_what_was_filled_is_not_scored_in_a_backtest(fill):
+def test_filled_values_are_not_scored_in_a_backtest(fill):
     frame = pd.DataFrame({"a": with_gaps([20, 62, 65, 66, 68]), "b": with_gaps([30, 64, 65, 66], series=1)}, months(N))
     base = small(fill=fill)
-    found = base.backtest(2, frame, coverage=0.6)
+    result = base.backtest(2, frame, coverage=0.6)
     for fold, end in enumerate((N - 2 * H, N - H)):
         fitted = clone(base).fit(frame[:end])
         interval = fitted.predict_interval(coverage=0.6)
         for name in "ab":
-            [row] = found[(found["fold"] == fold) & (found["series"] == name)].itertuples(index=False)
+            [row] = result[(result["fold"] == fold) & (result["series"] == name)].itertuples(index=False)
             came = frame[name].to_numpy()[end : end + H]
             half = (interval[name]["upper"] - interval[name]["forecast"]).to_numpy()
             assert row.origin == months(N)[end - 1]
@@ -641,7 +646,7 @@ def test_what_was_filled_is_not_scored_in_a_backtest(fill):
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
 @pytest.mark.parametrize("gaps", [[0], [1], [0, 2]])
-def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
+def test_unobserved_steps_are_not_scored(gaps, fill):
     fitted = small(fill=fill).fit(ONE["series"])
     after = pd.Series(values(N + H)[N:], months(N + H)[N:])
     after.iloc[gaps] = nan
@@ -649,7 +654,7 @@ def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
     expected = score_by_hand(values(), forecast, after.to_numpy(), 4, upper - forecast)
     assert fitted.score(after) == pytest.approx(expected)
     [axes] = fitted.plot(actual=after).axes
-    came = line(axes, "what came")
+    came = line(axes, "actual")
     assert list(came.get_xdata()) == list(months(N + H)[N:].to_pydatetime())
     np.testing.assert_array_equal(came.get_ydata(), after)
     unfilled = small().fit(ONE["series"])
@@ -659,25 +664,25 @@ def test_steps_that_nobody_observed_are_not_scored(gaps, fill):
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 2.5])
-def test_gaps_come_back(tmp_path, fill):
+def test_gaps_survive_saving(tmp_path, fill):
     frame = pd.DataFrame({"a": with_gaps(GAPS), "b": with_gaps([0, 1, 69], series=1), "c": values(N, 2)}, months(N))
     fitted = small(fill=fill).fit(frame)
     fitted.save(tmp_path / "a")
-    found = GRUForecaster.load(tmp_path / "a")
-    np.testing.assert_array_equal(found.errors_, fitted.errors_)
-    assert np.isnan(found.errors_).any()
-    assert_equal(found.predict_interval(), fitted.predict_interval())
-    assert_equal(found.backtest(1), fitted.backtest(1))
-    assert_equal(found.backtest(1), clone(fitted).backtest(1, frame))
-    for mine, theirs in zip(found.panel_.series, fitted.panel_.series, strict=True):
+    result = GRUForecaster.load(tmp_path / "a")
+    np.testing.assert_array_equal(result.errors_, fitted.errors_)
+    assert np.isnan(result.errors_).any()
+    assert_equal(result.predict_interval(), fitted.predict_interval())
+    assert_equal(result.backtest(1), fitted.backtest(1))
+    assert_equal(result.backtest(1), clone(fitted).backtest(1, frame))
+    for mine, theirs in zip(result.panel_.series, fitted.panel_.series, strict=True):
         np.testing.assert_array_equal(mine.seen, theirs.seen)
 
 
-# Nothing looks at what comes later
+# Later values have no influence
 
 
 @pytest.mark.parametrize("difference", ["auto", (), (1, 4)])
-def test_the_held_out_part_is_not_learned_from(difference):
+def test_the_held_out_part_does_not_affect_training(difference):
     y, X = np.stack([values(), values(N, 1)], 1), features()
     other, other_X = y.copy(), X.copy()
     other[N - 14 :] = 1000.0 * np.arange(28).reshape(14, 2) ** 2 * (-1) ** np.arange(14)[:, None]
@@ -696,14 +701,14 @@ def test_the_held_out_part_is_not_learned_from(difference):
     assert again.scales_ != fitted.scales_
 
 
-def test_whether_to_take_differences_is_not_decided_by_the_held_out_part():
+def test_the_held_out_part_does_not_affect_auto_differences():
     y = np.random.default_rng(0).normal(size=N)
     y[N - 14 :] = 100 * np.arange(14)
     assert small().fit(y).lags_ == ()
 
 
-def test_a_forecast_of_the_past_is_that_of_the_past(monkeypatch):
-    """What a backtest forecasts at an origin is what a fit on the steps until there forecasts, whatever came then."""
+def test_a_backtest_forecast_uses_the_past_only(monkeypatch):
+    """A backtest forecasts at an origin what a fit to the steps before it forecasts, whatever comes later."""
     seen_by_score, score = [], forecaster.score_forecast
 
     def watched(history, forecast, *rest):
@@ -713,16 +718,16 @@ def test_a_forecast_of_the_past_is_that_of_the_past(monkeypatch):
     y, X = values(), features()
     expected = small().fit(y[: N - H], X[: N - H]).predict(X=X[N - H :])
     monkeypatch.setattr(forecaster, "score_forecast", watched)
-    found = []
+    result = []
     for after in (y[N - H :], np.full(H, 1e6)):
         seen_by_score.clear()
         small().backtest(1, np.concatenate([y[: N - H], after]), X)
         history, forecast = seen_by_score[-1]
         np.testing.assert_array_equal(history, y[: N - H])
         np.testing.assert_array_equal(forecast, expected)
-        found.append(list(seen_by_score))
-    assert len(found[0]) == math.ceil(0.2 * (N - H)) - H + 1 + 1
-    for one, other in zip(*found, strict=True):
+        result.append(list(seen_by_score))
+    assert len(result[0]) == math.ceil(0.2 * (N - H)) - H + 1 + 1
+    for one, other in zip(*result, strict=True):
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
@@ -768,18 +773,18 @@ def test_the_units_of_features_do_not_matter(tmp_path, strategy, difference):
     expected, interval = fitted.predict(X=X[N:]), fitted.predict_interval(X=X[N:])
     for other in (1000 * X, X + 300, X * [1e-6, 1e6] + [1e-3, 1e7]):
         again = clone(base).fit(y, other[:N])
-        found, intervals = again.predict(X=other[N:]), again.predict_interval(X=other[N:])
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        result, intervals = again.predict(X=other[N:]), again.predict_interval(X=other[N:])
+        np.testing.assert_allclose(result, expected, rtol=1e-4)
         np.testing.assert_allclose(intervals, interval, rtol=1e-3)
         again.save(tmp_path / "a", overwrite=True)
         loaded = GRUForecaster.load(tmp_path / "a")
-        np.testing.assert_array_equal(loaded.predict(X=other[N:]), found)
+        np.testing.assert_array_equal(loaded.predict(X=other[N:]), result)
         np.testing.assert_array_equal(loaded.features_scale_.mean, again.features_scale_.mean)
         np.testing.assert_array_equal(loaded.features_scale_.deviation, again.features_scale_.deviation)
 
 
 def test_features_are_standardized_over_all_series_together():
-    """By hand: what is learned from are 8 steps of a and 4 of b; p 1 ... 8 and 11 ... 14, q always 5."""
+    """By hand: the training parts are 8 steps of a and 4 of b; p is 1 ... 8 and 11 ... 14, q is always 5."""
     lengths = {"a": 11, "b": 7}
     rows = long_form(lengths).assign(p=[*range(1, 12), *range(11, 18)], q=5.0)
     rows.loc[rows.groupby("unique_id").tail(3).index, ["p", "q"]] = 1e5
@@ -789,10 +794,10 @@ def test_features_are_standardized_over_all_series_together():
     known = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14]
     assert fitted.features_scale_.mean.tolist() == pytest.approx([86 / 12, 5])
     deviation = math.sqrt(sum((p - 86 / 12) ** 2 for p in known) / 12)
-    assert fitted.features_scale_.deviation.tolist() == pytest.approx([deviation, 1])  # one that never changes
+    assert fitted.features_scale_.deviation.tolist() == pytest.approx([deviation, 1])  # q is constant
 
 
-def test_without_features_there_is_nothing_to_standardize():
+def test_no_features_have_an_empty_scale():
     scale = small().fit(values()).features_scale_
     assert (scale.mean.shape, scale.deviation.shape) == ((0,), (0,))
 
@@ -801,7 +806,7 @@ def test_without_features_there_is_nothing_to_standardize():
 
 
 def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=None) -> np.ndarray:
-    """Absolute errors over the tails in standard deviations of what was learned from, one origin after another."""
+    """Return the absolute errors over the tails, origin by origin, in standard deviations of the training part."""
     errors = []
     for name, tail in tails.items():
         y = frame[name].to_numpy()
@@ -809,10 +814,10 @@ def rolling_errors(fitted: GRUForecaster, frame: pd.DataFrame, tails: dict, X=No
         for origin in range(len(y) - tail, len(y) - H + 1):
             history = frame[[name]][:origin]
             if X is None:
-                found = fitted.predict(y=history)
+                result = fitted.predict(y=history)
             else:
-                found = fitted.predict(y=history, past_X=X[:origin], X=X[origin : origin + H])
-            errors.append(np.abs(found[name].to_numpy() - y[origin : origin + H]) / deviation)
+                result = fitted.predict(y=history, past_X=X[:origin], X=X[origin : origin + H])
+            errors.append(np.abs(result[name].to_numpy() - y[origin : origin + H]) / deviation)
     return np.array(errors)
 
 
@@ -825,14 +830,14 @@ def test_an_interval_is_a_quantile_of_past_errors(F, strategy, coverage):
     errors = rolling_errors(fitted, frame, dict.fromkeys("abc", 14), X)
     n = len(errors)
     assert n == 3 * (14 - H + 1)
-    found = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
+    result = fitted.predict_interval(X=X[N:] if F else None, coverage=coverage)
     for step in range(H):
-        # the smallest error that at least this share of the n + 1, the one to come among them, are not above
+        # the smallest error that at least `coverage` of the n + 1 errors, with the next one, do not exceed
         ordered = sorted(errors[:, step])
         [quantile] = [e for rank, e in enumerate(ordered, 1) if rank >= (n + 1) * coverage > rank - 1]
         for name in "abc":
             deviation = scale_by_hand(frame[name][: N - 14], (1,))[1]
-            row = found[name].iloc[step]
+            row = result[name].iloc[step]
             assert row["upper"] - row["forecast"] == pytest.approx(quantile * deviation, rel=1e-6)
             assert row["forecast"] - row["lower"] == pytest.approx(quantile * deviation, rel=1e-6)
 
@@ -841,19 +846,19 @@ def test_a_larger_coverage_gives_a_wider_interval():
     fitted = small().fit(values())
     widths = []
     for coverage in (0.1, 0.3, 0.5, 0.7, 0.9):
-        found = fitted.predict_interval(coverage=coverage)
-        widths.append(found["upper"] - found["lower"])
-        np.testing.assert_array_equal(found["forecast"], fitted.predict())
+        result = fitted.predict_interval(coverage=coverage)
+        widths.append(result["upper"] - result["lower"])
+        np.testing.assert_array_equal(result["forecast"], fitted.predict())
     assert (np.diff(widths, axis=0) > 0).all()
 
 
-def test_a_shorter_interval_is_the_beginning_of_the_longer_one():
+def test_shorter_intervals_are_a_prefix_of_longer_ones():
     fitted = small().fit(values())
     assert_equal(fitted.predict_interval(1), fitted.predict_interval()[:1])
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
-def test_intervals_cover_as_often_as_they_say(coverage):
+def test_intervals_have_the_stated_coverage(coverage):
     random, y = np.random.default_rng(4), [0.0]
     for _ in range(900):
         y.append(0.6 * y[-1] + random.normal())
@@ -861,9 +866,9 @@ def test_intervals_cover_as_often_as_they_say(coverage):
     fitted = small(calibration=0.5, season_length=1, difference=(), epochs=4).fit(y[:500])
     inside = []
     for origin in range(500, 900 - H):
-        found = fitted.predict_interval(y=y[:origin], coverage=coverage)
+        result = fitted.predict_interval(y=y[:origin], coverage=coverage)
         came = y[origin : origin + H]
-        inside.append((found["lower"] <= came) & (came <= found["upper"]))
+        inside.append((result["lower"] <= came) & (came <= result["upper"]))
     assert np.mean(inside) == pytest.approx(coverage, abs=0.06)
 
 
@@ -883,10 +888,10 @@ def test_a_score_by_hand(form):
         "frame": pd.DataFrame({"sales": after}, months(N + H)[N:]),
         "long": long_form({"sales": N + H})[N:],
     }.get(form, after)
-    found = fitted.score(came, coverage=0.7)
+    result = fitted.score(came, coverage=0.7)
     _, forecast, upper = numbers(fitted.predict_interval(coverage=0.7)).T
     half = upper - forecast
-    assert found == pytest.approx(score_by_hand(values(), forecast, after, 4, half))
+    assert result == pytest.approx(score_by_hand(values(), forecast, after, 4, half))
     if form == "array":
         assert fitted.score(after[:2])[:3] == pytest.approx(score_by_hand(values(), forecast[:2], after[:2], 4)[:3])
 
@@ -912,19 +917,19 @@ def test_a_score_in_the_long_form_with_features():
     expected = []
     for name in "ba":
         history = rows[rows["unique_id"] == name]["y"].to_numpy()[:-H]
-        found, came = (frame[frame["unique_id"] == name]["y"].to_numpy() for frame in (forecast, after))
-        expected.append(score_by_hand(history, found, came, 4)[:3])
+        result, came = (frame[frame["unique_id"] == name]["y"].to_numpy() for frame in (forecast, after))
+        expected.append(score_by_hand(history, result, came, 4)[:3])
     assert fitted.score(after, after)[:3] == pytest.approx(tuple(np.mean(expected, 0)))
 
 
 def test_without_calibration_there_is_no_coverage():
     fitted = small(calibration=0).fit(values())
-    found = fitted.score(values(N + 8)[N:])  # and it may be longer than the horizon
-    assert math.isnan(found.coverage)
+    result = fitted.score(values(N + 8)[N:])  # may be longer than the horizon
+    assert math.isnan(result.coverage)
     forecast = fitted.predict(8)
-    assert found[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
+    assert result[:3] == pytest.approx(score_by_hand(values(), forecast, values(N + 8)[N:], 4)[:3])
     assert fitted.tail_score_ is None
-    mean, deviation = scale_by_hand(values(), fitted.lags_)  # all of it is learned from
+    mean, deviation = scale_by_hand(values(), fitted.lags_)  # the training part is all of it
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
     assert math.isnan(small(calibration=0).backtest(1, values())["coverage"][0])
 
@@ -935,8 +940,8 @@ def test_the_score_of_the_held_out_part():
         tail = math.ceil(0.2 * len(series))
         scale = scale_by_hand(series[: len(series) - tail], fitted.lags_)
         for origin in range(len(series) - tail, len(series) - H + 1):
-            found = forecast_by_hand(fitted, series[:origin], np.empty((origin + H, 0)), H, scale)
-            expected.append(score_by_hand(series[:origin], found, series[origin : origin + H], 4))
+            result = forecast_by_hand(fitted, series[:origin], np.empty((origin + H, 0)), H, scale)
+            expected.append(score_by_hand(series[:origin], result, series[origin : origin + H], 4))
         assert fitted.scales_[name].mean == pytest.approx(scale[0])
     assert fitted.tail_score_[:3] == pytest.approx(tuple(np.mean(expected, 0)[:3]), rel=1e-5)
     assert len(fitted.errors_) == len(expected)
@@ -952,12 +957,12 @@ def test_the_score_of_the_held_out_part():
         (MANY["long"], 12),
     ],
 )
-def test_the_season_that_dates_suggest(y, expected):
+def test_auto_season_length_follows_the_dates(y, expected):
     fitted = small(season_length="auto").fit(y)
     assert fitted.season_length_ == expected
 
 
-def test_the_window_is_two_seasons_and_at_least_a_day():
+def test_the_auto_window_is_two_seasons_and_at_least_24_steps():
     assert small(window="auto", season_length=14).fit(values(100)).window_ == 28
     assert small(window="auto", season_length=7).fit(values()).window_ == 24
 
@@ -979,10 +984,10 @@ def test_a_backtest_by_hand(form, F):
         "long": long,
     }
     base = small(random_state=3)
-    found = base.backtest(3, panels[form], X, horizon=2, coverage=0.6)
+    result = base.backtest(3, panels[form], X, horizon=2, coverage=0.6)
     columns = ["fold", "series", "origin", "mae", "mase", "seasonal_naive", "coverage"]
-    assert found.columns.tolist() == columns
-    assert [tuple(row) for row in found[["fold", "series"]].itertuples(index=False)] == [
+    assert result.columns.tolist() == columns
+    assert [tuple(row) for row in result[["fold", "series"]].itertuples(index=False)] == [
         (fold, name) for fold in range(3) for name in names
     ]
     assert not [name for name in vars(base) if name.endswith("_")]
@@ -998,7 +1003,7 @@ def test_a_backtest_by_hand(form, F):
         fitted = clone(base).fit(until, None if X is None else X[: ends[names[0]]])
         interval = fitted.predict_interval(2, ahead, coverage=0.6)
         for s, name in enumerate(names):
-            row = found[(found["fold"] == fold) & ((found["series"] == name) | (len(names) == 1))].iloc[0]
+            row = result[(result["fold"] == fold) & ((result["series"] == name) | (len(names) == 1))].iloc[0]
             mine = interval
             if form == "frame":
                 mine = interval[name]
@@ -1011,7 +1016,7 @@ def test_a_backtest_by_hand(form, F):
             assert row["origin"] == (end - 1 if form == "array" else months(N)[end - 1])
 
 
-def test_a_backtest_of_what_was_fitted():
+def test_a_backtest_uses_the_fitted_series_by_default():
     X = features()
     fitted = small().fit(ONE["series"], X)
     before = weights(fitted)
@@ -1022,7 +1027,7 @@ def test_a_backtest_of_what_was_fitted():
     assert len(fitted.backtest()) == 5
 
 
-# What it says
+# Summaries
 
 
 def test_the_summary(capsys):
@@ -1056,13 +1061,13 @@ def test_the_summary_without_a_held_out_part(capsys):
 # An estimator
 
 
-def test_the_same_to_the_bit():
+def test_fits_are_reproducible_to_the_bit():
     settings = {"dropout": 0.3, "num_layers": 2}
     one, two = (small(**settings).fit(MANY["frame"]) for _ in range(2))
     assert weights(one) == weights(two)
     assert_equal(one.predict(), two.predict())
     assert weights(small(**settings, random_state=1).fit(MANY["frame"])) != weights(one)
-    assert_equal(one.fit(MANY["frame"]).predict(), two.predict())  # fitting again begins anew
+    assert_equal(one.fit(MANY["frame"]).predict(), two.predict())  # fitting again starts from the beginning
 
 
 def test_parameters_reach_the_regressor():
@@ -1071,13 +1076,13 @@ def test_parameters_reach_the_regressor():
         "learning_rate": 0.03, "weight_decay": 0.5, "random_state": 11, "device": "cpu", "backend": "equations",
     }  # fmt: skip
     fitted = small(**settings).fit(values())
-    found = fitted.regressor_.get_params()
-    assert {name: found[name] for name in settings} == settings
-    assert found["standardize"] is False
+    result = fitted.regressor_.get_params()
+    assert {name: result[name] for name in settings} == settings
+    assert result["standardize"] is False
     assert fitted.regressor_.n_iter_ == 1
 
 
-def test_an_estimator_of_scikit_learn():
+def test_clone_and_get_params():
     base = small(difference=[1, 4])
     names = list(inspect.signature(GRUForecaster).parameters)
     assert list(base.get_params()) == sorted(names)
@@ -1091,23 +1096,23 @@ def test_an_estimator_of_scikit_learn():
         base.set_params(windw=3)
 
 
-def test_fitting_leaves_the_parameters_as_they_were():
+def test_fitting_does_not_change_the_parameters():
     difference, random = [1, 4], np.random.RandomState(5)
     base = small(difference=difference, random_state=random)
     base.fit(values())
     assert base.difference is difference
     assert base.random_state is random
     first = weights(base)
-    assert weights(base.fit(values())) != first  # a generator goes on
+    assert weights(base.fit(values())) != first  # a generator continues
 
 
 @pytest.mark.parametrize("use", ["predict", "predict_interval", "summary", "backtest", "plot"])
-def test_before_fit(use):
+def test_forecasts_before_fit_are_refused(use):
     with pytest.raises(NotFittedError):
         getattr(small(), use)()
 
 
-def test_score_and_save_before_fit(tmp_path):
+def test_score_and_save_before_fit_are_refused(tmp_path):
     with pytest.raises(NotFittedError):
         small().score(values())
     with pytest.raises(NotFittedError):
@@ -1116,7 +1121,7 @@ def test_score_and_save_before_fit(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["reading", "checking", "learning", "calibrating"])
-def test_what_fails_leaves_the_forecaster_as_it_was(monkeypatch, where):
+def test_a_failed_fit_leaves_the_forecaster_unchanged(monkeypatch, where):
     def fail(*_, **__):
         raise RuntimeError("on purpose")
 
@@ -1146,7 +1151,7 @@ def test_pickle():
 
 
 def artists(figure: Figure) -> list:
-    """Everything drawn: of each chart its title, its lines and its areas."""
+    """Return all that was drawn: the title, lines and areas of each chart."""
     return [
         (
             axes.get_title(),
@@ -1161,24 +1166,24 @@ SAVED = {**{f"one: {form}": y for form, y in ONE.items()}, **{f"many: {form}": y
 
 
 @pytest.mark.parametrize("form", SAVED)
-def test_what_is_saved_comes_back(tmp_path, form):
+def test_save_and_load_round_trip(tmp_path, form):
     fitted = small(strategy="direct" if "frame" in form else "recursive").fit(SAVED[form])
     fitted.save(tmp_path / "saved")
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
-    found = GRUForecaster.load(tmp_path / "saved")
-    assert found.get_params() == fitted.get_params()
-    assert weights(found) == weights(fitted)
-    assert_equal(found.predict(), fitted.predict())
-    assert_equal(found.predict_interval(2, coverage=0.6), fitted.predict_interval(2, coverage=0.6))
-    assert found.summary() == fitted.summary()
-    assert found.tail_score_ == pytest.approx(fitted.tail_score_, nan_ok=True)
-    assert artists(found.plot()) == artists(fitted.plot())
-    assert_equal(found.backtest(1), fitted.backtest(1))
-    assert_equal(found.fit(SAVED[form]).predict(), fitted.predict())
+    result = GRUForecaster.load(tmp_path / "saved")
+    assert result.get_params() == fitted.get_params()
+    assert weights(result) == weights(fitted)
+    assert_equal(result.predict(), fitted.predict())
+    assert_equal(result.predict_interval(2, coverage=0.6), fitted.predict_interval(2, coverage=0.6))
+    assert result.summary() == fitted.summary()
+    assert result.tail_score_ == pytest.approx(fitted.tail_score_, nan_ok=True)
+    assert artists(result.plot()) == artists(fitted.plot())
+    assert_equal(result.backtest(1), fitted.backtest(1))
+    assert_equal(result.fit(SAVED[form]).predict(), fitted.predict())
 
 
 @pytest.mark.parametrize("form", ["array", "frame", "long"])
-def test_features_and_differences_come_back(tmp_path, form):
+def test_features_and_differences_survive_saving(tmp_path, form):
     if form == "long":
         rows = long_form({"b": N + H, "a": N - 9 + H}, 2)
         ahead = rows.groupby("unique_id").tail(H).drop(columns="y")
@@ -1188,12 +1193,12 @@ def test_features_and_differences_come_back(tmp_path, form):
         ahead = X[N:]
         fitted = small(difference=(1, 4), calibration=0).fit(MANY["frame"] if form == "frame" else values(), X[:N])
     fitted.save(tmp_path)
-    found = GRUForecaster.load(tmp_path)
-    assert_equal(found.predict(X=ahead), fitted.predict(X=ahead))
+    result = GRUForecaster.load(tmp_path)
+    assert_equal(result.predict(X=ahead), fitted.predict(X=ahead))
     if form != "array":
-        assert_equal(found.predict(X=ahead[ahead.columns[::-1]]), fitted.predict(X=ahead))
-    assert found.tail_score_ is None
-    assert found.lags_ == (1, 4)
+        assert_equal(result.predict(X=ahead[ahead.columns[::-1]]), fitted.predict(X=ahead))
+    assert result.tail_score_ is None
+    assert result.lags_ == (1, 4)
 
 
 def test_a_directory_is_only_replaced_on_request(tmp_path):
@@ -1206,7 +1211,7 @@ def test_a_directory_is_only_replaced_on_request(tmp_path):
     assert_equal(GRUForecaster.load(tmp_path / "a").predict(), other.predict())
 
 
-def test_another_kind_of_estimator(tmp_path):
+def test_another_kind_of_estimator_is_not_loaded(tmp_path):
     GRURegressor(hidden_size=3, epochs=1).fit(features()[:, :, None], values()).save(tmp_path / "regressor")
     small().fit(values()).save(tmp_path / "forecaster")
     with refused(f"{tmp_path}/regressor holds a GRURegressor, not a GRUForecaster: use GRURegressor.load"):
@@ -1237,14 +1242,14 @@ def written(tmp_path_factory):
 
 
 def signed(config: dict, folder) -> bytes:
-    """An edited config.json with the checksum that goes with it, as another program could have written it."""
+    """Return an edited config.json with the matching checksum, as another program could have written it."""
     learned = {name: config.get(name) for name in ("estimator", "parameters", "facts")}
     checksum = estimator_directory._checksum(learned, (folder / "model.safetensors").read_bytes())
     return json.dumps({**config, "sha256": checksum}).encode()
 
 
 def load_or_refuse(path, content: bytes, name: str, written) -> bool:
-    """Whether what is damaged is read; anything but a forecaster or an InputError is a failure."""
+    """Return True if damaged files load; fail for anything but a forecaster or an InputError."""
     path.mkdir()
     for file in ("config.json", "model.safetensors"):
         shutil.copy(written / file, path)
@@ -1272,7 +1277,7 @@ def test_damaged_bytes(data, name, written, tmp_path_factory):
 
 
 def places(value, path=()) -> list[tuple]:
-    """The path of every value in JSON."""
+    """Yield the path of every value in JSON."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
 
@@ -1297,14 +1302,17 @@ def test_damaged_settings(data, other, written, tmp_path_factory):
         inner[key] = other
     content = json.dumps(config).encode()
     read = load_or_refuse(tmp_path_factory.mktemp("damaged") / "saved", content, "config.json", written)
-    if way == [] and key in ("files", "replaced"):  # older versions wrote neither; a checksum covers what files hold
+    if way == [] and key in (
+        "files",
+        "replaced",
+    ):  # older versions wrote neither; checksums cover the contents of files
         return
-    assert read == (same or (way, key) == ([], "headgate"))  # which version wrote it does not matter
+    assert read == (same or (way, key) == ([], "headgate"))  # the version that wrote it does not matter
 
 
 @pytest.mark.parametrize("layers", [2, 10**30])
-def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
-    """Without making a model of that size first, which for the larger number would not end."""
+def test_parameters_that_do_not_match_the_weights_are_refused(layers, written, tmp_path):
+    """Refused before a model of that size is made, which would take forever for the larger number."""
     config = json.loads((written / "config.json").read_bytes())
     config["parameters"]["num_layers"] = layers
     shutil.copytree(written, tmp_path / "saved")
@@ -1315,12 +1323,12 @@ def test_layers_that_the_weights_do_not_have(layers, written, tmp_path):
     (tmp_path / "saved" / "config.json").write_bytes(signed(config, written))
     with refused(
         f"config.json and model.safetensors in {tmp_path}/saved do not match (weights of the sizes "
-        "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} are not those of hidden_size=6): restore both"
+        "{'gru.weight_hh_l0': (18, 6), 'gru.weight_ih_l0': (18, 3)} do not fit hidden_size=6): restore both"
     ):
         GRUForecaster.load(tmp_path / "saved")
 
 
-def test_what_is_whole_is_read(written, tmp_path):
+def test_undamaged_files_are_read(written, tmp_path):
     assert load_or_refuse(tmp_path / "saved", (written / "config.json").read_bytes(), "config.json", written)
 
 
@@ -1328,8 +1336,8 @@ def test_what_is_whole_is_read(written, tmp_path):
 
 
 def line(axes, label: str):
-    [found] = [line for line in axes.lines if line.get_label() == label]
-    return found
+    [result] = [line for line in axes.lines if line.get_label() == label]
+    return result
 
 
 def test_a_picture(tmp_path):
@@ -1347,7 +1355,7 @@ def test_a_picture(tmp_path):
     forecast, interval = line(axes, "forecast"), fitted.predict_interval(coverage=0.7)
     assert list(forecast.get_xdata()) == dates[N - 1 :]
     np.testing.assert_array_equal(forecast.get_ydata(), [values()[-1], *interval["forecast"]])
-    came = line(axes, "what came")
+    came = line(axes, "actual")
     assert list(came.get_xdata()) == dates[N : N + 2]
     np.testing.assert_array_equal(came.get_ydata(), after)
     assert forecast.get_color() != came.get_color()
@@ -1377,7 +1385,7 @@ def test_the_legend_covers_no_data():
         ("a", b"\x89PNG\r\n\x1a\n"),
     ],
 )
-def test_the_format_of_a_picture_is_that_of_its_name(name, begins, tmp_path):
+def test_the_suffix_determines_the_format_of_a_picture(name, begins, tmp_path):
     small().fit(ONE["series"]).plot(path=tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(begins)
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -1389,13 +1397,13 @@ def test_a_picture_has_twice_the_resolution(tmp_path):
     assert [width, height] == pytest.approx(200 * figure.get_size_inches())
 
 
-def test_a_picture_of_no_format_is_refused_and_nothing_written(tmp_path):
+def test_an_unknown_picture_format_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(InputError, match=r"^a picture cannot be written as a\.doc: its name must end with \..*\.png"):
         small().fit(ONE["series"]).plot(path=tmp_path / "a.doc")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_picture_leaves_the_previous_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -1416,8 +1424,8 @@ def test_fonts_come_from_the_style():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import matplotlib.pyplot as plt\n"], ids=["plain", "pyplot"])
-def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
-    """As the last line of a cell, once, whether pyplot has been imported or not."""
+def test_a_notebook_displays_the_picture(first, tmp_path, monkeypatch):
+    """The last expression of a cell shows the picture exactly once, with or without pyplot imported."""
     nbformat, nbclient = (
         pytest.importorskip(name, reason="needs nbclient and ipykernel") for name in ("nbformat", "nbclient")
     )
@@ -1430,7 +1438,7 @@ def test_a_notebook_shows_the_picture(first, tmp_path, monkeypatch):
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of Jupyter
+        warnings.simplefilter("ignore")  # from Jupyter
         try:
             nbclient.NotebookClient(notebook, timeout=300, startup_timeout=60, kernel_name="python3").execute()
         except (OSError, RuntimeError) as error:
@@ -1448,7 +1456,7 @@ def test_a_picture_without_interval_dates_or_names():
     assert not axes.collections
     assert list(line(axes, "history").get_xdata()) == list(range(N - 56, N))
     assert list(line(axes, "forecast").get_xdata()) == list(range(N - 1, N + 14))
-    np.testing.assert_array_equal(line(axes, "what came").get_ydata(), values(N + 20)[N : N + 14])
+    np.testing.assert_array_equal(line(axes, "actual").get_ydata(), values(N + 20)[N : N + 14])
 
 
 def test_a_picture_of_periods_has_dates():
@@ -1467,7 +1475,7 @@ def test_pictures_of_several_series():
         name = axes.get_ylabel()
         np.testing.assert_array_equal(line(axes, "history").get_ydata(), frame[name][-48:])
         np.testing.assert_array_equal(line(axes, "forecast").get_ydata()[1:], fitted.predict()[name])
-        np.testing.assert_array_equal(line(axes, "what came").get_ydata(), came[name])
+        np.testing.assert_array_equal(line(axes, "actual").get_ydata(), came[name])
     [axes] = fitted.plot(series=["c"], actual=came[["e"]]).axes
     assert [line.get_label() for line in axes.lines] == ["history", "forecast"]
 
@@ -1491,11 +1499,11 @@ def test_five_years_of_months_have_intervals():
     y = pd.Series(values(60), months(60))
     fitted = GRUForecaster(horizon=12, difference=1, **AUTO).fit(y)
     assert fitted.has_intervals_
-    assert fitted.errors_.shape == (9, 12)  # what an interval of 90 % needs; a fifth would be one
-    assert fitted.window_ == 19  # half of the 40 steps that are left, but for one difference
+    assert fitted.errors_.shape == (9, 12)  # a 90 % interval needs 9; a fifth of the steps would give 1
+    assert fitted.window_ == 19  # half of the 40 remaining steps, less one difference
     for coverage in (0.8, 0.9):
         assert fitted.predict_interval(coverage=coverage).shape == (12, 3)
-    mean, deviation = scale_by_hand(y, fitted.lags_)  # it is learned from in full once that is done
+    mean, deviation = scale_by_hand(y, fitted.lags_)  # after calibration it is fitted to the whole series
     assert (fitted.scales_[None].mean, fitted.scales_[None].deviation) == pytest.approx((mean, deviation))
     whole = GRUForecaster(horizon=12, difference=1, calibration=0, **{**AUTO, "window": 19}).fit(y)
     assert weights(fitted) == weights(whole)
@@ -1504,14 +1512,14 @@ def test_five_years_of_months_have_intervals():
 
 
 @pytest.mark.parametrize(("n", "intervals"), [(48, True), (47, False), (14, False), (13, False), (6, False)])
-def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_path):
+def test_a_series_too_short_for_intervals_is_forecast_without_them(n, intervals, tmp_path):
     y = pd.Series(values(n), months(n))
     forecaster = GRUForecaster(horizon=12, difference=1, **AUTO)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted = forecaster.fit(y)
     assert (
-        [str(w.message) for w in found] == []
+        [str(w.message) for w in caught] == []
         if intervals
         else [f"the forecasts come without intervals: y has {n} steps, 48 would do; a smaller horizon needs fewer"]
     )
@@ -1532,18 +1540,18 @@ def test_a_series_too_short_for_intervals_is_forecast_without(n, intervals, tmp_
     assert math.isnan(fitted.score(pd.Series(values(n + 12)[n:], months(n + 12)[n:])).coverage) is not intervals
 
 
-def test_a_backtest_says_once_that_folds_have_no_intervals():
+def test_a_backtest_warns_once_about_folds_without_intervals():
     y = pd.Series(values(75), months(75))
-    with pytest.warns(UserWarning, match="intervals") as found:
+    with pytest.warns(UserWarning, match="intervals") as caught:
         scores = GRUForecaster(horizon=12, **AUTO).backtest(3, y)
-    assert [str(w.message) for w in found] == [
-        "1 of 3 folds have too few steps before them for intervals: their coverage is nan"
+    assert [str(w.message) for w in caught] == [
+        "1 of 3 folds have too few earlier steps for intervals: their coverage is nan"
     ]
     assert scores["coverage"].isna().tolist() == [True, False, False]
     assert np.isfinite(scores["mase"]).all()
 
 
-def test_a_season_that_never_comes_back_is_none():
+def test_a_season_longer_than_the_series_is_ignored():
     y = pd.Series(values(12), months(12))
     with pytest.warns(UserWarning, match="^the forecasts come without intervals"):
         fitted = GRUForecaster(horizon=3, difference=1, **AUTO).fit(y)
@@ -1553,7 +1561,7 @@ def test_a_season_that_never_comes_back_is_none():
 @pytest.mark.parametrize("F", [0, 2])
 @pytest.mark.parametrize("difference", [(), 1, (1, 4)])
 @pytest.mark.parametrize("strategy", ["recursive", "direct"])
-def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_others(difference, strategy, F, tmp_path):
+def test_a_short_series_of_a_panel_is_forecast_by_the_model_of_the_others(difference, strategy, F, tmp_path):
     S = sum(as_tuple(difference))
     lengths = {"b": N, "x": max(S, 1), "a": N - 9, "c": S + 4}
     rows = long_form({name: n + H for name, n in lengths.items()}, F)
@@ -1561,8 +1569,8 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     known = rows.drop(index=ahead.index)
     base = small(difference=difference, strategy=strategy, epochs=4)
     message = (
-        f"2 of 4 series are too short to be learned from, with fewer than {S + (6 if strategy == 'recursive' else 8)} "
-        "steps ('x', 'c'): they are forecast by what was learned from the others"
+        f"2 of 4 series are too short for training, with fewer than {S + (6 if strategy == 'recursive' else 8)} "
+        "steps ('x', 'c'): they are forecast by the model of the other series"
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         fitted = base.fit(known)
@@ -1570,41 +1578,41 @@ def test_a_short_series_of_a_panel_is_forecast_by_what_was_learned_from_the_othe
     assert weights(fitted) == weights(alone)
     np.testing.assert_array_equal(fitted.errors_, alone.errors_)
     X = ahead if F else None
-    found = fitted.predict(X=X)
-    assert found["unique_id"].tolist() == [name for name in "bxac" for _ in range(H)]
+    result = fitted.predict(X=X)
+    assert result["unique_id"].tolist() == [name for name in "bxac" for _ in range(H)]
     expected = alone.predict(X=X)
-    np.testing.assert_array_equal(found[found["unique_id"].isin(["a", "b"])]["y"], expected["y"])
+    np.testing.assert_array_equal(result[result["unique_id"].isin(["a", "b"])]["y"], expected["y"])
     y = known[known["unique_id"] == "c"]["y"].to_numpy()
     X_c = rows[rows["unique_id"] == "c"].iloc[:, 3:].to_numpy(float) if F else np.empty((S + 4 + H, 0))
     X_c = fitted.features_scale_.apply(X_c)
-    fitted.window_ = 4  # by hand: as if the window were what there is
+    fitted.window_ = 4  # by hand: as if the window had the length of the series
     by_hand = forecast_by_hand(fitted, y, X_c, H, scale_by_hand(y, as_tuple(difference)))
     fitted.window_ = 5
-    np.testing.assert_allclose(found[found["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
-    assert np.isfinite(found["y"]).all()
+    np.testing.assert_allclose(result[result["unique_id"] == "c"]["y"], by_hand, rtol=1e-5)
+    assert np.isfinite(result["y"]).all()
     fitted.save(tmp_path / "a")
-    assert_equal(GRUForecaster.load(tmp_path / "a").predict(X=X), found)
+    assert_equal(GRUForecaster.load(tmp_path / "a").predict(X=X), result)
     assert GRUForecaster.load(tmp_path / "a").short_ == ("x", "c")
 
 
-def test_a_series_shorter_than_the_differences_is_named():
-    with pytest.raises(InputError, match=r"^series 'x' has 4 steps, differences over 1, 4 need 5: leave it out, or"):
+def test_a_series_shorter_than_the_differences_is_refused():
+    with pytest.raises(InputError, match=r"^series 'x' has 4 steps, but differences over 1, 4 need 5: remove it, or"):
         small(difference=(1, 4)).fit(long_form({"b": N, "x": 4}))
 
 
-def test_short_series_are_left_out_of_folds_before_they_began():
-    with pytest.warns(UserWarning, match="series") as found:
+def test_series_that_begin_too_late_are_left_out_of_folds():
+    with pytest.warns(UserWarning, match="series") as caught:
         scores = small().backtest(2, long_form({"b": N, "x": 5, "a": N}))
-    assert str(found[-1].message) == (
-        "1 of 3 series had not begun before some of the folds, and are left out of these (series 'x')"
+    assert str(caught[-1].message) == (
+        "1 of 3 series begin too late for some of the folds and are left out of those (series 'x')"
     )
     assert scores["series"].tolist() == ["b", "a", "b", "x", "a"]
 
 
-def test_a_single_step_is_too_few():
+def test_a_single_step_is_refused():
     with refused(
-        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2: give a longer series, or a smaller "
-        "window, horizon or calibration"
+        "y has 1 step; window=1, season_length=1 and strategy=recursive need 2 for training: give a longer series, or "
+        "a smaller window, horizon or calibration"
     ):
         GRUForecaster(horizon=3, **AUTO).fit([4.0])
 
@@ -1612,7 +1620,7 @@ def test_a_single_step_is_too_few():
 @pytest.mark.parametrize(
     "y", [np.full(30, 1e-6), -4e9 + 3.0 * np.arange(40), np.zeros(30)], ids=["tiny", "line", "zeros"]
 )
-def test_what_never_varied_goes_on_so(y):
+def test_constant_differences_are_continued_exactly(y):
     fitted = small(difference=1).fit(y)
     expected = y[-1] + (y[1] - y[0]) * np.arange(1, H + 1)
     np.testing.assert_allclose(fitted.predict(), expected, rtol=1e-12)
@@ -1621,16 +1629,16 @@ def test_what_never_varied_goes_on_so(y):
     np.testing.assert_allclose(panel.predict()[:, 1], expected, rtol=1e-12)
 
 
-def test_seasons_that_differ_are_named():
+def test_different_seasons_are_refused():
     days = pd.DataFrame({"unique_id": "d", "ds": pd.date_range("2020-01-01", periods=40), "y": values(40)})
     with refused(
-        "series 'm' has a season of 12 steps and series 'd' one of 7, going by their dates: forecast them apart, or "
+        "by their dates, series 'm' has a season of 12 steps and series 'd' one of 7: forecast them separately, or "
         "give season_length"
     ):
         GRUForecaster(horizon=H, **AUTO).fit(pd.concat([long_form({"m": 50}), days]))
 
 
-# What cannot be
+# Invalid arguments
 
 
 WHOLE = 'must be "auto" or a whole number of steps, at least 1, got '
@@ -1683,14 +1691,14 @@ DIFFERENCE = 'difference must be "auto", a lag of at least 1, or several, got '
         ),
     ],
 )  # fmt: skip
-def test_parameters_that_cannot_be(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with refused(message):
         small(**parameters).fit(values())
     with refused(message):  # the horizon of its forecasts is another
         small(**parameters).backtest(2, values(), horizon=2)
 
 
-def test_more_parameters_that_cannot_be():
+def test_more_invalid_parameters_are_refused():
     with refused("verbose must be a whole number, got False"):
         small(verbose=False).fit(values())
     for horizon in (0, True, 2.0):
@@ -1698,18 +1706,18 @@ def test_more_parameters_that_cannot_be():
             small(horizon=horizon).backtest(2, values())
 
 
-def test_numbers_of_numpy_are_numbers_too():
+def test_numpy_numbers_are_accepted():
     settings = {"horizon": np.int32(H), "window": np.int64(5), "season_length": np.uint8(4), "hidden_size": np.int16(6),
                 "epochs": np.int64(2), "calibration": np.float32(0.25), "learning_rate": np.float64(0.01)}  # fmt: skip
     plain = {name: value.item() for name, value in settings.items()}
     np.testing.assert_array_equal(small(**settings).fit(values()).predict(), small(**plain).fit(values()).predict())
-    small(calibration=0, dropout=0, weight_decay=0).fit(values())  # whole numbers where others may be
+    small(calibration=0, dropout=0, weight_decay=0).fit(values())  # integers for floats
 
 
 @pytest.mark.parametrize(
     ("parameters", "need", "tail"),
     [
-        ({}, 7, 3),  # a window of differences, and one more
+        ({}, 7, 3),  # a window of differences and one target
         ({"difference": ()}, 6, 3),
         ({"difference": (1, 4)}, 11, 3),
         ({"strategy": "direct"}, 9, 3),
@@ -1719,11 +1727,11 @@ def test_numbers_of_numpy_are_numbers_too():
         ({"horizon": 6, "difference": ()}, 6, 6),
     ],
 )
-def test_a_series_that_is_too_short(parameters, need, tail):
+def test_a_series_that_is_too_short_is_refused(parameters, need, tail):
     base = small(**{"difference": 1, "calibration": 0.2, **parameters})
     n = need + tail
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # there is no interval
+        warnings.simplefilter("ignore", UserWarning)  # about missing intervals
         fitted = base.fit(values(n))
     assert fitted.errors_.shape == (tail - base.horizon + 1 if tail else 0, base.horizon)
     held_out = max(math.ceil(base.calibration * (n - 1)), base.horizon) if tail else 0
@@ -1731,28 +1739,28 @@ def test_a_series_that_is_too_short(parameters, need, tail):
     part = f", of which calibration={base.calibration:g} holds out {held_out}" if tail else ""
     message = (
         f"y has {n - 1} steps{part}; window=5, season_length={base.season_length} and strategy={base.strategy} need "
-        f"{need}{' more' if tail else ''}: give a longer series, or a smaller window, horizon or calibration"
+        f"{need} for training: give a longer series, or a smaller window, horizon or calibration"
     )
     with refused(message):
         base.fit(values(n - 1))
 
 
-def test_of_many_series_that_are_too_short_the_longest_is_named():
+def test_if_all_series_are_too_short_the_longest_is_named():
     with pytest.raises(InputError, match=r"^series 'a' has 6 steps; window=5, season_length=4 and strategy=recursive"):
         small(difference=1).fit(long_form({"b": 5, "a": 6, "c": 1}))
 
 
 @pytest.mark.parametrize("horizon", [0, -1, True, 1.5])
-def test_horizons_that_cannot_be(horizon):
+def test_invalid_horizons_are_refused(horizon):
     fitted = small().fit(values())
     for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
         with refused(HORIZON + repr(horizon)):
             use(horizon)
 
 
-def test_a_horizon_that_is_too_long():
+def test_a_horizon_that_is_too_long_is_refused():
     fitted = small(strategy="direct").fit(values())
-    direct = "strategy direct forecasts 3 steps, and 4 were asked for: fit with horizon=4"
+    direct = 'strategy="direct" forecasts at most 3 steps, got 4: fit with horizon=4'
     for use in (fitted.predict, fitted.predict_interval, fitted.plot, lambda h: fitted.backtest(horizon=h)):
         with refused(direct):
             use(4)
@@ -1770,7 +1778,7 @@ def test_a_horizon_that_is_too_long():
     [0, 1, 0.0, 1.0, -0.5, 1.5, nan, True, None, "0.8", [0.8], np.array([0.5, 0.8]), 80, np.int64(1)],
     ids=repr,
 )
-def test_coverages_that_cannot_be(coverage):
+def test_invalid_coverages_are_refused(coverage):
     fitted = small().fit(values())
     for use in (fitted.predict_interval, fitted.plot, fitted.backtest):
         with refused(f"coverage must be above 0 and below 1, got {coverage!r}"):
@@ -1779,7 +1787,7 @@ def test_coverages_that_cannot_be(coverage):
         fitted.score(values(N + H)[N:], coverage=coverage)
 
 
-def test_a_coverage_of_numpy():
+def test_a_numpy_coverage_is_accepted():
     fitted = small().fit(values())
     assert_equal(fitted.predict_interval(coverage=np.float64(0.8)), fitted.predict_interval())
     assert_equal(fitted.predict_interval(coverage=np.float32(0.5)), fitted.predict_interval(coverage=0.5))
@@ -1816,16 +1824,16 @@ def test_no_intervals_without_calibration():
         fitted.predict_interval()
 
 
-def test_a_history_that_is_too_short():
+def test_a_history_that_is_too_short_is_refused():
     fitted = small(difference=(1, 4)).fit(values())
     assert fitted.predict(y=values(10)).shape == (H,)
-    with refused("y has 9 steps, a forecast looks back over 10: give more"):
+    with refused("y has 9 steps, but a forecast needs 10: give a longer history"):
         fitted.predict(y=values(9))
-    with refused("series 1 has 4 steps, a forecast looks back over 10: give more"):
+    with refused("series 1 has 4 steps, but a forecast needs 10: give a longer history"):
         fitted.predict(y=[values(12), values(4)])
 
 
-def test_features_that_do_not_fit():
+def test_features_that_do_not_fit_are_refused():
     X = features(N + H)
     fitted = small().fit(values(), X[:N])
     with refused("X must have the 2 features of the 3 steps to come, but there is no X: give one"):
@@ -1843,18 +1851,18 @@ def test_features_that_do_not_fit():
         small().fit(values()).predict(X=X[N:])
 
 
-def test_what_cannot_be_scored():
+def test_invalid_actual_values_are_refused():
     fitted = small().fit(MANY["frame"])
     after = MANY["frame"][:H].set_axis(months(N + H)[N:])
     with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 'a', 'c'"):
         fitted.score(after[["a", "c"]])
     with refused("y must have the 3 series of fit ('a', 'b', 'c'), got 0, 1, 2"):
         fitted.score(after.to_numpy())
-    with refused("y must go on where fit ended, at 2021-01-01 00:00:00, got 2021-02-01 00:00:00"):
+    with refused("y must start right after the series of fit, at 2021-01-01 00:00:00, got 2021-02-01 00:00:00"):
         fitted.score(after.set_axis(months(N + H + 1)[N + 1 :]))
     fitted = small().fit(long_form({"b": 40, "a": 40}))
     rows = long_form({"b": 43, "a": 43})
-    with refused("y must have as many steps of every series, got 3 and 2"):
+    with refused("y must have the same number of steps for every series, got 3 and 2"):
         fitted.score(rows.drop(index=[*range(40), *range(43, 83), 85]))
     many = small().fit(np.stack([values(N, 0)] * 7, 1))
     with refused("y must have the 7 series of fit (0, 1, 2, 3, 4, ...), got None"):
@@ -1862,12 +1870,12 @@ def test_what_cannot_be_scored():
 
 
 @pytest.mark.parametrize("folds", [0, -2, True, 2.0, "3"])
-def test_folds_that_cannot_be(folds):
+def test_invalid_folds_are_refused(folds):
     with refused(f"folds must be a whole number, at least 1, got {folds!r}"):
         small().backtest(folds, values())
 
 
-def test_too_many_folds():
+def test_too_many_folds_are_refused():
     with refused("24 folds of 3 steps need more than 72 steps, y has 70: use fewer folds or a smaller horizon"):
         small().backtest(24, values())
     with refused("24 folds of 3 steps need more than 72 steps, series 0 has 70: use fewer folds or a smaller horizon"):
@@ -1876,14 +1884,14 @@ def test_too_many_folds():
         small(season_length=7).backtest(22, values())
 
 
-def test_a_series_that_cannot_be_drawn():
-    with refused("there is no series 'z' to draw, only 'a', 'b', 'c'"):
+def test_unknown_series_are_not_drawn():
+    with refused("there is no series 'z' to draw: name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=["a", "z"])
-    with refused("series names none to draw: omit it, or name some of 'a', 'b', 'c'"):
+    with refused("series must name at least one series to draw, got none: omit it, or name some of 'a', 'b', 'c'"):
         small().fit(MANY["frame"]).plot(series=[])
 
 
-def test_features_to_test_with_go_with_a_series():
+def test_backtest_features_without_a_series_are_refused():
     fitted = small().fit(values(), features())
     for use in (fitted, small()):
         with refused("X goes with y: give both, or neither to test with the series of fit"):
@@ -1892,7 +1900,7 @@ def test_features_to_test_with_go_with_a_series():
 
 
 @pytest.mark.parametrize("fill", [True, ["linear"], {}, nan, 10**400, b"linear"], ids=lambda fill: repr(fill)[:20])
-def test_fillings_that_cannot_be(fill):
+def test_invalid_fills_are_refused(fill):
     fitted = small().fit(values()).set_params(fill=fill)
     for use in (fitted.fit, fitted.score, lambda y: fitted.backtest(1, y), lambda y: fitted.predict(y=y)):
         with refused(f'fill must be None, "linear", "forward" or a number, got {fill!r}'):
@@ -1904,7 +1912,7 @@ def test_fillings_that_cannot_be(fill):
 
 @pytest.mark.parametrize("data", ["carbon dioxide, months", "sunspots, years"])
 def test_real_data(data):
-    """Better than repeating the last season, with intervals that hold about as often as they say."""
+    """Forecasts are better than repeating the last season, and intervals cover about as often as they claim."""
     if data.startswith("carbon"):
         y = co2.load_pandas().data["co2"].resample("MS").mean()
         base = GRUForecaster(horizon=12, fill="linear", random_state=0)
@@ -1913,6 +1921,6 @@ def test_real_data(data):
         index = pd.date_range("1700-01-01", periods=len(table), freq="YS")
         y = pd.Series(table["SUNACTIVITY"].to_numpy(), index)
         base = GRUForecaster(season_length=11, horizon=11, random_state=0)
-    found = base.backtest(5, y)
-    assert found["mase"].mean() < found["seasonal_naive"].mean()
-    assert 0.7 <= found["coverage"].mean() <= 0.9
+    result = base.backtest(5, y)
+    assert result["mase"].mean() < result["seasonal_naive"].mean()
+    assert 0.7 <= result["coverage"].mean() <= 0.9

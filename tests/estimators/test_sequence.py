@@ -1,4 +1,4 @@
-"""GRURegressor and GRUClassifier: scikit-learn's contract, what is learned, exactness, and every refusal's words."""
+"""GRURegressor and GRUClassifier: the scikit-learn contract, learning, exactness, and error messages."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ from headgate.models.sequence_model import POOLS
 from headgate.training import fitting, optimization
 
 n, T, F = 20, 6, 3
-needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is missing")
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +37,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 X, Y = draw(n, T, F), draw(n, seed=1)
 LABELS = np.arange(n) % 3
-LENGTHS = np.arange(n) % T + 1  # with those of one step
+LENGTHS = np.arange(n) % T + 1  # including 1
 RAGGED = [x[:length] for x, length in zip(X, LENGTHS, strict=True)]
 
 
@@ -63,14 +63,14 @@ UNEQUAL = {
     "check_sample_weight_equivalence_on_dense_data": "repeated samples make other batches, and batches that round "
     "differently in float32; the check asks for the same to 1e-7 after a hundred epochs"
 }
-ABSENT = ("sparse", "multioutput", "multilabel")  # what the estimators do not claim to take
+ABSENT = ("sparse", "multioutput", "multilabel")  # inputs that the estimators do not support
 attempted, passed = Counter(), Counter()
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some of the data is noise
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some data is noise
 @parametrize_with_checks([GRURegressor(), GRUClassifier()], expected_failed_checks=lambda _: UNEQUAL)
 def test_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
-    """What is expected to fail must fail: pytest is told so by xfail_strict in pyproject.toml."""
+    """Checks that are expected to fail must fail: pyproject.toml sets xfail_strict."""
     kind = type(estimator).__name__
     attempted[kind] += 1
     check(estimator)
@@ -78,9 +78,11 @@ def test_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(GRURegressor(), MLPRegressor()), (GRUClassifier(), MLPClassifier())])
-def test_no_check_is_left_out(ours: Any, theirs: Any) -> None:
-    """All that a perceptron of scikit-learn goes through, but for sparse input and several labels for a sample; without
-    the tag of two-dimensional input it would be next to none."""
+def test_no_scikit_learn_check_is_left_out(ours: Any, theirs: Any) -> None:
+    """All checks run that scikit-learn's perceptron passes, except for sparse input and several labels per sample.
+
+    Without the tag for two-dimensional input, hardly any would run.
+    """
     names = [
         {check.func.__name__ for _, check in estimator_checks_generator(estimator)} for estimator in (ours, theirs)
     ]
@@ -89,8 +91,8 @@ def test_no_check_is_left_out(ours: Any, theirs: Any) -> None:
     kind = type(ours).__name__
     total = sum(1 for _ in estimator_checks_generator(ours))
     assert total >= 50
-    if attempted[kind] == total:  # not where only some of them were asked for
-        assert passed[kind] >= total - 2  # what is expected to fail, and array API where SciPy is not told to use it
+    if attempted[kind] == total:  # unless only some tests were selected
+        assert passed[kind] >= total - 2  # expected failures, and the array API unless SciPy uses it
 
 
 def test_parameters() -> None:
@@ -144,7 +146,7 @@ def test_pickle_and_copy(make: Callable[..., Any], y: np.ndarray) -> None:
     for other in others:
         assert np.array_equal(answers(other, X), answers(estimator, X))
     estimator.fit(X, y)
-    for other in others:  # all that going on needs is in it
+    for other in others:  # they contain all that further training needs
         assert not np.array_equal(answers(other, X), answers(estimator, X))
         assert np.array_equal(answers(other.fit(X, y), X), answers(estimator, X))
 
@@ -153,7 +155,7 @@ def test_pickle_and_copy(make: Callable[..., Any], y: np.ndarray) -> None:
 
 
 @both
-def test_forms_of_the_same_data(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_forms_of_the_same_data_give_the_same_model(make: Callable[..., Any], y: np.ndarray) -> None:
     expected = answers(make().fit(X, y), X)
     for form in (list(X), X.tolist(), X.astype(object)):
         estimator = make().fit(form, list(y))
@@ -184,13 +186,13 @@ def test_columns_of_targets(columns: int) -> None:
     predicted = estimator.predict(X)
     assert predicted.shape == (n, columns)
     for column in range(columns):
-        assert np.corrcoef(predicted[:, column], y[:, column])[0, 1] > 0.9  # each its own
+        assert np.corrcoef(predicted[:, column], y[:, column])[0, 1] > 0.9  # each column is learned
     assert estimator.y_scale_.mean.shape == (columns,)
     assert regressor().fit(X, y.tolist()).predict(X[:1]).shape == (1, columns)
 
 
 def separable(labels: Any, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """60 sequences; the label is which of as many features is large."""
+    """Return 60 sequences whose label is the index of the large feature."""
     labels = np.asarray(labels)
     which = np.random.default_rng(seed).integers(0, len(labels), 60)
     data = draw(60, 4, len(labels), seed=seed)
@@ -206,8 +208,8 @@ def separable(labels: Any, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
     ],
     ids=str,
 )  # fmt: skip
-def test_labels(labels: Any) -> None:
-    """Not in the order of sorting: a label's place among the classes, not in y, is the column of its probability."""
+def test_probability_columns_follow_classes(labels: Any) -> None:
+    """With labels in unsorted order, the columns of the probabilities follow classes_, not y."""
     data, y = separable(labels)
     estimator = classifier(epochs=30, learning_rate=0.02).fit(data, y)
     assert estimator.classes_.tolist() == sorted(np.asarray(labels).tolist())
@@ -235,10 +237,10 @@ def test_column_of_labels_is_warned_of() -> None:
 @both
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("pool", POOLS)
-def test_an_answer_does_not_depend_on_those_beside_it(
+def test_a_prediction_does_not_depend_on_other_sequences(
     make: Callable[..., Any], y: np.ndarray, pool: str, bidirectional: bool
 ) -> None:
-    """To the bit, among so many that they are read in several batches."""
+    """Equal to the bit, for enough sequences to need several batches."""
     estimator = make(pool=pool, bidirectional=bidirectional, num_layers=2).fit(RAGGED, y)
     random = np.random.default_rng(4)
     many = [random.normal(size=(length, F)) for length in random.integers(1, 15, 300)]
@@ -255,7 +257,7 @@ def test_an_answer_does_not_depend_on_those_beside_it(
 
 
 def first_step(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Noise, whose first of 30 steps is what is asked for: a number (the second feature marks it), or a class."""
+    """Return noise of 30 steps whose first step is the target: a number (marked by the second feature) or a class."""
     random = np.random.default_rng(seed)
     noise, which = random.normal(size=(count, 30, 2)), random.integers(0, 3, count)
     numbers, marks = noise.copy(), 0.3 * noise
@@ -274,7 +276,7 @@ def test_remembers_the_first_of_thirty_steps() -> None:
 
 
 def test_order_matters() -> None:
-    """The same two marks in every sequence: which of them comes first is the class, as no sum can tell."""
+    """Every sequence has the same two marks, and their order is the class, which no sum can reveal."""
     random = np.random.default_rng(7)
     data, y = np.zeros((300, 12, 2)), random.integers(0, 2, 300)
     for sequence, label in zip(data, y, strict=True):
@@ -287,7 +289,7 @@ def test_order_matters() -> None:
 
 @pytest.mark.slow
 def test_digits() -> None:
-    """Eight steps of eight pixels; a third is held out."""
+    """Eight steps of eight pixels; a third of the images is held out."""
     data, y = load_digits(return_X_y=True)
     data = data.reshape(-1, 8, 8)
     train, test, y_train, y_test = train_test_split(data, y, test_size=1 / 3, random_state=0, stratify=y)
@@ -296,7 +298,7 @@ def test_digits() -> None:
 
 
 def test_lengths_count() -> None:
-    """What comes after a sequence's end is no part of it: the answer is how many steps there are."""
+    """Padding is not part of a sequence: its number of steps can be learned."""
     random = np.random.default_rng(8)
     lengths = random.integers(1, 15, 300)
     data = [random.normal(size=(length, 1)) for length in lengths]
@@ -309,7 +311,7 @@ def test_lengths_count() -> None:
 
 
 def test_scales() -> None:
-    """Of all steps, not of all sequences, column by column."""
+    """Means and deviations are over all steps, column by column, not over sequences."""
     steps = np.concatenate(RAGGED)
     estimator = regressor().fit(RAGGED, Y * 5 + 2)
     np.testing.assert_allclose(estimator.x_scale_.mean, steps.mean(0), rtol=1e-12)
@@ -322,7 +324,7 @@ def test_scales() -> None:
 
 
 def test_units_do_not_matter() -> None:
-    """Predictions are in the units of y; those of X are anyone's."""
+    """Predictions are in the units of y, and the units of X do not matter."""
     expected = regressor(epochs=5).fit(X, Y).predict(X)
     assert np.ptp(expected) > 1e-3
     moved = regressor(epochs=5).fit(X, 3000 * Y - 10**5).predict(X)
@@ -345,7 +347,7 @@ def test_constant_columns() -> None:
 
 
 def split(y: np.ndarray, fraction: float, classes: bool, seed: int = 0) -> list[np.ndarray]:
-    """The indices to train on and those held out, drawn as scikit-learn draws them."""
+    """Return the indices to train on and to hold out, drawn as scikit-learn draws them."""
     held = int(np.ceil(fraction * len(y)))
     stratify = y if classes else None
     return train_test_split(
@@ -353,7 +355,7 @@ def split(y: np.ndarray, fraction: float, classes: bool, seed: int = 0) -> list[
     )
 
 
-def test_what_is_held_out_does_not_standardize() -> None:
+def test_held_out_samples_do_not_affect_standardization() -> None:
     training, held = split(Y, 0.3, False)
     estimator = regressor(early_stopping=True, validation_fraction=0.3).fit(X, Y)
     np.testing.assert_allclose(estimator.x_scale_.mean, X[training].reshape(-1, F).mean(0), rtol=1e-12)
@@ -373,7 +375,7 @@ def test_what_is_held_out_does_not_standardize() -> None:
 @pytest.mark.parametrize("make", [regressor, classifier])
 @pytest.mark.parametrize("fraction", [0.3, 0.45])
 def test_the_best_weights_are_kept(make: Callable[..., Any], fraction: float) -> None:
-    """The loss of the held-out samples, computed here from what is predicted, is the lowest of all epochs."""
+    """The held-out loss, computed here from predictions, is the lowest of all epochs."""
     data = draw(40, T, F)
     y = data[:, -1, 0] + 0.5 * draw(40, seed=1)
     y = np.digitize(y, [-0.4, 0.4]) if make is classifier else y
@@ -383,16 +385,16 @@ def test_the_best_weights_are_kept(make: Callable[..., Any], fraction: float) ->
     ).fit(data, y)  # fmt: skip
     losses = [entry["held_out"] for entry in estimator.history_]
     best = int(np.argmin(losses))
-    assert 0 < best < len(losses) - 1  # it gets worse when noise is learned by heart
+    assert 0 < best < len(losses) - 1  # the loss rises when noise is memorized
     assert len(losses) == best + 1 + 7 < 60
     assert losses[-1] > 1.02 * losses[best]
     assert [entry["epoch"] for entry in estimator.history_] == list(range(1, len(losses) + 1))
     _, held = split(y, fraction, make is classifier)
     if make is classifier:
-        found = log_loss(y[held], estimator.predict_proba(data[held]), labels=estimator.classes_)
+        result = log_loss(y[held], estimator.predict_proba(data[held]), labels=estimator.classes_)
     else:
-        found = np.square((estimator.predict(data[held]) - y[held]) / estimator.y_scale_.deviation).mean()
-    assert found == pytest.approx(losses[best], rel=1e-5)
+        result = np.square((estimator.predict(data[held]) - y[held]) / estimator.y_scale_.deviation).mean()
+    assert result == pytest.approx(losses[best], rel=1e-5)
 
 
 def test_held_out_loss_is_weighted_and_without_dropout() -> None:
@@ -401,12 +403,12 @@ def test_held_out_loss_is_weighted_and_without_dropout() -> None:
     estimator.fit(X, Y, sample_weight=weights)
     _, held = split(Y, 0.3, False)
     errors = np.square((estimator.predict(X[held]) - Y[held]) / estimator.y_scale_.deviation)
-    found = (errors * weights[held] / weights.mean()).mean()
-    assert found == pytest.approx(min(entry["held_out"] for entry in estimator.history_), rel=1e-5)
+    result = (errors * weights[held] / weights.mean()).mean()
+    assert result == pytest.approx(min(entry["held_out"] for entry in estimator.history_), rel=1e-5)
 
 
 def test_without_early_stopping() -> None:
-    """All samples are learned from, all epochs run, patience or not."""
+    """All samples are trained on and all epochs run, whatever the patience."""
     estimator = regressor(epochs=30, patience=1, learning_rate=0.1).fit(X, Y)
     assert len(estimator.history_) == 30
     assert all(set(entry) == {"epoch", "loss"} for entry in estimator.history_)
@@ -421,13 +423,13 @@ def test_every_class_is_on_both_sides() -> None:
     np.testing.assert_allclose(estimator.x_scale_.mean, X[training].reshape(-1, F).mean(0), rtol=1e-12)
 
 
-# What is said
+# Output
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 @pytest.mark.parametrize("held_out", [False, True])
-def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines(verbose: int, held_out: bool, capsys: pytest.CaptureFixture[str]) -> None:
     estimator = regressor(epochs=25, verbose=verbose, early_stopping=held_out, validation_fraction=0.3, patience=99)
     estimator.fit(X, Y)
     expected = []
@@ -442,16 +444,16 @@ def test_what_is_printed(verbose: int, held_out: bool, capsys: pytest.CaptureFix
     if verbose:
         best = min(estimator.history_, key=lambda entry: entry.get("held_out", -entry["epoch"]))
         baseline = estimator.baseline_loss_
-        assert lines[-1] == f"loss {best['loss']:.4f}; the mean alone would have {baseline:.4f}"
+        assert lines[-1] == f"loss {best['loss']:.4f}; predicting the mean gives {baseline:.4f}"
     assert printed.err == ""
 
 
-def test_what_a_line_looks_like(capsys: pytest.CaptureFixture[str]) -> None:
+def test_format_of_a_printed_line(capsys: pytest.CaptureFixture[str]) -> None:
     regressor(epochs=10, verbose=1, early_stopping=True, validation_fraction=0.3).fit(X, Y)
     assert re.match(r"epoch 10/10  loss \d\.\d{4}  held-out \d\.\d{4}\n", capsys.readouterr().out)
 
 
-def test_which_weights_are_used_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_epoch_of_the_kept_weights_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     estimator = regressor(
         epochs=60, verbose=1, early_stopping=True, validation_fraction=0.3, learning_rate=0.05, patience=3,
         schedule="constant", hidden_size=24,
@@ -465,7 +467,7 @@ def test_which_weights_are_used_is_printed(capsys: pytest.CaptureFixture[str]) -
 
 
 @both
-def test_what_fit_leaves(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_fitted_attributes(make: Callable[..., Any], y: np.ndarray) -> None:
     estimator = make(epochs=3)
     assert estimator.fit(X, y) is estimator
     assert estimator.n_iter_ == len(estimator.loss_curve_) == 3
@@ -476,13 +478,13 @@ def test_what_fit_leaves(make: Callable[..., Any], y: np.ndarray) -> None:
 
 
 def test_the_loss_is_that_of_the_samples() -> None:
-    """Of one batch, before its step: what the untrained model makes of them."""
+    """For a single batch, the loss is that of the model before its update."""
     estimator = regressor(epochs=1, batch_size=n, learning_rate=1e-12).fit(X, Y)
     errors = (estimator.predict(X) - Y) / Y.std()
     assert estimator.loss_curve_[0] == pytest.approx(np.square(errors).mean(), rel=1e-5)
     estimator = classifier(epochs=1, batch_size=n, learning_rate=1e-12).fit(X, LABELS)
     assert estimator.loss_curve_[0] == pytest.approx(log_loss(LABELS, estimator.predict_proba(X)), rel=1e-5)
-    estimator = regressor(epochs=1, batch_size=7, learning_rate=1e-12).fit(RAGGED, Y)  # 7, 7 and 6 samples
+    estimator = regressor(epochs=1, batch_size=7, learning_rate=1e-12).fit(RAGGED, Y)  # batches of 7, 7 and 6
     errors = (estimator.predict(RAGGED) - Y) / Y.std()
     assert estimator.loss_curve_[0] == pytest.approx(np.square(errors).mean(), rel=1e-5)
 
@@ -509,7 +511,7 @@ def test_only_ratios_of_weights_count(make: Callable[..., Any], y: np.ndarray) -
 
 
 def test_weight_of_zero() -> None:
-    """Neither in the scales nor in the loss."""
+    """Samples of weight 0 affect neither the scales nor the loss."""
     out = np.arange(n) % 4 == 1
     data, y = X.copy(), Y.copy()
     data[out] += 1e4
@@ -519,14 +521,14 @@ def test_weight_of_zero() -> None:
     without = regressor(**options).fit(X[~out], Y[~out])
     for scale in ("x_scale_", "y_scale_"):
         for part in ("mean", "deviation"):
-            found, expected = (getattr(getattr(e, scale), part) for e in (estimator, without))
-            np.testing.assert_allclose(found, expected, rtol=1e-10)
+            actual, expected = (getattr(getattr(e, scale), part) for e in (estimator, without))
+            np.testing.assert_allclose(actual, expected, rtol=1e-10)
     np.testing.assert_allclose(estimator.predict(X), without.predict(X), atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_class_weight() -> None:
-    """Where X says nothing, what is predicted are the shares of the classes, each times its weight."""
+    """If X is uninformative, the predicted probabilities are the weighted shares of the classes."""
     data, y = draw(200, 2, 1, seed=11) * 1e-9, np.repeat(["rare", "usual"], [20, 180])
     options = {"epochs": 80, "learning_rate": 0.05, "batch_size": 200, "standardize": False}
 
@@ -548,12 +550,12 @@ def test_class_weight_is_a_sample_weight() -> None:
     np.testing.assert_allclose(by_class.predict_proba(X), by_sample.predict_proba(X), atol=1e-5)
 
 
-# Going on
+# Further training
 
 
 @both
 def test_warm_start(make: Callable[..., Any], y: np.ndarray) -> None:
-    """Four times one epoch is four epochs: the optimizer's state goes on. In one batch, so that order is nothing."""
+    """Four fits of one epoch equal one fit of four: the optimizer keeps its state. One batch has no order."""
     options = {"schedule": "constant", "batch_size": n, "learning_rate": 0.05}
     expected = make(epochs=4, **options).fit(X, y)
     warm, partial = make(epochs=1, warm_start=True, **options), make(epochs=9, **options)
@@ -569,14 +571,14 @@ def test_warm_start(make: Callable[..., Any], y: np.ndarray) -> None:
 
 
 @both
-def test_without_warm_start_all_begins_anew(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_without_warm_start_fit_starts_over(make: Callable[..., Any], y: np.ndarray) -> None:
     estimator = make().fit(X * 5 + 1, y[::-1])
     estimator.fit(X, y)
     assert estimator.n_iter_ == 2
     assert np.array_equal(answers(estimator, X), answers(make().fit(X, y), X))
 
 
-def test_going_on_keeps_the_scales() -> None:
+def test_further_training_keeps_the_scales() -> None:
     estimator = regressor(warm_start=True).fit(X, Y)
     before = estimator.x_scale_, estimator.y_scale_
     estimator.fit(X * 9, Y * 9)
@@ -615,8 +617,8 @@ def test_partial_fit_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("first", [[0, 2], [2]])
-def test_classes_that_come_later(first: list[int]) -> None:
-    """The first piece need not hold every class, not even two."""
+def test_declared_classes_may_come_later(first: list[int]) -> None:
+    """The first samples need not contain every class, nor even two classes."""
     data, y = separable([0, 1, 2])
     estimator = classifier(learning_rate=0.05, batch_size=5)
     some = np.isin(y, first)
@@ -627,11 +629,11 @@ def test_classes_that_come_later(first: list[int]) -> None:
     assert estimator.score(data, y) == 1
 
 
-# Long sequences, and fits that come to nothing
+# Long sequences, and fits that learn nothing
 
 
 def bumps(n: int, T: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bump up or down among the first steps of a long series; what comes after is noise."""
+    """Return long series with a bump up or down among the first steps, followed by noise."""
     random = np.random.default_rng(seed)
     heights, data = random.uniform(0.5, 1.5, n) * random.choice([-1, 1], n), 0.3 * random.normal(size=(n, T))
     for sequence, height, start in zip(data, heights, random.integers(5, 15, n), strict=True):
@@ -640,7 +642,7 @@ def bumps(n: int, T: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_long_series_of_one_feature_are_learned_by_default() -> None:
-    """With the biases of torch.nn.GRU, and 100 epochs of 36 samples, both are at chance."""
+    """With torch.nn.GRU's biases and 100 epochs of 36 samples, both estimators stay at chance."""
     (data, y), (other, expected) = bumps(36, 200, 1), bumps(100, 200, 2)
     assert GRUClassifier(random_state=0).fit(data, y > 0).score(other, expected > 0) > 0.95
     assert GRURegressor(hidden_size=32, random_state=0).fit(data, y).score(other, expected) > 0.5
@@ -656,9 +658,9 @@ def test_half_of_the_units_of_every_layer_remember() -> None:
     drawn = []
     for name, value in gru.items():
         if name.startswith("weight"):
-            assert torch.allclose(value, plain[name], atol=1e-6)  # all else is as torch draws it
+            assert torch.allclose(value, plain[name], atol=1e-6)  # all other values are drawn as by torch
             continue
-        ours = slice(H, H + H // 2)  # r, z, n: of z the first half
+        ours = slice(H, H + H // 2)  # the first half of z, in the order r, z, n
         rest = [i for i in range(3 * H) if not H <= i < H + H // 2]
         assert torch.allclose(value[rest], plain[name][rest], atol=1e-6)
         if name.startswith("bias_hh"):
@@ -681,11 +683,11 @@ def test_epochs_adapt_to_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
         rates.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return regressor(epochs="auto", batch_size=5, **options).fit(draw(10, steps), Y[:10])  # 2 updates an epoch
+            return regressor(epochs="auto", batch_size=5, **options).fit(draw(10, steps), Y[:10])  # 2 updates per epoch
 
-    assert trained(1).n_iter_ == 5  # ten updates
-    assert trained(4).n_iter_ == 3 + 6 + 11  # forty
-    assert [rates.count(0.005), len(rates)] == [3, 40]  # the rate begins again
+    assert trained(1).n_iter_ == 5  # 10 updates
+    assert trained(4).n_iter_ == 3 + 6 + 11  # 40 updates
+    assert [rates.count(0.005), len(rates)] == [3, 40]  # each extension starts the schedule again
     assert trained(99).n_iter_ == 50
     fitted = trained(99, learning_rate=0.1, hidden_size=30)
     assert fitted.n_iter_ in (3, 3 + 6, 3 + 6 + 12, 3 + 6 + 12 + 24)
@@ -700,23 +702,23 @@ def test_epochs_adapt_to_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_a_fit_that_came_to_nothing_warns(held_out: bool) -> None:
+def test_a_fit_that_learned_little_warns(held_out: bool) -> None:
     data, y = draw(300, 3), np.repeat(["a", "b", "b"], 100)  # noise
     estimator = classifier(epochs=20, early_stopping=held_out, patience=20, batch_size=150)
-    with pytest.warns(ConvergenceWarning) as found:
+    with pytest.warns(ConvergenceWarning) as caught:
         estimator.fit(data, y)
     entry = min(estimator.history_, key=lambda e: e.get("held_out", -e["epoch"]))
     frequencies = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
-    assert [str(w.message) for w in found] == [
-        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and the "
-        f"class frequencies alone would have {frequencies:.4g}. There may be little to learn; otherwise try more "
-        "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, say)"
+    assert [str(w.message) for w in caught] == [
+        f"GRUClassifier has learned little: after 20 epochs the training loss is {entry['loss']:.4g}, and predicting "
+        f"the class frequencies gives {frequencies:.4g}. There may be little to learn; otherwise try more "
+        "epochs, another learning_rate or pool, smaller batches, or shorter sequences (every fourth step, for example)"
     ]
-    assert found[0].filename == __file__
-    estimator.set_params(epochs=19).fit(data, y)  # a trial
-    with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and the mean alone would have 1"):
+    assert caught[0].filename == __file__
+    estimator.set_params(epochs=19).fit(data, y)  # too few epochs to warn
+    with pytest.warns(ConvergenceWarning, match="^GRURegressor .* and predicting the mean gives 1"):
         regressor(epochs=20, batch_size=150).fit(data, draw(300, seed=3))
-    regressor(epochs=20, batch_size=150).fit(data, np.ones(300))  # there is nothing to be better than
+    regressor(epochs=20, batch_size=150).fit(data, np.ones(300))  # the trivial loss is 0
 
 
 @both
@@ -735,15 +737,15 @@ def test_the_loss_of_the_trivial_prediction(make: Callable[..., Any], y: np.ndar
     with torch.no_grad():
         estimator.model_.head.weight.zero_()
         estimator.model_.head.bias.copy_(torch.tensor(np.log(np.bincount(LABELS) / n) if make is classifier else [0.0]))
-    found = (
+    actual = (
         log_loss(y, estimator.predict_proba(X)) if make is classifier else np.square(estimator.predict(X) - y).mean()
     )
     scale = 1 if make is classifier else estimator.y_scale_.deviation[0] ** 2
-    assert found / scale == pytest.approx(estimator.baseline_loss_, rel=1e-5)
+    assert actual / scale == pytest.approx(estimator.baseline_loss_, rel=1e-5)
 
 
 @both
-def test_what_was_saved_without_the_trivial_loss_is_read(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_estimators_saved_without_the_trivial_loss_are_read(make: Callable[..., Any], y: np.ndarray) -> None:
     fitted = make(epochs=4).fit(X, y)
     facts, arrays = fitted.to_state()
     assert type(fitted).from_state(fitted.get_params(), facts, arrays).baseline_loss_ == fitted.baseline_loss_
@@ -769,7 +771,9 @@ def test_repeatable(make: Callable[..., Any], y: np.ndarray) -> None:
         assert not np.array_equal(answers(first, RAGGED), answers(other, RAGGED))
     generators = [make(random_state=np.random.RandomState(5)).fit(X, y) for _ in range(2)]
     assert np.array_equal(answers(generators[0], X), answers(generators[1], X))
-    assert not np.array_equal(answers(generators[0].fit(X, y), X), answers(generators[1], X))  # drawn from again
+    assert not np.array_equal(
+        answers(generators[0].fit(X, y), X), answers(generators[1], X)
+    )  # the second fit continues the generator
 
 
 @both
@@ -811,7 +815,7 @@ BAD_NUMBERS[5, 0, 0] = np.inf
         ([*X[:9], X[9][:0], *X[10:]], "X has a sequence without steps, sample 9: leave it out"),
     ],
 )  # fmt: skip
-def test_bad_x(make: Callable[..., Any], y: np.ndarray, data: Any, message: str) -> None:
+def test_bad_x_is_refused(make: Callable[..., Any], y: np.ndarray, data: Any, message: str) -> None:
     estimator = make().fit(X, y)
     for call in (lambda: make().fit(data, y), lambda: estimator.predict(data), lambda: make().partial_fit(data, y)):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -822,8 +826,8 @@ def test_bad_x(make: Callable[..., Any], y: np.ndarray, data: Any, message: str)
 @pytest.mark.parametrize(
     ("data", "numbers", "hint"),
     [
-        (X[:7], "7 and 20", "give one y for every sample"),
-        (RAGGED[:7], "7 and 20", "give one y for every sample"),
+        (X[:7], "7 and 20", "give one y per sample"),
+        (RAGGED[:7], "7 and 20", "give one y per sample"),
         (
             X.transpose(1, 0, 2), "6 and 20",
             "the axes of (6, 20, 3) look swapped, X.transpose(1, 0, 2) has 20 samples",
@@ -834,7 +838,9 @@ def test_bad_x(make: Callable[..., Any], y: np.ndarray, data: Any, message: str)
         ),
     ],
 )  # fmt: skip
-def test_other_numbers_of_samples(make: Callable[..., Any], y: np.ndarray, data: Any, numbers: str, hint: str) -> None:
+def test_unequal_numbers_of_samples_are_refused(
+    make: Callable[..., Any], y: np.ndarray, data: Any, numbers: str, hint: str
+) -> None:
     message = (
         f"X and y have inconsistent numbers of samples, {numbers} (X is read as (samples, steps, features)): {hint}"
     )
@@ -843,16 +849,16 @@ def test_other_numbers_of_samples(make: Callable[..., Any], y: np.ndarray, data:
 
 
 @both
-def test_other_features(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_other_features_are_refused(make: Callable[..., Any], y: np.ndarray) -> None:
     estimator = make().fit(X, y)
     kind = type(estimator).__name__
     begin = f" features, but {kind} is expecting 3 features as input (X is read as (samples, steps, features)): "
     swapped = "the last two axes of (20, 3, 6) look swapped, X.transpose(0, 2, 1) has 3"
     for data, message in (
         (X.transpose(0, 2, 1), f"X has 6{begin}{swapped}"),
-        (X[:, :, :2], f"X has 2{begin}give the features that it was fitted with"),
-        ([x[:, :2] for x in RAGGED], f"X has 2{begin}give the features that it was fitted with"),
-        (X[:, :, 0], f"X has 1{begin}give the features that it was fitted with"),
+        (X[:, :, :2], f"X has 2{begin}give the features of fit"),
+        ([x[:, :2] for x in RAGGED], f"X has 2{begin}give the features of fit"),
+        (X[:, :, 0], f"X has 1{begin}give the features of fit"),
     ):
         for call in (estimator.predict, lambda data: estimator.partial_fit(data, y)):
             with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -872,7 +878,7 @@ def test_columns_of_a_table(make: Callable[..., Any], y: np.ndarray) -> None:
         array.predict(X[:, :4, 0])
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
         assert np.array_equal(answers(estimator, X[:, :, 0]), answers(array, X[:, :, 0]))
-    assert not hasattr(estimator.fit(X, y), "feature_names_in_")  # of the fit before
+    assert not hasattr(estimator.fit(X, y), "feature_names_in_")  # from the previous fit
 
 
 @pytest.mark.parametrize(
@@ -904,7 +910,10 @@ def test_targets_of_another_shape() -> None:
     ("y", "message"),
     [
         (None, "GRUClassifier requires y to be passed, but the target y is None"),
-        (np.array(["only"] * n, object), "y has one class only, 'only': at least two are needed to tell them apart"),
+        (
+            np.array(["only"] * n, object),
+            "y must have at least two classes, got one class, 'only': add another",
+        ),
         (np.where(LABELS == 1, np.nan, LABELS), "Input y contains NaN."),
         (
             np.where(LABELS == 1, -np.inf, LABELS),
@@ -923,21 +932,21 @@ def test_bad_labels(y: Any, message: str) -> None:
         classifier().fit(X, y)
 
 
-def test_unknown_label() -> None:
+def test_an_unknown_label_is_refused() -> None:
     words = np.array(["no", "yes"], object)[np.arange(n) % 2]
     estimator = classifier(warm_start=True).fit(X, words)
     before = answers(estimator, X)
     for call in (estimator.partial_fit, estimator.fit):
         with pytest.raises(
-            InputError, match=r"^y has a class that was not there before, 'maybe': known are \['no', 'yes'\]$"
+            InputError, match=r"^y must have only the classes \['no', 'yes'\], got 'maybe': omit such samples$"
         ):
             call(X, np.where(np.arange(n) == 3, "maybe", words).astype(object))
     assert np.array_equal(answers(estimator, X), before)
 
 
-def test_too_few_to_hold_out() -> None:
+def test_too_few_samples_to_hold_out_are_refused() -> None:
     message = (
-        "early_stopping would hold out {} of {} samples (validation_fraction={}), and needs at least {}: give more "
+        "early_stopping would hold out {} of {} samples (validation_fraction={}), but needs at least {}: give more "
         "samples, another validation_fraction, or early_stopping=False"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message.format(1, 1, 0.1, '1 on each side'))}$"):
@@ -955,15 +964,15 @@ def test_too_few_to_hold_out() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(n - 1), "sample_weight must have the shape (20,), one for each sample, got (19,)"),
-        (np.ones((n, 1)), "sample_weight must have the shape (20,), one for each sample, got (20, 1)"),
+        (np.ones(n - 1), "sample_weight must have the shape (20,), one per sample, got (19,)"),
+        (np.ones((n, 1)), "sample_weight must have the shape (20,), one per sample, got (20, 1)"),
         (
             np.where(np.arange(n) == 3, -0.5, 1),
-            "sample_weight must be at least 0, and above it somewhere, got -0.5 at sample 3",
+            "sample_weight must be at least 0, and above 0 for some sample, got -0.5 at sample 3",
         ),
-        (-1, "sample_weight must be at least 0, and above it somewhere, got -1 at sample 0"),
-        (np.zeros(n), "sample_weight must be at least 0, and above it somewhere, got only zeros"),
-        (0, "sample_weight must be at least 0, and above it somewhere, got only zeros"),
+        (-1, "sample_weight must be at least 0, and above 0 for some sample, got -1 at sample 0"),
+        (np.zeros(n), "sample_weight must be at least 0, and above 0 for some sample, got only zeros"),
+        (0, "sample_weight must be at least 0, and above 0 for some sample, got only zeros"),
         (np.where(np.arange(n) == 3, np.nan, 1), "Input sample_weight contains NaN."),
     ],
 )
@@ -1015,7 +1024,7 @@ def kind(name: str, what: type, value: Any) -> tuple[dict[str, Any], str]:
         kind("reset", str, None),
         kind("bidirectional", bool, "no"),
         kind("device", str, 0),
-        ({"device": "none"}, "device must be one that torch can use here, got 'none'; \"cpu\" always is"),
+        ({"device": "none"}, "device must be one that torch can use on this machine, got 'none': use \"cpu\""),
         (
             {"hidden_size": -1, "pool": "sum", "clip": -3, "epochs": 1.5},
             "hidden_size must be at least 1 and finite, got -1; pool must be one of last, mean, max, got 'sum'; "
@@ -1043,11 +1052,11 @@ def test_numpy_numbers_are_parameters() -> None:
     assert np.array_equal(regressor(**options).fit(X, Y).predict(X), regressor(**plain).fit(X, Y).predict(X))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @both
-def test_device_that_is_not_there(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_an_unavailable_device_is_refused(make: Callable[..., Any], y: np.ndarray) -> None:
     with pytest.raises(
-        InputError, match=r"^device must be one that torch can use here, got 'cuda'; \"cpu\" always is$"
+        InputError, match=r"^device must be one that torch can use on this machine, got 'cuda': use \"cpu\"$"
     ):
         make(device="cuda").fit(X, y)
 
@@ -1058,7 +1067,7 @@ def test_not_fitted(make: Callable[..., Any], y: np.ndarray) -> None:
         make().predict(X)
 
 
-def test_loss_that_is_not_finite() -> None:
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
     estimator = regressor(standardize=False)
     message = (
         "the loss or its gradient was not finite in 1 of 1 steps of an epoch: try a lower learning_rate (it was "
@@ -1069,11 +1078,11 @@ def test_loss_that_is_not_finite() -> None:
     assert vars(estimator) == estimator.get_params()
 
 
-# As a whole or not at all
+# A fit changes everything or nothing
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
-    """The next fit ends at this of its steps, between the gradients and the weights' change."""
+    """Interrupt the next fit at this step, between the gradients and the update."""
     count = 0
 
     def clip(*arguments: Any) -> float:
@@ -1090,10 +1099,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) ->
 @both
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("no memory")], ids=repr)
 @pytest.mark.parametrize("state", ["new", "fitted", "warm_start", "partial_fit"])
-def test_interrupted(
+def test_an_interrupted_fit_changes_nothing(
     make: Callable[..., Any], y: np.ndarray, state: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the second epoch, or the only one; all is as it was, and going on is as if nothing had been tried."""
+    """Interrupted in its second or only epoch, a fit changes nothing, and later training is unaffected."""
     estimator = make(batch_size=7, dropout=0.3, warm_start=state == "warm_start")
     if state != "new":
         estimator.fit(X, y)
@@ -1116,7 +1125,7 @@ def test_interrupted(
 
 
 @both
-def test_what_is_refused_changes_nothing(make: Callable[..., Any], y: np.ndarray) -> None:
+def test_a_refused_fit_changes_nothing(make: Callable[..., Any], y: np.ndarray) -> None:
     fitted = make(warm_start=True).fit(pd.DataFrame(X[:, :, 0], columns=list("abcdef")), y)
     for estimator in (make(), make().fit(X, y), fitted):
         before = dict(vars(estimator))

@@ -1,4 +1,4 @@
-"""Whatever is passed to the library's Python side: the right numbers come out, or an exception, and never bad memory.
+"""Whatever is passed to the bindings gives correct numbers or an exception, and never touches invalid memory.
 
 ``make sanitize`` runs this file with the address sanitizer.
 """
@@ -25,15 +25,15 @@ from tests.helpers.definition import unbundled
 L, T, B, H = 2, 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("The gate was never wrong.\n")
 V = TOKENIZER.vocabulary_size
-WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no library
-REFUSED = (ValueError, TypeError, IndexError, RuntimeError)  # what a wrong argument may raise
+WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no native library
+REFUSED = (ValueError, TypeError, IndexError, RuntimeError)  # exceptions allowed for a wrong argument
 Array = np.ndarray[Any, Any]
 
 
 def weights_of(settings: ModelSettings, size: int = V) -> dict[str, Array]:
     torch.manual_seed(3)
-    found = numpy_weights(LanguageModel(settings, size))
-    return {name: 3 * value for name, value in found.items()}  # far from uniform, so that mistakes show
+    result = numpy_weights(LanguageModel(settings, size))
+    return {name: 3 * value for name, value in result.items()}  # far from uniform, so that mistakes show
 
 
 def build(engine: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Any = TOKENIZER, embedding: int = 4) -> Runtime:
@@ -45,7 +45,7 @@ def build(engine: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Any = TOKENIZ
 
 @pytest.fixture(params=["native", "numpy"])
 def runtime(request, monkeypatch) -> Runtime:
-    """With the native library, and without it."""
+    """With and without the native library."""
     return build(request.param, monkeypatch)
 
 
@@ -55,25 +55,25 @@ def drawn(seed: int, *shape: int) -> Array:
 
 def misaligned(array: Array) -> Array:
     raw = np.empty(array.nbytes + 1, np.uint8)
-    found = raw[1:].view(array.dtype).reshape(array.shape)
-    found[...] = array
-    assert not found.flags.aligned or array.itemsize == 1 or not array.size
-    return found
+    result = raw[1:].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    assert not result.flags.aligned or array.itemsize == 1 or not array.size
+    return result
 
 
 def read_only(array: Array) -> Array:
-    found = array.copy()
-    found.flags.writeable = False
-    return found
+    result = array.copy()
+    result.flags.writeable = False
+    return result
 
 
 def strided(array: Array) -> Array:
-    found = np.full((*array.shape[:-1], 2 * array.shape[-1]), 77, array.dtype)[..., ::2]
-    found[...] = array
-    return found
+    result = np.full((*array.shape[:-1], 2 * array.shape[-1]), 77, array.dtype)[..., ::2]
+    result[...] = array
+    return result
 
 
-LAYOUTS: dict[str, Callable[[Array], Any]] = {  # the same numbers
+LAYOUTS: dict[str, Callable[[Array], Any]] = {  # functions that keep the numbers
     "Fortran": np.asfortranarray,
     "strided": strided,
     "backwards": lambda v: v[::-1].copy()[::-1],
@@ -87,7 +87,7 @@ DTYPES = {
     str(dtype): dtype
     for dtype in map(np.dtype, ("f2", "f4", "f8", "g", "c8", "i1", "i4", "i8", "u1", "u8", "?", "O", "U3", "M8[s]"))
 }
-SHAPES: dict[str, Callable[[Array], Any]] = {  # other numbers
+SHAPES: dict[str, Callable[[Array], Any]] = {  # functions that change the numbers
     "None": lambda v: None,
     "scalar": lambda v: v.dtype.type(0),
     "text": lambda v: "abc",
@@ -95,7 +95,7 @@ SHAPES: dict[str, Callable[[Array], Any]] = {  # other numbers
     "flat": lambda v: v.ravel(),
     "first": lambda v: v[0] if v.ndim else v,
     "one more axis": lambda v: v[None],
-    "axis behind": lambda v: v[..., None],
+    "trailing axis": lambda v: v[..., None],
     "swapped": lambda v: np.ascontiguousarray(v.T),
     "longer": lambda v: np.concatenate([v, v]),
     "wider": lambda v: np.concatenate([v, v], -1),
@@ -109,7 +109,7 @@ SHAPES: dict[str, Callable[[Array], Any]] = {  # other numbers
 
 
 def spoilt(array: Array) -> Iterator[tuple[str, Any]]:
-    """The array in every layout, dtype and shape that it should not have."""
+    """Yield the array in every unusual layout, dtype and shape."""
     for name, change in (LAYOUTS | SHAPES).items():
         yield name, change(array)
     for name, dtype in DTYPES.items():
@@ -120,8 +120,8 @@ def spoilt(array: Array) -> Iterator[tuple[str, Any]]:
 # --- the runtime ------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_for_step_is_an_error_that_names_read(runtime: Runtime) -> None:
-    """One id more than the state has sequences would be read and written behind its end."""
+def test_step_refuses_a_text_and_names_read(runtime: Runtime) -> None:
+    """Each id beyond the number of sequences would be read and written past the end of the state."""
     _, state = runtime.read("The ga")
     before = state.copy()
     for n in (2, 20, 200):
@@ -141,10 +141,10 @@ def test_a_text_for_step_is_an_error_that_names_read(runtime: Runtime) -> None:
     assert np.abs(step - runtime.read("The gat")[0]).max() < 1e-5
 
 
-def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
+def test_step_without_a_state_starts_from_zeros(runtime: Runtime) -> None:
     ids = np.arange(B)
-    for found in (runtime.step(ids), runtime.step(ids, None)):
-        for value, expected in zip(found, runtime.step(ids, runtime.initial_state(B)), strict=True):
+    for actual in (runtime.step(ids), runtime.step(ids, None)):
+        for value, expected in zip(actual, runtime.step(ids, runtime.initial_state(B)), strict=True):
             assert np.array_equal(value, expected)
 
 
@@ -158,7 +158,7 @@ def test_step_without_a_state_begins_with_zeros(runtime: Runtime) -> None:
         ((), f"({L}, {B}, {H}) (layers, sequences, hidden units), got ()"),
     ],
 )
-def test_states_of_other_models_are_errors(runtime: Runtime, shape: tuple[int, ...], message: str) -> None:
+def test_states_of_other_models_are_refused(runtime: Runtime, shape: tuple[int, ...], message: str) -> None:
     ids, state = np.zeros((T, B), int), np.zeros(shape, np.float32)
     for call in (lambda: runtime.step(ids[0], state), lambda: runtime.losses(ids, ids, state)):
         with pytest.raises(InputError, match=re.escape(message)):
@@ -171,7 +171,7 @@ def test_states_of_other_models_are_errors(runtime: Runtime, shape: tuple[int, .
         runtime.step(ids[0], np.zeros((L, B, H), np.complex64))
 
 
-def test_ids_that_are_none_are_errors(runtime: Runtime) -> None:
+def test_invalid_ids_are_refused(runtime: Runtime) -> None:
     state, ids = runtime.initial_state(B), np.zeros((T, B), int)
     for wrong, message in (
         (
@@ -196,8 +196,8 @@ def test_ids_that_are_none_are_errors(runtime: Runtime) -> None:
         runtime.step(np.full(B, 2**64 - 1, np.uint64), state)
 
 
-def test_targets_that_are_none_are_errors(runtime: Runtime) -> None:
-    """Before, the last id's logit was taken for that of -1."""
+def test_invalid_targets_are_refused(runtime: Runtime) -> None:
+    """-1 must not select the logit of the last id."""
     ids = np.arange(T * B).reshape(T, B) % V
     for wrong in (-1, V, 10**12):
         y = ids.copy()
@@ -232,17 +232,17 @@ def test_a_state_in_any_layout_gives_the_same(runtime: Runtime, layout: str) -> 
     ids = np.array([[2, 0, 4], [1, 3, 5]])
     laid, laid_ids = change(state), ids if layout.startswith("float") else change(ids)
     before = copy.deepcopy(laid)
-    for found, expected in (
+    for actual, expected in (
         (runtime.step(LAYOUTS.get(layout, lambda v: v)(ids[0]), laid), runtime.step(ids[0], state)),
         (runtime.losses(laid_ids, laid_ids, laid), runtime.losses(ids, ids, state)),
     ):
-        for value, wanted in zip(found, expected, strict=True):
-            assert np.array_equal(value, wanted)
+        for value, reference in zip(actual, expected, strict=True):
+            assert np.array_equal(value, reference)
     assert np.array_equal(laid, before)
 
 
 def test_a_state_is_not_changed_by_any_call(monkeypatch) -> None:
-    """Also where a document begins, and where nothing is read."""
+    """It stays unchanged even at the start of a document, and if nothing is read."""
     for engine in ("native", "numpy"):
         model = build(engine, monkeypatch, DocumentTokenizer(TOKENIZER))
         state, one = drawn(2, L, B, H), drawn(3, L, 1, H)
@@ -257,8 +257,8 @@ def test_a_state_is_not_changed_by_any_call(monkeypatch) -> None:
         assert all(map(np.array_equal, (state, one), before))
 
 
-def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
-    """The same numbers from what can be read as the right arguments, and an exception from anything else."""
+def test_unusual_arguments_of_the_runtime(runtime: Runtime) -> None:
+    """Arguments that can be converted give the same numbers, all others an exception."""
     ids, state = np.random.default_rng(4).integers(V, size=(T, B)), drawn(4, L, B, H)
     targets = ids[::-1].copy()
     calls: dict[str, tuple[Callable[..., Any], tuple[Array, ...]]] = {
@@ -270,23 +270,23 @@ def test_whatever_the_runtime_is_given(runtime: Runtime) -> None:
     for name, (call, arguments) in calls.items():
         for place, argument in enumerate(arguments):
             for change, value in spoilt(argument):
-                given = [value if i == place else v for i, v in enumerate(arguments)]
+                inputs = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
                     with np.errstate(all="ignore"):
-                        found = call(*given)
+                        actual = call(*inputs)
                 except REFUSED:
                     refused += 1
                     continue
                 accepted += 1
                 plain = None if value is None else np.array(value, argument.dtype)
                 expected = call(*(plain if i == place else v for i, v in enumerate(arguments)))
-                for one, other in zip(found, expected, strict=True):
+                for one, other in zip(actual, expected, strict=True):
                     assert np.array_equal(one, other), (name, place, change)
     assert refused > 60
     assert accepted > 30
 
 
-def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
+def test_invalid_lengths_and_widths_are_refused(runtime: Runtime) -> None:
     for wrong in (-1, 2.5, "4", None):
         for call in (runtime.generate, lambda *a: list(runtime.stream(*a)), lambda *a: runtime.beam_search(*a, 2)):
             with pytest.raises(InputError, match="length must be a whole number of at least 0, got "):
@@ -301,7 +301,7 @@ def test_lengths_and_widths_that_cannot_be(runtime: Runtime) -> None:
             InputError, match=r"a beam of width [\d,]+ and length [\d,]+ is too large: it can hold at most"
         ):
             runtime.beam_search("a", length, width)
-    assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # no more than there are
+    assert runtime.beam_search("a", 1, 10**30)[0] == runtime.beam_search("a", 1, V)[0]  # at most V beams exist
     assert next(runtime.stream("a", 10**30)) == runtime.generate("a", 1)[1:]
 
 
@@ -318,11 +318,11 @@ def test_a_lone_surrogate_is_read_as_an_unknown_character(monkeypatch) -> None:
 
 
 def model_parts(seed: int = 5) -> tuple[Array, list[tuple[Array, ...]], tuple[Array, Array]]:
-    E, found = 4, []
+    E, result = 4, []
     for layer in range(L):
         size = H if layer else E
-        found.append((drawn(seed, 3 * H, size), drawn(6, 3 * H, H), drawn(7, 3 * H), drawn(8, 3 * H)))
-    return drawn(9, V, E), found, (drawn(10, V, H), drawn(11, V))
+        result.append((drawn(seed, 3 * H, size), drawn(6, 3 * H, H), drawn(7, 3 * H), drawn(8, 3 * H)))
+    return drawn(9, V, E), result, (drawn(10, V, H), drawn(11, V))
 
 
 def model(**options: Any) -> native.Model:
@@ -336,13 +336,13 @@ def replaced(parts: Any, path: tuple[int, ...], value: Any) -> Any:
     return type(parts)(replaced(v, path[1:], value) if i == path[0] else v for i, v in enumerate(parts))
 
 
-def test_weights_that_do_not_fit_each_other() -> None:
-    """A model of them would read beyond their ends."""
+def test_inconsistent_weights_are_refused() -> None:
+    """Such a model would read past the ends of its weights."""
     parts = model_parts()
     for path in ((0,), (1, 0, 0), (1, 0, 1), (1, 0, 2), (1, 0, 3), (1, 1, 0), (1, 1, 1), (1, 1, 3), (2, 0), (2, 1)):
         right = parts[path[0]] if len(path) == 1 else parts[path[0]][path[1]]
         right = right[path[2]] if len(path) == 3 else right
-        for change in ("empty", "flat", "one more axis", "axis behind", "swapped", "wider", "narrower", "scalar"):
+        for change in ("empty", "flat", "one more axis", "trailing axis", "swapped", "wider", "narrower", "scalar"):
             wrong = SHAPES[change](right)
             if wrong.shape == right.shape:
                 continue
@@ -351,7 +351,7 @@ def test_weights_that_do_not_fit_each_other() -> None:
         with pytest.raises(ValueError, match="must"):
             native.Model(*replaced(parts, path, right.astype(np.complex64)), reset="after", threads=1)
     for wrong in (
-        (None, parts[1], parts[2]),  # then the first layer's input would be the vocabulary
+        (None, parts[1], parts[2]),  # the input of the first layer would be the vocabulary
         (parts[0], [], parts[2]),
         (None, [], parts[2]),
         (parts[0], [parts[1][0][:3]], parts[2]),
@@ -376,13 +376,13 @@ def test_weights_in_any_layout_give_the_same() -> None:
         change = LAYOUTS[layout]
         embedding, layers, ends = parts
         changed = change(embedding), [tuple(map(change, layer)) for layer in layers], tuple(map(change, ends))
-        found = native.Model(*changed, reset="after", threads=1).step(ids, state)
-        assert all(map(np.array_equal, found, expected)), layout
+        actual = native.Model(*changed, reset="after", threads=1).step(ids, state)
+        assert all(map(np.array_equal, actual, expected)), layout
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
-def test_whatever_the_model_is_given(precision: str) -> None:
-    """The right numbers from arrays laid out as the library wants them, and an exception for any others."""
+def test_unusual_arguments_of_the_native_model(precision: str) -> None:
+    """Arrays in the layout of the library give correct numbers, all others an exception."""
     ours, random = model(precision=precision), np.random.default_rng(13)
     ids, state, how = random.integers(V, size=(T, B)), drawn(14, L, B, H), native.Draw(1.2, 0.9, 0.9, 0.01, 5)
     forbidden, seen = random.random((2, V)) < 0.3
@@ -403,17 +403,17 @@ def test_whatever_the_model_is_given(precision: str) -> None:
     for name, (call, arguments) in calls.items():
         for place, argument in enumerate(arguments):
             for change, value in spoilt(argument):
-                given = [value if i == place else v for i, v in enumerate(arguments)]
+                inputs = [value if i == place else v for i, v in enumerate(arguments)]
                 try:
-                    found = call(*given)
+                    actual = call(*inputs)
                 except REFUSED:
                     refused += 1
                     continue
                 assert (value.dtype, value.ndim) == (argument.dtype, argument.ndim), (name, place, change)
-                if value.shape != argument.shape:  # only a length that nothing else has
+                if value.shape != argument.shape:  # only lengths that nothing else determines
                     assert (name, place) in (("read", 0), ("logits", 0), ("generate", 0)), (name, place, change)
                 expected = call(*(np.array(value) if i == place else v for i, v in enumerate(arguments)))
-                assert all(map(np.array_equal, found, expected)), (name, place, change)
+                assert all(map(np.array_equal, actual, expected)), (name, place, change)
     assert refused > 250
     for name, wrong in (("step", ids[0] + V), ("read", ids - V)):
         with pytest.raises(IndexError, match=f"ids must be from 0 to {V - 1}, got"):
@@ -423,7 +423,7 @@ def test_whatever_the_model_is_given(precision: str) -> None:
         ours.generate(None, *calls["generate"][1])
 
 
-def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
+def test_generate_updates_its_arguments_and_needs_a_whole_head() -> None:
     embedding, layers, (weight, bias) = model_parts()
     part = native.Model(embedding, layers, (weight[:5], bias[:5]), reset="after", threads=1)
     how, logits, state = native.Draw(1, 0, 1, 0, 0), drawn(17, V), drawn(18, L, 1, H)
@@ -431,8 +431,8 @@ def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
     with pytest.raises(ValueError, match=f"generate needs a head of {V} rows, this one has 5"):
         part.generate(how, *arguments)
     before = logits.copy(), state.copy()
-    found = model().generate(how, *arguments)
-    assert arguments[2][found].all()
+    result = model().generate(how, *arguments)
+    assert arguments[2][result].all()
     assert not np.array_equal(logits, before[0])
     assert not np.array_equal(state, before[1])
     with pytest.raises(ValueError, match="state must be"):
@@ -440,7 +440,7 @@ def test_generate_updates_what_it_is_given_and_needs_a_whole_head() -> None:
 
 
 def test_a_copy_of_a_model_outlives_it() -> None:
-    """Two owners of one model inside the library would free it twice."""
+    """Two owners of the same native model would free it twice."""
     ids, state = np.arange(B), drawn(19, L, B, H)
     first = model()
     expected = first.step(ids, state)
@@ -456,7 +456,7 @@ def test_a_copy_of_a_model_outlives_it() -> None:
 
 
 class Own(Tensor):
-    """Somebody's subclass: checks that look at plain tensors only pass it by."""
+    """A user's subclass, which checks of plain tensors ignore."""
 
 
 def torch_misaligned(value: Tensor) -> Tensor:
@@ -466,7 +466,7 @@ def torch_misaligned(value: Tensor) -> Tensor:
 
 
 def torch_spoilt(value: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
-    """(what was done to it, whether the numbers are the same, the tensor)"""
+    """Yield (change, True if the numbers stay the same, changed tensor)."""
     yield "strided", True, torch.stack([value, value], -1)[..., 0]
     yield "transposed", True, value.mT.contiguous().mT if value.dim() > 1 else value
     yield "misaligned", True, torch_misaligned(value)
@@ -506,17 +506,17 @@ def gru_arguments(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         "x": (T, B, I), "h0": (B, H), "weight_ih": (3 * H, I), "weight_hh": (3 * H, H), "bias_ih": (3 * H,),
         "bias_hh": (3 * H,), "reset_state": (H,),
     }  # fmt: skip
-    found = {name: torch.randn(size, dtype=dtype) / 2 for name, size in sizes.items()}
-    return found | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
+    result = {name: torch.randn(size, dtype=dtype) / 2 for name, size in sizes.items()}
+    return result | {"lengths": torch.tensor([T, 0, 2]), "resets": torch.rand(T, B) < 0.4}
 
 
-def fields(given: dict[str, Tensor]) -> native_gru._Arguments:
-    return native_gru._Arguments(**given, before=False, reverse=False, invariant=True)
+def fields(inputs: dict[str, Tensor]) -> native_gru._Arguments:
+    return native_gru._Arguments(**inputs, before=False, reverse=False, invariant=True)
 
 
 @pytest.mark.parametrize("ids", [False, True], ids=["numbers", "ids"])
-def test_whatever_the_kernel_is_given(ids: bool) -> None:
-    """The backend, the operator and its gradient: the definition's numbers, or an exception."""
+def test_unusual_arguments_of_the_kernel(ids: bool) -> None:
+    """The backend, the operator and its gradient give the numbers of the definition, or an exception."""
     right = gru_arguments()
     if ids:
         right["x"] = torch.randint(4, (T, B))
@@ -529,27 +529,27 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
     refused = accepted = 0
     for name, value in right.items():
         for change, same, wrong in torch_spoilt(value):
-            given = right | {name: wrong}
+            inputs = right | {name: wrong}
             same = same or is_equal(wrong, value)
-            # With something on no device, the operator is the one that computes shapes only.
+            # With a meta tensor, the operator is the one that computes only shapes.
             for way in ("backend",) if wrong.is_meta else ("backend", "operator", "gradient"):
                 try:
                     if way == "backend":
-                        found = gru(**given, backend="native")
+                        actual = gru(**inputs, backend="native")
                     elif way == "operator":
-                        found = torch.ops.headgate.gru(*fields(given), True)[:2]
+                        actual = torch.ops.headgate.gru(*fields(inputs), True)[:2]
                     else:
-                        found = torch.ops.headgate.gru_backward(
-                            *fields(given), outputs[0], outputs[2], *incoming, needed
+                        actual = torch.ops.headgate.gru_backward(
+                            *fields(inputs), outputs[0], outputs[2], *incoming, needed
                         )
                 except REFUSED:
                     assert not same or change == "subclass", (name, change, way)
                     refused += 1
                     continue
                 accepted += 1
-                # lengths and ids in other widths are read as they are
+                # lengths and ids of other integer types are read directly
                 assert same or (wrong.dtype is torch.int32 and not value.is_floating_point()), (name, change, way)
-                for one, other in zip(found, gradients if way == "gradient" else expected, strict=True):
+                for one, other in zip(actual, gradients if way == "gradient" else expected, strict=True):
                     assert (one.double() - other.double()).abs().max() < 1e-5, (name, change, way)
     assert refused > 200
     assert accepted > 60
@@ -557,22 +557,22 @@ def test_whatever_the_kernel_is_given(ids: bool) -> None:
         for _, same, wrong in torch_spoilt(value):
             if same or wrong.is_meta:
                 continue
-            given = {"states": outputs[0], "gates": outputs[2], "d_states": incoming[0]} | {place: wrong}
+            inputs = {"states": outputs[0], "gates": outputs[2], "d_states": incoming[0]} | {place: wrong}
             with pytest.raises(REFUSED):
                 torch.ops.headgate.gru_backward(
-                    *fields(right), given["states"], given["gates"], given["d_states"], incoming[1], None, needed
+                    *fields(right), inputs["states"], inputs["gates"], inputs["d_states"], incoming[1], None, needed
                 )
 
 
 def test_a_gradient_of_ids_is_refused() -> None:
-    given = gru_arguments() | {"x": torch.randint(4, (T, B))}
-    states, last, gates = torch.ops.headgate.gru(*fields(given), True)
+    inputs = gru_arguments() | {"x": torch.randint(4, (T, B))}
+    states, last, gates = torch.ops.headgate.gru(*fields(inputs), True)
     with pytest.raises(RuntimeError, match="ids have no gradient"):
-        torch.ops.headgate.gru_backward(*fields(given), states, gates, states, last, None, [True] + [False] * 6)
+        torch.ops.headgate.gru_backward(*fields(inputs), states, gates, states, last, None, [True] + [False] * 6)
 
 
 def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
-    """Neither in a compiled program, which does not look at numbers, nor as a subclass that the checks pass by."""
+    """They are refused even in a compiled program, which does not check values, and in an unchecked subclass."""
     right = gru_arguments() | {"x": torch.randint(4, (T, B))}
     for name, place, wrong, message in (
         ("x", (1, 1), 4, "ids must be from 0 to 3, got 0 to 4"),
@@ -584,12 +584,14 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
         if name == "x":
             value.zero_()
         value[place] = wrong
-        for given in (right | {name: value}, right | {name: value.as_subclass(Own)}):
+        for inputs in (right | {name: value}, right | {name: value.as_subclass(Own)}):
             with pytest.raises(RuntimeError, match=message):
-                torch.ops.headgate.gru(*fields(given), False)
+                torch.ops.headgate.gru(*fields(inputs), False)
             states, gates = torch.ops.headgate.gru(*fields(right), True)[::2]
             with pytest.raises(RuntimeError, match=message):
-                torch.ops.headgate.gru_backward(*fields(given), states, gates, states, None, None, [False] + [True] * 6)
+                torch.ops.headgate.gru_backward(
+                    *fields(inputs), states, gates, states, None, None, [False] + [True] * 6
+                )
         with pytest.raises(RuntimeError, match=message):
             unbundled(native_gru.sequence)(**right | {name: value.as_subclass(Own)})
 
@@ -598,25 +600,25 @@ def test_ids_and_lengths_out_of_range_reach_no_kernel() -> None:
 def test_sizes_of_zero(dtype: torch.dtype) -> None:
     right = gru_arguments(dtype)
     none = {"lengths": None, "resets": None, "reset_state": None}
-    for given in (
+    for inputs in (
         right | none | {"x": right["x"][:0]},
         right | none | {"x": right["x"][:, :0], "h0": right["h0"][:0]},
         right | none | {"x": right["x"][..., :0], "weight_ih": right["weight_ih"][:, :0]},
     ):
-        leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
-        found = unbundled(native_gru.sequence)(**leaves)
+        leaves = {k: v.detach().requires_grad_() for k, v in inputs.items() if v is not None}
+        actual = unbundled(native_gru.sequence)(**leaves)
         expected = unbundled(equations.sequence)(**leaves)
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             assert one.shape == other.shape
             assert torch.allclose(one, other, atol=1e-6)
-        sum(v.sum() for v in found).backward()
+        sum(v.sum() for v in actual).backward()
         assert all(v.grad is not None and v.grad.isfinite().all() for v in leaves.values())
     x, h0, ih, hh = (right[name] for name in ("x", "h0", "weight_ih", "weight_hh"))
-    with pytest.raises(RuntimeError, match="with H > 0"):  # nor has the definition
+    with pytest.raises(RuntimeError, match="with H > 0"):  # the definition does not allow it either
         unbundled(native_gru.sequence)(x, h0[:, :0], ih[:0], hh[:0, :0])
 
 
-def test_whatever_the_head_is_given() -> None:
+def test_unusual_arguments_of_the_head() -> None:
     N, size = 7, 6
     torch.manual_seed(21)
     right = {
@@ -628,17 +630,17 @@ def test_whatever_the_head_is_given() -> None:
     refused = 0
     for name, value in right.items():
         for change, same, wrong in torch_spoilt(value):
-            given, same = right | {name: wrong}, same or is_equal(wrong, value)
+            inputs, same = right | {name: wrong}, same or is_equal(wrong, value)
             for way in (cross_entropy.losses, cross_entropy.mean_loss):
                 try:
-                    found = way(*given.values(), True)
+                    actual = way(*inputs.values(), True)
                 except REFUSED:
                     assert not same, (name, change)
                     refused += 1
                     continue
                 assert same or (name, change) == ("targets", "torch.int32"), (name, change)
-                wanted = expected if way is cross_entropy.losses else expected.mean()
-                assert (found.double() - wanted).abs().max() < 1e-5, (name, change)
+                reference = expected if way is cross_entropy.losses else expected.mean()
+                assert (actual.double() - reference).abs().max() < 1e-5, (name, change)
     assert refused > 80
     for wrong in (-1, size, 2**40):
         targets = right["targets"].clone()

@@ -1,4 +1,4 @@
-"""Cross-entropies of heads against torch's own operations in float64, values and all gradients: native, in parts."""
+"""Cross-entropies of heads, native and in parts, against torch's operations in float64: values and all gradients."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ SHAPES = [
     (2100, 6, 28),
     (65, 64, 257),
     (300, 130, 35),
-]  # N, H, V; more tokens than a chunk; enough for tiles
+]  # N, H, V; some with more tokens than a chunk, some large enough for tiles
 
 
 def arguments(N: int, H: int, V: int) -> tuple[list[Tensor], Tensor]:
@@ -44,42 +44,42 @@ def test_parity(assert_close, bias: bool, shape: tuple[int, int, int], threads: 
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.set_num_threads(threads)
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-6)):
-        given = [v.to(dtype) for v in values]
+        inputs = [v.to(dtype) for v in values]
         for invariant in (True, False):
-            found = mean_and_gradients(given, targets, backend="native", batch_invariant=invariant)
-            for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), found, expected, strict=False):
+            actual = mean_and_gradients(inputs, targets, backend="native", batch_invariant=invariant)
+            for name, value, other in zip(("loss", "d_states", "d_weight", "d_bias"), actual, expected, strict=False):
                 assert value.dtype == dtype
                 assert_close(f"{name} ({dtype})", value, other, tolerance * max(float(other.abs().max()), 1.0))
-        each = linear_cross_entropy(*given, *[None] * (3 - len(given)), targets, reduction="none", backend="native")
+        each = linear_cross_entropy(*inputs, *[None] * (3 - len(inputs)), targets, reduction="none", backend="native")
         assert_close(f"losses ({dtype})", each, losses, tolerance * max(float(losses.max()), 1.0))
 
 
 def test_same_bits_for_any_number_of_threads() -> None:
     for H in (20, 140):
         values, targets = arguments(1500, H, 101)
-        found = []
+        result = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            given = [v.float() for v in values]
-            found.append(mean_and_gradients(given, targets, backend="native", batch_invariant=False))
-        for other in found[1:]:
-            assert all(map(torch.equal, found[0], other))
+            inputs = [v.float() for v in values]
+            result.append(mean_and_gradients(inputs, targets, backend="native", batch_invariant=False))
+        for other in result[1:]:
+            assert all(map(torch.equal, result[0], other))
 
 
 @pytest.mark.skipif(len(levels()) < 3, reason="needs AVX2 and AVX-512")
 def test_same_bits_with_vectors_of_any_width() -> None:
     values, targets = arguments(300, 20, 101)
     library, best = native.load(), native.load().headgate_level()
-    found = []
+    result = []
     for name in ("AVX2", "AVX-512"):
         assert library.headgate_use_level(native.LEVELS.index(name)) == 0
-        found.append(mean_and_gradients([v.float() for v in values], targets, backend="native"))
+        result.append(mean_and_gradients([v.float() for v in values], targets, backend="native"))
     library.headgate_use_level(best)
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *result))
 
 
 def test_same_losses_without_gradients() -> None:
-    """Then no thread waits for another; the last chunk of tokens is shorter, a call long enough for threads to part."""
+    """Without gradients no thread waits for another; the last chunk is shorter, the call long enough to diverge."""
     values, targets = arguments(2950, 4, 4000)
     expected = linear_cross_entropy(*values, targets, reduction="none", backend="native")
     for threads in (2, 3, 4, 5) * 8:
@@ -98,7 +98,7 @@ def test_only_the_gradients_that_are_needed() -> None:
 
 
 def test_extreme_logits() -> None:
-    """Far apart, equal, infinite and not a number, as torch has them."""
+    """Logits that are far apart, equal, infinite or NaN give the losses of torch."""
     for logits in (
         [1e4, -1e4, 0.0],
         [5.0, 5.0, 5.0],
@@ -108,12 +108,12 @@ def test_extreme_logits() -> None:
     ):
         bias = torch.tensor(logits)
         for target in range(3):
-            given = torch.zeros(1, 2), torch.zeros(3, 2), bias, torch.tensor([target])
-            ours, theirs = (linear_cross_entropy(*given, backend=backend) for backend in ("native", "equations"))
+            inputs = torch.zeros(1, 2), torch.zeros(3, 2), bias, torch.tensor([target])
+            ours, theirs = (linear_cross_entropy(*inputs, backend=backend) for backend in ("native", "equations"))
             assert torch.allclose(ours, theirs, rtol=1e-6, equal_nan=True), (logits, target)
 
 
-def test_what_the_library_does_not_do_torch_does() -> None:
+def test_torch_computes_what_the_library_cannot() -> None:
     values, targets = arguments(6, 3, 4)
     leaves = [v.requires_grad_() for v in values]
     assert torch.autograd.gradcheck(lambda *v: linear_cross_entropy(*v, targets), leaves)
@@ -123,20 +123,22 @@ def test_what_the_library_does_not_do_torch_does() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Within it, the numbers in the largest tensor that an operation makes."""
+    """Context manager: record the number of elements of the largest tensor that an operation creates."""
 
     size = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        made = found if isinstance(found, tuple | list) else (found,)
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple | list) else (result,)
         self.size = max([self.size, *(v.numel() for v in made if isinstance(v, Tensor))])
-        return found
+        return result
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_some_tokens_at_a_time(assert_close, monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
-    """Torch's operations never hold more than so many logits, backward included; the last part is shorter."""
+def test_the_number_of_logits_in_memory_is_bounded(
+    assert_close, monkeypatch: pytest.MonkeyPatch, reduction: str
+) -> None:
+    """Torch's operations never hold more than LOGITS logits, backward included; the last part is shorter."""
     N, H, V = 37, 3, 50
     values, targets = arguments(N, H, V)
     scale = torch.randn(N, dtype=torch.float64) if reduction == "none" else torch.tensor(3.0, dtype=torch.float64)
@@ -146,9 +148,9 @@ def test_some_tokens_at_a_time(assert_close, monkeypatch: pytest.MonkeyPatch, re
         leaves = [v.detach().requires_grad_() for v in values]
         with Largest() as largest:
             losses = linear_cross_entropy(*leaves, targets, reduction=reduction, backend="torch")
-            found = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), leaves)]
+            actual = [losses.detach(), *torch.autograd.grad((losses * scale).sum(), leaves)]
         assert largest.size == most // V * V
-        return found
+        return actual
 
     whole = run(most=N * V)
     expected = nn.functional.cross_entropy(nn.functional.linear(*values), targets, reduction=reduction)
@@ -167,20 +169,20 @@ def test_parts_can_be_differentiated_twice(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parts_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed again in backward is computed in the same precision."""
+    """Recomputation in backward uses the same precision."""
     values, targets = arguments(20, 6, 9)
-    found = []
+    result = []
     for most in (10**6, 30):
         monkeypatch.setattr(functional, "LOGITS", most)
         leaves = [v.float().requires_grad_() for v in values]
         with torch.autocast("cpu", torch.bfloat16):
             loss = linear_cross_entropy(*leaves, targets, backend="torch")
         loss.backward()
-        found.append([loss.detach(), leaves[0].grad])
+        result.append([loss.detach(), leaves[0].grad])
     exact = mean_and_gradients(values, targets, backend="equations")
-    assert torch.allclose(found[0][0], found[1][0], rtol=1e-6)
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.allclose(found[0][1].double(), exact[1] / 3, rtol=1e-4)
+    assert torch.allclose(result[0][0], result[1][0], rtol=1e-6)
+    assert torch.equal(result[0][1], result[1][1])
+    assert not torch.allclose(result[0][1].double(), exact[1] / 3, rtol=1e-4)
 
 
 def adaptive_loss(head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: Tensor) -> Tensor:
@@ -200,14 +202,14 @@ def adaptive_loss(head: nn.AdaptiveLogSoftmaxWithLoss, states: Tensor, targets: 
 
 @pytest.mark.parametrize(("N", "most"), [(23, 10**6), (23, 40), (1, 10**6)])
 def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: int) -> None:
-    """Values and gradients, whole and in parts of which some are of one token."""
+    """Values and gradients, computed at once and in parts, some of which have one token."""
     monkeypatch.setattr(functional, "LOGITS", most)
     head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11]).double()
     states, targets = torch.randn(N, 17, dtype=torch.float64, requires_grad=True), torch.randint(40, (N,))
     leaves = [states, *head.parameters()]
     expected = adaptive_loss(head, states, targets)
-    found = adaptive_cross_entropy(head, states, targets, reduction="none")
-    assert_close("losses", found.detach(), expected.detach(), 1e-13)
+    actual = adaptive_cross_entropy(head, states, targets, reduction="none")
+    assert_close("losses", actual.detach(), expected.detach(), 1e-13)
     mean = adaptive_cross_entropy(head, states, targets)
     gradients = torch.autograd.grad(expected.mean(), leaves, allow_unused=True)
     for value, other in zip(torch.autograd.grad(mean, leaves), gradients, strict=True):
@@ -217,23 +219,23 @@ def test_adaptive(assert_close, monkeypatch: pytest.MonkeyPatch, N: int, most: i
 
 
 def test_an_adaptive_cluster_without_targets_has_gradients() -> None:
-    """Of zeros, whatever its weights are; and all of it is the same in every bit when it is done again."""
+    """They are zero whatever the weights are, and a second run gives the same bits."""
     head = nn.AdaptiveLogSoftmaxWithLoss(17, 40, [4, 11])
     nn.init.constant_(head.tail[1][1].weight, torch.inf)
     states, targets = torch.randn(23, 17), torch.randint(11, (23,))
-    found = []
+    result = []
     for _ in range(2):
         head.zero_grad()
         loss = adaptive_cross_entropy(head, states, targets)
         loss.backward()
-        found.append([loss.detach(), *(p.grad for p in head.parameters())])
-    assert found[0][0].isfinite()
+        result.append([loss.detach(), *(p.grad for p in head.parameters())])
+    assert result[0][0].isfinite()
     assert head.tail[0][1].weight.grad.any()
     assert not any(p.grad.any() for p in head.tail[1].parameters())
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *result))
 
 
-def test_wrong_arguments() -> None:
+def test_wrong_arguments_are_refused() -> None:
     (states, weight, bias), targets = arguments(6, 3, 4)
     for backend in ("native", "torch"):
         with pytest.raises(RuntimeError, match="targets must be from 0 to 3, got 0 to 4"):
@@ -247,5 +249,5 @@ def test_wrong_arguments() -> None:
             linear_cross_entropy(*wrong)
 
 
-def test_the_library_is_there() -> None:
-    assert native.load() is not None  # or the tests above compare torch with torch
+def test_the_library_is_available() -> None:
+    assert native.load() is not None  # otherwise the tests above compare torch with torch

@@ -1,7 +1,7 @@
-"""Calls that something follows: torch.jit.trace, make_fx, ONNX, modes, batched gradients, tensors of other classes.
+"""Calls under tracers: torch.jit.trace, make_fx, ONNX, modes, batched gradients, tensor subclasses.
 
-What the native library writes through pointers none of them sees. Each must give the numbers of the definition in
-float64, or raise an error; programs that were recorded are run on other inputs than those they were recorded with.
+None of them sees what the native library writes through pointers. Each must give the numbers of the definition in
+float64, or raise an error; recorded programs are run on other inputs than those they were recorded with.
 """
 
 import collections
@@ -35,7 +35,7 @@ from tests.helpers.definition import unbundled
 T, B, I, H, V = 5, 3, 4, 6, 7  # noqa: E741
 
 pytestmark = [
-    pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is not there"),
+    pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is missing"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
 ]
@@ -62,7 +62,7 @@ def make(kind: str, **options: Any) -> GRU:
 
 
 def defined(layer: Any, *inputs: Any, **options: Any) -> Any:
-    """What the definition makes of a module's parameters, the same tensors."""
+    """Call a module with the backend that is the definition, on the same parameters."""
     backend, layer.backend = layer.backend, "equations"
     try:
         return layer(*inputs, **options)
@@ -78,8 +78,8 @@ def scalar(outputs: Any) -> Tensor:
     return sum((v * torch.linspace(-1, 2, v.numel(), dtype=v.dtype).view(v.shape)).sum() for v in flat(outputs))
 
 
-def compare(check: Callable[..., None], found: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    for i, (value, other) in enumerate(zip(flat(found), flat(expected), strict=True)):
+def compare(check: Callable[..., None], actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    for i, (value, other) in enumerate(zip(flat(actual), flat(expected), strict=True)):
         check(f"{i}", value.detach(), other.detach(), tolerance)
 
 
@@ -102,19 +102,19 @@ def test_jit_trace(assert_close, gradients: bool, check_trace: bool, kind: str) 
         traced = torch.jit.trace(layer, draw(T, B, I), check_trace=check_trace)
     for program, (t, b) in itertools.product((traced, saved_and_loaded(traced)), ((T, B), (T, 7), (9, B), (2, B))):
         x = draw(t, b, I).requires_grad_()
-        if kind == "before" and t != T:  # it has no operation of torch's that takes any number of steps
+        if kind == "before" and t != T:  # torch has no operation for it that takes any number of steps
             with pytest.raises(RuntimeError, match=f"Expected {T} elements in a list but found {t}"):
                 program(x)
             continue
         expected = defined(layer, x)
-        found = program(x)
-        compare(assert_close, found, expected)
-        compare(assert_close, *(torch.autograd.grad(scalar(v), x) for v in (found, expected)))
+        actual = program(x)
+        compare(assert_close, actual, expected)
+        compare(assert_close, *(torch.autograd.grad(scalar(v), x) for v in (actual, expected)))
 
 
 @kinds
 @pytest.mark.parametrize("what", ["lengths", "resets", "gates", "ids", "hx"])
-def test_jit_trace_of_what_torch_lacks(assert_close, what: str, kind: str) -> None:
+def test_jit_trace_of_extensions(assert_close, what: str, kind: str) -> None:
     layer = make(kind)
     layers = layer.num_layers * (1 + layer.bidirectional)
 
@@ -174,7 +174,7 @@ def test_jit_trace_of_the_head(assert_close) -> None:
         compare(assert_close, program(states, targets), expected)
 
 
-def test_backend_cpu_refuses_to_be_recorded() -> None:
+def test_backend_native_refuses_to_be_recorded() -> None:
     layer = make("after", backend="native")
     with pytest.raises(
         RuntimeError, match=r'"native" cannot run: torch.jit.trace .* records the call, .*backend="auto"'
@@ -200,7 +200,7 @@ def test_backend_cpu_refuses_to_be_recorded() -> None:
 @kinds
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["", "lengths"])
 def test_onnx(assert_close, tmp_path: Path, with_lengths: bool, kind: str, dynamo: bool) -> None:
-    """The exported file, run: PyTorch's own exporter has written GRUs of the wrong variant."""
+    """Run the exported file, because PyTorch's exporter has written GRUs of the wrong variant."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -226,10 +226,10 @@ def test_onnx(assert_close, tmp_path: Path, with_lengths: bool, kind: str, dynam
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for b in (B, 8):
         x, lengths = torch.randn(T, b, I), torch.arange(b) % (T + 1)
-        found = session.run(None, {"x": x.numpy(), "lengths": lengths.numpy()})
+        actual = session.run(None, {"x": x.numpy(), "lengths": lengths.numpy()})
         expected = defined(layer.double(), x.double(), lengths=lengths if with_lengths else None)
         layer.float()
-        compare(assert_close, [torch.from_numpy(v) for v in found], expected, 1e-6)
+        compare(assert_close, [torch.from_numpy(v) for v in actual], expected, 1e-6)
 
 
 # make_fx
@@ -259,7 +259,7 @@ def test_make_fx_with_gradients(assert_close, mode: str, kind: str) -> None:
 
 
 def test_make_fx_with_ids_and_lengths(assert_close) -> None:
-    """Values that cannot be looked at while they are recorded are checked when the program runs."""
+    """Values that are unknown during recording are checked when the program runs."""
     layer = make("after")
     program = make_fx(lambda x, lengths: layer(x, lengths=lengths))(torch.randint(I, (T, B)), torch.tensor([5, 0, 2]))
     ids, lengths = torch.randint(I, (T, B)), torch.tensor([1, 5, 3])
@@ -270,7 +270,7 @@ def test_make_fx_with_ids_and_lengths(assert_close) -> None:
         program(ids, torch.tensor([1, 6, 3]))
 
 
-def test_a_program_for_one_batch_refuses_another() -> None:
+def test_a_program_for_one_batch_size_refuses_another() -> None:
     layer = make("after")
     program = make_fx(lambda x: layer(x))(draw(T, B, I))
     with pytest.raises(RuntimeError, match=r"headgate::gru: h0 must be \(8, 6\), got \(3, 6\): a program recorded"):
@@ -294,9 +294,9 @@ def test_make_fx_of_the_head(assert_close, mode: str) -> None:
         loss = linear_cross_entropy(*values, targets)
         return loss, *torch.autograd.grad(loss, values)
 
-    given = [[draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))] for _ in range(2)]
-    program = make_fx(gradients, tracing_mode=mode, _allow_non_fake_inputs=True)(*given[0])
-    compare(assert_close, program(*given[1]), gradients(*given[1]))
+    inputs = [[draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))] for _ in range(2)]
+    program = make_fx(gradients, tracing_mode=mode, _allow_non_fake_inputs=True)(*inputs[0])
+    compare(assert_close, program(*inputs[1]), gradients(*inputs[1]))
 
 
 def test_make_fx_of_the_heads_backward(assert_close) -> None:
@@ -312,7 +312,7 @@ def test_make_fx_of_the_heads_backward(assert_close) -> None:
 
 
 class Seen(TorchDispatchMode):
-    """The operators that were called."""
+    """Records the operators called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ class Seen(TorchDispatchMode):
 
 
 class Heard(TorchFunctionMode):
-    """The functions that were called."""
+    """Records the functions called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -337,16 +337,16 @@ class Heard(TorchFunctionMode):
 
 @kinds
 def test_modes_see_the_operator(kind: str) -> None:
-    """And change no bit of what it computes."""
+    """Modes see the operator and do not change a bit of its results."""
     layer, x = make(kind), draw(T, B, I).requires_grad_()
     calls = layer.num_layers * (1 + layer.bidirectional)
     expected = layer(x)
     d_expected = torch.autograd.grad(scalar(expected), [x, *layer.parameters()])
     for mode in (Seen(), Heard()):
         with mode:
-            found = layer(x)
-            d_found = torch.autograd.grad(scalar(found), [x, *layer.parameters()])
-        assert all(map(torch.equal, (*found, *d_found), (*expected, *d_expected)))
+            actual = layer(x)
+            d_found = torch.autograd.grad(scalar(actual), [x, *layer.parameters()])
+        assert all(map(torch.equal, (*actual, *d_found), (*expected, *d_expected)))
         if isinstance(mode, Seen):
             assert mode.names["headgate.gru.default"] == mode.names["headgate.gru_backward.default"] == calls
             assert mode.names["aten.empty.memory_format"] == 0
@@ -354,19 +354,19 @@ def test_modes_see_the_operator(kind: str) -> None:
             assert mode.functions.count(torch.ops.headgate.gru.default) == calls
 
 
-def test_a_default_device_watches_nothing() -> None:
+def test_a_default_device_does_not_count_as_a_mode() -> None:
     layer, x = (
         GRU(40, 130),
         torch.randn(40, 8, 40),
-    )  # large: outputs come from the store, gradients of small ones do not
+    )  # large: outputs come from the memory store, small gradients do not
     expected = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
     with torch.device("meta"):
-        found = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
+        actual = [*layer(x), *torch.autograd.grad(layer(x)[0].sum(), [*layer.parameters()])]
         assert layer(x)[0].grad_fn is not None
         assert "_Gru" in type(gru(x, torch.zeros(8, 130, device="cpu"), *layer.all_weights[0])[0].grad_fn).__name__
         small = GRU(2, 3, device="cpu")(torch.zeros(1, 1, 2, device="cpu"))[0]
     assert small.device.type == "cpu"
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, actual, expected))
 
 
 def flops(call: Callable[[], Any]) -> int:
@@ -377,23 +377,23 @@ def flops(call: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str)
 @pytest.mark.parametrize("differentiated", ["weights", "weights and input", "input and h0"])
-def test_flops_as_torch(differentiated: str, options: dict[str, Any]) -> None:
-    found = []
+def test_flops_equal_those_of_torch(differentiated: str, options: dict[str, Any]) -> None:
+    result = []
     for module in (GRU(I, H, **options), nn.GRU(I, H, **options)):
         module.requires_grad_("weights" in differentiated)
         x = torch.randn(T, B, I, requires_grad="input" in differentiated)
         layers = module.num_layers * (1 + module.bidirectional)
         h0 = torch.randn(layers, B, H, requires_grad="h0" in differentiated)
-        found.append(
+        result.append(
             (
                 flops(lambda m=module, x=x, h0=h0: m(x, h0)),
                 flops(lambda m=module, x=x, h0=h0: m(x, h0)[0].sum().backward()),
             )
         )
         states = module(x, h0)[0].sum()
-        found[-1] += (flops(lambda states=states: states.backward()),)
-    assert found[0] == found[1]
-    assert found[0][0] > 0
+        result[-1] += (flops(lambda states=states: states.backward()),)
+    assert result[0] == result[1]
+    assert result[0][0] > 0
 
 
 def test_flops_of_ids_are_those_of_the_recurrence() -> None:
@@ -417,11 +417,11 @@ def test_fake_tensors(kind: str) -> None:
 
 
 class Named(Tensor):
-    """A class without a behaviour of its own."""
+    """A subclass without behaviour."""
 
 
 class NamedParameter(nn.Parameter):
-    """Another."""
+    """A parameter subclass without behaviour."""
 
 
 @kinds
@@ -442,10 +442,10 @@ def test_subclasses(assert_close, which: str, kind: str) -> None:
         layer.weight_hh_l0 = weight.detach().as_subclass(Named)
     else:
         layer.weight_hh_l0 = NamedParameter(weight.detach())
-    found = layer(x, h0, lengths=lengths)
-    compare(assert_close, [v.as_subclass(Tensor) for v in found], expected)
+    actual = layer(x, h0, lengths=lengths)
+    compare(assert_close, [v.as_subclass(Tensor) for v in actual], expected)
     if which in ("x", "weight"):
-        assert type(found[0]) is Named
+        assert type(actual[0]) is Named
 
 
 @kinds
@@ -464,7 +464,7 @@ def test_a_class_that_computes_operators_itself(assert_close, kind: str) -> None
 
 @pytest.mark.parametrize("reset", ["after", "before"])
 def test_negative_views(assert_close, reset: str) -> None:
-    """A tensor can say of itself that its numbers are the negatives of those that lie in memory."""
+    """Tensors with the negative bit have the negatives of the numbers in memory."""
     numbers = torch.randn(4, 1, 1, dtype=torch.complex128)
     x, layer = numbers.conj().imag, GRU(1, 1, reset=reset).double()
     assert x.is_neg()
@@ -496,21 +496,21 @@ def test_is_grads_batched(assert_close, ids: bool, backend: str, kind: str) -> N
     x = torch.randint(I, (T, B)) if ids else draw(T, B, I).requires_grad_()
     leaves = [*layer.parameters()] if ids else [x, *layer.parameters()]
     d = draw(7, *layer(x)[0].shape)
-    found = torch.autograd.grad(layer(x)[0], leaves, d, is_grads_batched=True)
+    result = torch.autograd.grad(layer(x)[0], leaves, d, is_grads_batched=True)
     each = [torch.autograd.grad(defined(layer, x)[0], leaves, part) for part in d]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*each, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*each, strict=True)])
 
 
 @kinds
 @differentiable
 def test_vmap_of_a_gradient(assert_close, backend: str, kind: str) -> None:
-    """The graph was made outside."""
+    """The graph was created outside vmap."""
     layer, x = make(kind, backend=backend), draw(T, B, I).requires_grad_()
     leaves, states = [x, *layer.parameters()], layer(x)[0]
     d = draw(7, *states.shape)
-    found = torch.vmap(lambda d: torch.autograd.grad(states, leaves, d, retain_graph=True))(d)
+    result = torch.vmap(lambda d: torch.autograd.grad(states, leaves, d, retain_graph=True))(d)
     each = [torch.autograd.grad(defined(layer, x)[0], leaves, part) for part in d]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*each, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*each, strict=True)])
 
 
 @kinds
@@ -536,13 +536,13 @@ def test_gradcheck_with_batched_gradients(reset: str, backend: str) -> None:
 
 def test_batched_gradients_of_the_head(assert_close) -> None:
     values, targets = [draw(*shape).requires_grad_() for shape in ((T, H), (V, H), (V,))], torch.randint(V, (T,))
-    d, found = draw(4), []
+    d, result = draw(4), []
     for backend in ("auto", "equations"):
         loss = linear_cross_entropy(*values, targets, backend=backend)
-        found.append(torch.autograd.grad(loss, values, d, is_grads_batched=True, retain_graph=True))
-    compare(assert_close, *found)
+        result.append(torch.autograd.grad(loss, values, d, is_grads_batched=True, retain_graph=True))
+    compare(assert_close, *result)
     loss = linear_cross_entropy(*values, targets)
-    compare(assert_close, torch.vmap(lambda d: torch.autograd.grad(loss, values, d, retain_graph=True))(d), found[1])
+    compare(assert_close, torch.vmap(lambda d: torch.autograd.grad(loss, values, d, retain_graph=True))(d), result[1])
     assert torch.autograd.gradgradcheck(lambda *v: linear_cross_entropy(*v, targets), values, check_batched_grad=True)
 
 
@@ -560,7 +560,7 @@ def test_double_backward_of_the_operator(assert_close) -> None:
 @pytest.mark.parametrize("kind", ["after", "two layers, both directions"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_expanded_weights(assert_close, bias: bool, kind: str) -> None:
-    """Gradients of each sample."""
+    """Per-sample gradients."""
     layer, x = make(kind, batch_first=True, bias=bias), draw(B, T, I)
     scalar(call_for_per_sample_grads(layer, loss_reduction="sum")(x)[0].unbind()).backward()
     scalars = [(v * torch.linspace(-1, 2, v.numel(), dtype=v.dtype).view(v.shape)).sum() for v in defined(layer, x)[0]]
@@ -570,16 +570,16 @@ def test_expanded_weights(assert_close, bias: bool, kind: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["before", "single", "ids", "lengths"])
-def test_expanded_weights_where_they_do_not_reach(case: str) -> None:
+def test_expanded_weights_are_refused_if_unsupported(case: str) -> None:
     options = {"before": {"reset": "before"}, "single": {"bias": "single"}}.get(case, {})
     layer = GRU(I, H, batch_first=True, **options)
     x = torch.randint(I, (B, T)) if case == "ids" else torch.randn(B, T, I)
-    given = {"lengths": torch.tensor([5, 0, 2])} if case == "lengths" else {}
+    extra = {"lengths": torch.tensor([5, 0, 2])} if case == "lengths" else {}
     with pytest.raises(RuntimeError, match=r"expanded weights .* dense input.* use torch.vmap\(torch.func.grad\("):
-        call_for_per_sample_grads(layer, loss_reduction="sum", batch_size=B)(x, **given)
+        call_for_per_sample_grads(layer, loss_reduction="sum", batch_size=B)(x, **extra)
 
 
-# autograd's own ways to look in
+# hooks of autograd
 
 
 @kinds
@@ -596,7 +596,7 @@ def test_saved_tensors_in_another_layout(assert_close, kind: str) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda v: v.float(), lambda v: v[:1]], ids=["dtype", "shape"])
-def test_saved_tensors_that_come_back_as_others(change: Callable[[Tensor], Tensor]) -> None:
+def test_saved_tensors_that_are_unpacked_as_others(change: Callable[[Tensor], Tensor]) -> None:
     layer, x = make("after"), draw(T, B, I)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -620,8 +620,8 @@ def test_checkpoint(assert_close, way: str) -> None:
         kept = [torch.ops.headgate.gru.default]
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept)
     scalar(checkpoint(lambda x: layer(x)[0], x, **options)).backward()
-    found, expected = [x.grad, *(p.grad for p in layer.parameters())], [x, *layer.parameters()]
-    compare(assert_close, found, torch.autograd.grad(scalar(defined(layer, x)[0]), expected))
+    actual, expected = [x.grad, *(p.grad for p in layer.parameters())], [x, *layer.parameters()]
+    compare(assert_close, actual, torch.autograd.grad(scalar(defined(layer, x)[0]), expected))
 
 
 def test_inference_mode(assert_close) -> None:
@@ -651,14 +651,14 @@ def test_a_compiled_program_checks_ids_when_it_runs() -> None:
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_backward(assert_close) -> None:
-    """Of a graph that was made eagerly."""
+    """Compile the backward pass of an eager graph."""
     from torch._dynamo import compiled_autograd
 
     layer, x = make("after"), draw(T, B, I).requires_grad_()
     leaves, states = [x, *layer.parameters()], layer(x)[0]
     with compiled_autograd._enable(torch.compile(backend="eager")):
-        found = torch.autograd.grad(scalar(states), leaves)
-    compare(assert_close, found, torch.autograd.grad(scalar(defined(layer, x)[0]), leaves))
+        result = torch.autograd.grad(scalar(states), leaves)
+    compare(assert_close, result, torch.autograd.grad(scalar(defined(layer, x)[0]), leaves))
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
@@ -667,7 +667,7 @@ def test_compiled_backward(assert_close) -> None:
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp"])
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 def test_compiled_transforms(assert_close, inside: bool, transform: str) -> None:
-    """torch.compile around a transform, and a transform of a compiled module."""
+    """torch.compile of a transform, and a transform of a compiled module."""
     layer, x, dx = make("before"), draw(2, T, B, I), draw(2, T, B, I)
 
     def transformed(layer: Any) -> Any:
@@ -680,14 +680,14 @@ def test_compiled_transforms(assert_close, inside: bool, transform: str) -> None
     x = x if transform == "vmap" else x[0][None] if transform == "jvp" else x[0]
     expected = transformed(layer)
     if inside:
-        found = torch.compile(transformed, backend="eager")(layer)
+        actual = torch.compile(transformed, backend="eager")(layer)
     else:
-        found = transformed(torch.compile(layer, backend="eager"))
-    compare(assert_close, found, expected)
+        actual = transformed(torch.compile(layer, backend="eager"))
+    compare(assert_close, actual, expected)
 
 
 def test_an_exported_program_refuses_forward_mode(assert_close) -> None:
-    """Torch would take the operator's tangent for zero."""
+    """Torch would assume a tangent of zero for the operator."""
     layer, x = make("after"), draw(T, B, I)
     program = torch.export.export(layer, (x,), strict=False).module()
     compare(assert_close, program(x), layer(x))
@@ -700,7 +700,7 @@ def test_an_exported_program_refuses_forward_mode(assert_close) -> None:
     [(0, (T, B, I + 1)), (1, (B + 1, H)), (2, (3 * H - 1, I)), (3, (3 * H, H + 1)), (4, (3 * H + 1,)), (6, (H + 1,))],
 )
 def test_the_operator_checks_shapes(place: int, wrong: tuple[int, ...]) -> None:
-    """It can be called without anything that would have checked them before."""
+    """It can be called directly, without earlier checks."""
     shapes = [(T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,)]
     shapes[place] = wrong
     with pytest.raises(RuntimeError, match=r"headgate::gru: \w+ must be"):
@@ -743,18 +743,18 @@ def test_fx_keeps_options(assert_close) -> None:
             return self.gru(x, lengths=lengths, return_gates=True)
 
     x, lengths = draw(T, B, I), torch.tensor([5, 0, 2])
-    found = torch.fx.symbolic_trace(Masked())(x, lengths)
-    compare(assert_close, found, layer(x, lengths=lengths, return_gates=True))
+    result = torch.fx.symbolic_trace(Masked())(x, lengths)
+    compare(assert_close, result, layer(x, lengths=lengths, return_gates=True))
 
 
-def test_jit_script_compiles_torchs_own(assert_close) -> None:
+def test_jit_script_compiles_what_torch_has(assert_close) -> None:
     model, x = Model(), draw(9, 8, I)
     scripted = saved_and_loaded(torch.jit.script(model))
     compare(assert_close, scripted(x), model(x))
 
 
 @pytest.mark.parametrize("options", [{"reset": "before"}, {"bias": "single"}, {"learned_state": True}], ids=str)
-def test_jit_script_says_what_it_cannot(options: dict[str, Any]) -> None:
+def test_jit_script_names_what_it_cannot_compile(options: dict[str, Any]) -> None:
     for kind in (GRU, GRUCell) if "learned_state" not in options else (GRU,):
         with pytest.raises(
             RuntimeError, match=r'torch.jit.script compiles .* which has no reset="before".*: use torch'
@@ -762,8 +762,8 @@ def test_jit_script_says_what_it_cannot(options: dict[str, Any]) -> None:
             torch.jit.script(kind(I, H, **options))
 
 
-def test_the_operator_is_the_backend(assert_close) -> None:
-    """What modes see is differentiated as what they do not."""
+def test_the_operator_has_the_gradients_of_the_backend(assert_close) -> None:
+    """The operator that modes see has the gradients of the backend that they do not see."""
     values = [draw(*s).requires_grad_() for s in ((T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,))]
     eager = unbundled(native_gru.sequence)(*values)
     with Seen():

@@ -1,6 +1,6 @@
-"""GRUCell as a module: a drop-in for torch.nn.GRUCell (values, gradients, names, repr, errors), and more.
+"""GRUCell as a drop-in for torch.nn.GRUCell (values, gradients, names, repr, errors), and its extensions.
 
-PyTorch's own inputs and errors for GRUCell are run in tests/test_layer.py.
+test_gru.py runs PyTorch's own inputs and errors for GRUCell.
 """
 
 import copy
@@ -19,7 +19,7 @@ B, I, H = 3, 4, 6  # noqa: E741
 
 
 def value_and_gradients(h: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
-    weight = torch.linspace(-1, 2, h.numel(), dtype=h.dtype).view(h.shape)  # another one for every entry
+    weight = torch.linspace(-1, 2, h.numel(), dtype=h.dtype).view(h.shape)  # different for each entry
     return [h.detach(), *torch.autograd.grad((h * weight).sum(), list(leaves), retain_graph=True)]
 
 
@@ -46,7 +46,7 @@ def test_torch_nn_gru_cell(assert_close, batch: tuple[int, ...], hx: bool, bias:
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("bias", [True, "single", False])
 @pytest.mark.parametrize("ids", [False, True], ids=["dense", "ids"])
-def test_equations(assert_close, ids: bool, bias: bool | str, reset: str) -> None:
+def test_a_step_follows_the_equations(assert_close, ids: bool, bias: bool | str, reset: str) -> None:
     cell = GRUCell(I, H, bias, reset=reset).double()
     x, h0 = torch.tensor([3, 0, 2]) if ids else draw(B, I), draw(B, H)
     leaves = [h0, *([] if ids else [x]), *cell.parameters()]
@@ -70,7 +70,7 @@ def test_ids_are_one_hot(assert_close, kind: torch.dtype) -> None:
     assert_close("unbatched", alone.detach(), cell(one_hot[0], h0[0]).detach(), 1e-12)
 
 
-def test_steps_are_a_sequence(assert_close) -> None:
+def test_steps_equal_a_sequence(assert_close) -> None:
     T, cell, gru = 5, GRUCell(I, H).double(), GRU(I, H).double()
     gru.load_state_dict({name + "_l0": value for name, value in cell.state_dict().items()})
     x, h = draw(T, B, I), draw(B, H)
@@ -103,7 +103,7 @@ def test_single_bias(assert_close) -> None:
     assert_close("state", single(x, h0).detach(), double(x, h0).detach(), 1e-14)
 
 
-def test_without_bias_as_torch() -> None:
+def test_without_bias_equals_torch() -> None:
     for cell in (GRUCell(I, H, bias=False), nn.GRUCell(I, H, bias=False)):
         assert cell.bias_ih is None
         assert cell.bias_hh is None
@@ -115,7 +115,7 @@ def test_repr(options: dict) -> None:
     assert repr(GRUCell(I, H, **options)) == repr(nn.GRUCell(I, H, **options))
 
 
-def test_repr_of_what_torch_lacks() -> None:
+def test_repr_of_extensions() -> None:
     cell = GRUCell(I, H, "single", reset="before", backend="native")
     assert repr(cell) == "GRUCell(4, 6, bias='single', reset='before', backend='native')"
 
@@ -155,7 +155,7 @@ def test_half_precision(half: torch.dtype) -> None:
         ((B, I), (2, H), "Input batch size 3 doesn't match hidden0 batch size 2"),
     ],
 )
-def test_wrong_shapes_as_torch(shape: tuple, hx_shape: tuple | None, message: str | None) -> None:
+def test_wrong_shapes_raise_as_in_torch(shape: tuple, hx_shape: tuple | None, message: str | None) -> None:
     arguments = torch.zeros(shape), None if hx_shape is None else torch.zeros(hx_shape)
     for cell in (GRUCell(I, H), nn.GRUCell(I, H)):
         with pytest.raises(
@@ -173,14 +173,14 @@ def test_wrong_shapes_as_torch(shape: tuple, hx_shape: tuple | None, message: st
     ],
 )
 def test_a_batch_axis_on_one_side_only(shape: tuple, hx_shape: tuple, message: str) -> None:
-    """torch.nn.GRUCell raises the same type, and speaks of other sizes."""
+    """torch.nn.GRUCell raises the same type with other sizes in the message."""
     with pytest.raises(RuntimeError, match=message):
         GRUCell(I, H)(torch.zeros(shape), torch.zeros(hx_shape))
     with pytest.raises(RuntimeError):
         nn.GRUCell(I, H)(torch.zeros(shape), torch.zeros(hx_shape))
 
 
-def test_wrong_dtypes_as_torch() -> None:
+def test_wrong_dtypes_raise_as_in_torch() -> None:
     x, h0 = torch.zeros(B, I), torch.zeros(B, H)
     for cell in (GRUCell(I, H), nn.GRUCell(I, H)):
         for arguments in ((x.double(),), (x.double(), h0.double()), (x, h0.double())):
@@ -188,7 +188,7 @@ def test_wrong_dtypes_as_torch() -> None:
                 cell(*arguments)
 
 
-def test_wrong_ids() -> None:
+def test_wrong_ids_are_refused() -> None:
     with pytest.raises(RuntimeError, match="ids must be from 0 to 3, got 0 to 4"):
         GRUCell(I, H)(torch.tensor([0, 4]))
     with pytest.raises(ValueError, match="GRUCell: Expected ids to be 0D or 1D, got 2D instead"):
@@ -204,7 +204,7 @@ def test_wrong_ids() -> None:
         ((I, H), {"reset": "middle"}, ValueError, 'reset must be "after" or "before", got \'middle\''),
     ],
 )
-def test_impossible_arguments(arguments: tuple, options: dict, error: type, message: str) -> None:
+def test_impossible_arguments_are_refused(arguments: tuple, options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         GRUCell(*arguments, **options)
     with pytest.raises(ValueError, match=r"backend must be one of auto, .* got .nonsense."):

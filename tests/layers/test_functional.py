@@ -1,4 +1,4 @@
-"""gru(): every backend against the float64 definition, values and all gradients, over awkward shapes; its checks."""
+"""gru(): each backend against the float64 definition (values, all gradients, awkward shapes), and argument checks."""
 
 import itertools
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tests.helpers.levels import levels
     params=["equations", "torch", *(f"native {native.LEVELS[level]}" for level in levels())],
 )
 def backend(request) -> str:
-    """Every backend; the native one at every level."""
+    """Each backend, and the native one at each level."""
     name, _, level = request.param.partition(" ")
     if not level:
         yield name
@@ -41,7 +41,7 @@ class Case:
     h0: bool = True
     contiguous: bool = True
     lengths: bool = False
-    resets: str = ""  # zeros, learned: the state that a reset starts from
+    resets: str = ""  # zeros, learned: the state after a reset
     gates: bool = False
 
     def __str__(self) -> str:
@@ -69,8 +69,8 @@ CASES = [
     Case(3, 0, 4, 6),
     Case(0, 3, 4, 6),
     Case(0, 3, 4, 6, ids=True),
-    Case(3, 4, 40, 6, ids=True),  # fewer ids than half of what there are: no table of all of them
-    Case(9, 130, 3, 5),  # more rows than a group; several chunks of tokens
+    Case(3, 4, 40, 6, ids=True),  # fewer tokens than half of all ids: no table of all ids
+    Case(9, 130, 3, 5),  # more rows than a group, several chunks of tokens
     Case(140, 9, 5, 10, ids=True),
     Case(6, 5, 3, 7, lengths=True),
     Case(6, 5, 3, 7, ids=True, lengths=True),
@@ -105,7 +105,8 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
         "x": x if case.contiguous else x.transpose(0, 1).contiguous().transpose(0, 1),
         "h0": h0 if case.contiguous else h0.t().contiguous().t(),
         "weight_ih": draw(3 * H, I) / I**0.5,
-        "weight_hh": draw(3 * H, H) / H**0.5,  # larger ones make the recurrence chaotic: rounding would grow with T
+        "weight_hh": draw(3 * H, H)
+        / H**0.5,  # larger weights make the recurrence chaotic, and rounding would grow with T
         "bias_ih": None if case.bias == "none" else draw(3 * H),
         "bias_hh": draw(3 * H) if case.bias == "both" else None,
         **options,
@@ -113,7 +114,7 @@ def arguments(case: Case) -> dict[str, Tensor | None]:
 
 
 def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **options) -> dict[str, Tensor]:
-    """Outputs and gradients of a fixed scalar of them."""
+    """Return the outputs, and the gradients of a fixed scalar function of them."""
     leaves = {
         k: v.to(dtype).detach().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v
         for k, v in values.items()
@@ -123,13 +124,14 @@ def run(function, values: dict[str, Tensor | None], dtype: torch.dtype, **option
     for output in (states, *gates):
         weight = torch.linspace(-1, 1, max(output.numel(), 1), dtype=dtype)[: output.numel()].view(output.shape)
         scalar = scalar + (output * weight).sum()
-    wanted = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
-    gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
-    found = {"states": states.detach(), "last": last.detach()}
+    differentiable = {k: v for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad}
+    gradients = torch.autograd.grad(scalar, list(differentiable.values()), allow_unused=True)
+    result = {"states": states.detach(), "last": last.detach()}
     if gates:
-        found["gates"] = gates[0].detach()
-    return found | {
-        "d" + k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), gradients, strict=True)
+        result["gates"] = gates[0].detach()
+    return result | {
+        "d" + k: torch.zeros_like(v) if g is None else g
+        for (k, v), g in zip(differentiable.items(), gradients, strict=True)
     }
 
 
@@ -140,12 +142,12 @@ def test_parity(assert_close, case: Case, reset: str, reverse: bool, backend: st
     values = arguments(case)
     expected = run(unbundled(equations.sequence), values, torch.float64, reset=reset, reverse=reverse)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        found = run(gru, values, dtype, reset=reset, reverse=reverse, backend=backend)
-        assert found.keys() == expected.keys()
+        actual = run(gru, values, dtype, reset=reset, reverse=reverse, backend=backend)
+        assert actual.keys() == expected.keys()
         for name in expected:
             scale = max(float(expected[name].abs().max()) if expected[name].numel() else 0.0, 1.0)
-            assert_close(f"{name} ({dtype})", found[name], expected[name], tolerance * scale)
-            assert found[name].dtype == dtype
+            assert_close(f"{name} ({dtype})", actual[name], expected[name], tolerance * scale)
+            assert actual[name].dtype == dtype
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -170,12 +172,12 @@ def test_double_backward(name: str, reset: str, case: Case) -> None:
     "case", [Case(9, 33, 4, 70), Case(9, 3, 4, 70), Case(140, 17, 40, 33, ids=True, lengths=True)], ids=str
 )
 def test_same_bits_for_any_number_of_threads(case: Case, reset: str) -> None:
-    values, found = arguments(case), []
+    values, result = arguments(case), []
     for threads in (1, 2, 3, 1):
         torch.set_num_threads(threads)
-        found.append(run(gru, values, torch.float32, reset=reset, backend="native"))
-    for other in found[1:]:
-        for name, value in found[0].items():
+        result.append(run(gru, values, torch.float32, reset=reset, backend="native"))
+    for other in result[1:]:
+        for name, value in result[0].items():
             assert torch.equal(value, other[name]), name
 
 
@@ -194,10 +196,10 @@ def test_same_bits_for_a_row_alone(H: int, reset: str) -> None:
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, reset: str) -> None:
-    """The definition itself: a row with a length, or with resets inside, is the sequences that it is made of."""
+    """In the definition itself, a row with a length or resets equals the sequences that it consists of."""
     values = arguments(Case(9, 3, 4, 6))
     lengths, resets = torch.tensor([9, 4, 0]), torch.zeros(9, 3, dtype=torch.bool)
-    resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last lies beyond its row
+    resets[3, 0] = resets[5, 0] = resets[2, 1] = resets[6, 1] = True  # the last one is beyond the end of its row
     fresh = torch.randn(6, dtype=torch.float64)
     options = {"reset": reset, "reverse": reverse}
     states, last = unbundled(equations.sequence)(**values, **options, lengths=lengths, resets=resets, reset_state=fresh)
@@ -225,7 +227,7 @@ def test_lengths_and_resets_are_shorter_sequences(assert_close, reverse: bool, r
     "fault",
     ["swap r and z", "drop b_hn", "skip the last step"],
 )
-def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
+def test_the_comparison_detects_planted_faults(assert_close, fault: str) -> None:
     def faulty(x, h0, weight_ih, weight_hh, bias_ih, bias_hh):
         H = h0.shape[1]
         if fault == "swap r and z":
@@ -239,9 +241,9 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
         return states, last
 
     values = arguments(Case(5, 3, 4, 6))
-    expected, found = run(unbundled(equations.sequence), values, torch.float64), run(faulty, values, torch.float64)
+    expected, actual = run(unbundled(equations.sequence), values, torch.float64), run(faulty, values, torch.float64)
     with pytest.raises(AssertionError, match="states differs"):
-        assert_close("states", found["states"], expected["states"], 1e-12)
+        assert_close("states", actual["states"], expected["states"], 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -274,13 +276,13 @@ def test_the_comparison_sees_planted_faults(assert_close, fault: str) -> None:
         ({"resets": torch.zeros(3, 5, dtype=torch.bool)}, r"resets must be \(5, 3\) torch.bool, got \(3, 5\)"),
     ],
 )
-def test_wrong_arguments(change: dict[str, Tensor], message: str) -> None:
+def test_wrong_arguments_are_refused(change: dict[str, Tensor], message: str) -> None:
     values = {k: v.float() for k, v in arguments(Case(5, 3, 4, 6)).items()}
     with pytest.raises(RuntimeError, match=message):
         gru(**{**values, **change})
 
 
-def test_unknown_choices() -> None:
+def test_unknown_choices_are_refused() -> None:
     values = arguments(Case(5, 3, 4, 6))
     with pytest.raises(ValueError, match=r'reset must be "after" or "before", got \'middle\''):
         gru(**values, reset="middle")
@@ -288,20 +290,20 @@ def test_unknown_choices() -> None:
         gru(**values, backend="cuda")
 
 
-def test_cpu_says_why_it_cannot(monkeypatch) -> None:
+def test_backend_native_says_why_it_cannot_run(monkeypatch) -> None:
     values = {k: v.to("meta") for k, v in arguments(Case(5, 3, 4, 6)).items()}
     with pytest.raises(RuntimeError, match='backend "native" cannot run: the tensors are on meta'):
         gru(**values, backend="native")
 
 
 def test_without_the_library(monkeypatch) -> None:
-    """Installed without a compiler: "auto" says once that it is slow, and forcing cpu says why it cannot run."""
+    """Installed without a compiler, "auto" warns once that it is slow, and forcing native says why it cannot run."""
     values = arguments(Case(5, 3, 4, 6))
     expected = gru(**values)[0]
     monkeypatch.setattr(native, "load", lambda: None)
     functional._say_that_it_is_slow.cache_clear()
     with pytest.warns(UserWarning, match="several times slower: .* not be built .*: install GCC or Clang, then"):
         assert (gru(**values)[0] - expected).abs().max() < 1e-12
-    gru(**values)  # warnings are errors: it does not say so again
+    gru(**values)  # warnings are errors, so there is no second one
     with pytest.raises(RuntimeError, match='backend "native" cannot run: the compiled library is missing'):
         gru(**values, backend="native")

@@ -1,4 +1,4 @@
-"""GRU as a module: a drop-in for torch.nn.GRU (values, gradients, names, initialization, repr, errors), and more."""
+"""GRU as a drop-in for torch.nn.GRU (values, gradients, names, initialization, repr, errors), and its extensions."""
 
 import copy
 import functools
@@ -76,7 +76,7 @@ def test_same_seed_same_weights() -> None:
         assert torch.equal(ours.state_dict()[name], value), name
 
 
-def test_dropout_is_that_of_torch(assert_close) -> None:
+def test_dropout_equals_that_of_torch(assert_close) -> None:
     theirs, ours = nn.GRU(I, H, L, dropout=0.4), GRU(I, H, L, dropout=0.4)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(T, B, I)
@@ -130,7 +130,7 @@ def test_repr(options: dict) -> None:
     assert repr(GRU(I, H, **options)) == repr(nn.GRU(I, H, **options))
 
 
-def test_repr_of_what_torch_lacks() -> None:
+def test_repr_of_extensions() -> None:
     assert repr(GRU(I, H, bias="single", reset="before")) == "GRU(4, 6, bias='single', reset='before')"
     assert repr(GRU(I, H, batch_invariant=False)) == "GRU(4, 6, batch_invariant=False)"
     assert repr(GRU(I, H, learned_state=True, backend="native")) == "GRU(4, 6, learned_state=True, backend='native')"
@@ -160,7 +160,7 @@ def test_copies() -> None:
         ((I, H), {"bias": 1}, TypeError),
     ],
 )
-def test_impossible_arguments_as_torch(arguments: tuple, options: dict, error: type) -> None:
+def test_impossible_arguments_raise_as_in_torch(arguments: tuple, options: dict, error: type) -> None:
     for kind in (GRU, nn.GRU):
         with pytest.raises(error):
             kind(*arguments, **options)
@@ -187,7 +187,7 @@ def test_useless_dropout_warns() -> None:
         ((2, T, B, I), None, "GRU: Expected input to be 2D or 3D, got 4D instead"),
     ],
 )
-def test_wrong_shapes_as_torch(shape: tuple, hx_shape: tuple | None, message: str) -> None:
+def test_wrong_shapes_raise_as_in_torch(shape: tuple, hx_shape: tuple | None, message: str) -> None:
     arguments = torch.zeros(shape), None if hx_shape is None else torch.zeros(hx_shape)
     with pytest.raises((RuntimeError, ValueError), match=message) as ours:
         GRU(I, H, L)(*arguments)
@@ -196,13 +196,13 @@ def test_wrong_shapes_as_torch(shape: tuple, hx_shape: tuple | None, message: st
     assert ours.type is theirs.type
 
 
-def test_wrong_dtype_as_torch() -> None:
+def test_a_wrong_dtype_raises_as_in_torch() -> None:
     for module in (GRU(I, H), nn.GRU(I, H)):
         with pytest.raises(ValueError, match="does not match weight dtype"):
             module(torch.zeros(T, B, I, dtype=torch.float64))
 
 
-def test_wrong_ids() -> None:
+def test_wrong_ids_are_refused() -> None:
     with pytest.raises(RuntimeError, match="ids must be from 0 to 3, got 0 to 4"):
         GRU(I, H)(torch.tensor([[0], [4]]))
     with pytest.raises(ValueError, match="Expected ids to be 1D or 2D, got 3D instead"):
@@ -216,13 +216,13 @@ def test_empty_batch() -> None:
 
 
 def values_and_gradients(outputs: Sequence[Tensor], leaves: Iterable[Tensor]) -> list[Tensor]:
-    """The outputs, and the gradients of a scalar of them in which every entry has another weight."""
+    """Return the outputs, and the gradients of their sum with different weights for all entries."""
     scalar = sum((v * torch.linspace(-1, 2, v.numel(), dtype=v.dtype).view(v.shape)).sum() for v in outputs)
     return [v.detach() for v in outputs] + list(torch.autograd.grad(scalar, list(leaves), retain_graph=True))
 
 
 def definition(gru: GRU, x: Tensor, hx: Tensor | None = None, **options: Tensor) -> tuple[Tensor, ...]:
-    """A GRU on (T, B, I), layer by layer through equations.sequence -> states, last, r, z, n."""
+    """Run a GRU on (T, B, I) layer by layer with equations.sequence; return states, last, r, z, n."""
     last, gates, B = [], [], x.shape[1]
     for layer in range(gru.num_layers):
         both = []
@@ -246,12 +246,12 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-# PyTorch's own database of modules: inputs and errors with which PyTorch tests torch.nn.GRU and torch.nn.GRUCell
+# PyTorch's database of modules: the inputs and errors with which it tests torch.nn.GRU and torch.nn.GRUCell
 
 
 @pytest.fixture(scope="module")
 def module_infos() -> dict[str, Any]:
-    """The entries, by the name of their class. What their import changes is undone."""
+    """Return the entries by class name, and undo the side effects of the import."""
     flags, environment = torch.backends.__allow_nonbracketed_mutation_flag, dict(os.environ)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -273,7 +273,7 @@ def test_module_inputs_of_pytorch(
     samples = info.module_inputs_func(
         info, device="cpu", dtype=dtype, requires_grad=True, training=training, **packed_too
     )
-    assert len(samples) >= number  # more in a later PyTorch
+    assert len(samples) >= number  # later versions of PyTorch may have more
     for sample in samples:
         positional, named = sample.constructor_input.args, sample.constructor_input.kwargs
         ours, theirs = (
@@ -293,8 +293,8 @@ def test_module_inputs_of_pytorch(
 
         mine = flat(ours(*inputs, **options))
         expected = values_and_gradients(flat(theirs(*inputs, **options)), [*leaves, *theirs.parameters()])
-        found = values_and_gradients(mine, [*leaves, *ours.parameters()])
-        for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+        actual = values_and_gradients(mine, [*leaves, *ours.parameters()])
+        for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
             assert_close(f"{i} of {named}", value, other, tolerance * max(1.0, float(other.abs().max())))
             assert value.dtype == dtype
         if sample.reference_fn is not None and isinstance(inputs[0], Tensor):
@@ -380,14 +380,14 @@ def test_packed(
 
 
 def test_packed_by_hand(assert_close) -> None:
-    """Not from pack_padded_sequence: batch sizes only, and gradients of the packed data itself."""
+    """A PackedSequence made by hand, with batch sizes only, and gradients of the packed data."""
     theirs, ours = nn.GRU(I, H, L).double(), GRU(I, H, L).double()
     ours.load_state_dict(theirs.state_dict())
     packed = PackedSequence(draw(7, I), torch.tensor([3, 2, 1, 1]))
     (mine, last), (other, expected_last) = ours(packed), theirs(packed)
-    found = values_and_gradients((mine.data, last), [packed.data])
+    actual = values_and_gradients((mine.data, last), [packed.data])
     for i, v in enumerate(values_and_gradients((other.data, expected_last), [packed.data])):
-        assert_close(f"{i}", found[i], v, 1e-12)
+        assert_close(f"{i}", actual[i], v, 1e-12)
 
 
 @pytest.mark.parametrize("enforce_sorted", [False, True])
@@ -409,7 +409,7 @@ def test_packed_with_gates() -> None:
         assert torch.equal(value, expected)
 
 
-def test_wrong_packed_as_torch() -> None:
+def test_wrong_packed_sequences_raise_as_in_torch() -> None:
     packed = pack_padded_sequence(torch.zeros(T, B, I), [5, 4, 1])
     wide = pack_padded_sequence(torch.zeros(T, B, I + 1), [5, 4, 1])
     double = pack_padded_sequence(torch.zeros(T, B, I).double(), [5, 4, 1])
@@ -432,10 +432,10 @@ def test_wrong_packed_as_torch() -> None:
 @pytest.mark.parametrize("hx", [False, True], ids=["zeros", "hx"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (1, True), (2, False), (2, True)])
-def test_lengths_are_rows_alone(
+def test_lengths_equal_rows_run_alone(
     assert_close, layers: int, bidirectional: bool, batch_first: bool, hx: bool, reset: str
 ) -> None:
-    """Each row is that row run alone, cut off at its length; the gradients are those of all these runs together."""
+    """Each row equals a run of that row alone, cut at its length; gradients are the sums over these runs."""
     gru = GRU(I, H, layers, bidirectional=bidirectional, batch_first=batch_first, reset=reset).double()
     lengths = [3, 5, 0, 1]
     x, h0 = draw(T, 4, I), draw(layers * (1 + bidirectional), 4, H)
@@ -450,8 +450,8 @@ def test_lengths_are_rows_alone(
     expected = [torch.stack(parts, 1) for parts in zip(*rows, strict=True)]
     leaves = [x, *([h0] if hx else []), *gru.parameters()]
     expected = values_and_gradients(expected, leaves)
-    for given in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
-        states, last = gru(x.transpose(0, 1) if batch_first else x, h0 if hx else None, lengths=given)
+    for form in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
+        states, last = gru(x.transpose(0, 1) if batch_first else x, h0 if hx else None, lengths=form)
         states = states.transpose(0, 1) if batch_first else states
         assert not states[3:, 0].any()
         assert not states[:, 2].any()
@@ -460,7 +460,7 @@ def test_lengths_are_rows_alone(
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_lengths_as_torch_packs(assert_close, batch_first: bool) -> None:
+def test_lengths_equal_a_packed_sequence_of_torch(assert_close, batch_first: bool) -> None:
     options = {"batch_first": batch_first, "bidirectional": True}
     theirs, ours = nn.GRU(I, H, L, **options).double(), GRU(I, H, L, **options).double()
     ours.load_state_dict(theirs.state_dict())
@@ -468,8 +468,8 @@ def test_lengths_as_torch_packs(assert_close, batch_first: bool) -> None:
     packed, expected_last = theirs(pack_padded_sequence(x, lengths, batch_first, False), h0)
     padded, _ = pad_packed_sequence(packed, batch_first, total_length=T)
     expected = values_and_gradients((padded, expected_last), [x, h0, *theirs.parameters()])
-    found = values_and_gradients(ours(x, h0, lengths=lengths), [x, h0, *ours.parameters()])
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients(ours(x, h0, lengths=lengths), [x, h0, *ours.parameters()])
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
@@ -478,14 +478,14 @@ def test_lengths_unbatched(assert_close, batch_first: bool) -> None:
     gru, x, h0 = GRU(I, H, L, bidirectional=True, batch_first=batch_first).double(), draw(T, I), draw(2 * L, H)
     states, last = gru(x[:3], h0)
     expected = nn.functional.pad(states, (0, 0, 0, T - 3)), last
-    for given in ([3], 3, torch.tensor(3), torch.tensor([3])):
-        for value, other in zip(gru(x, h0, lengths=given), expected, strict=True):
+    for form in ([3], 3, torch.tensor(3), torch.tensor([3])):
+        for value, other in zip(gru(x, h0, lengths=form), expected, strict=True):
             assert_close("unbatched", value.detach(), other.detach(), 1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_beyond_a_length_is_read(backend: str) -> None:
-    """Whatever lies there changes no output, and gets a gradient of zero."""
+def test_values_beyond_a_length_have_no_effect(backend: str) -> None:
+    """Values beyond a length do not affect the outputs and have a gradient of zero."""
     gru = GRU(I, H, L, bidirectional=True, backend=backend).double()
     lengths, beyond = torch.tensor([2, 0, 5]), torch.arange(T)[:, None] >= torch.tensor([2, 0, 5])
     x = draw(T, B, I)
@@ -503,7 +503,7 @@ def test_nothing_beyond_a_length_is_read(backend: str) -> None:
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("filling", [torch.nan, torch.inf])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_beyond_a_length_spoils_nothing(backend: str, filling: float, reset: str) -> None:
+def test_nan_beyond_a_length_has_no_effect(backend: str, filling: float, reset: str) -> None:
     gru = GRU(I, H, L, bidirectional=True, reset=reset, backend=backend).double()
     lengths = torch.tensor([2, 0, 5])
     beyond = torch.arange(T)[:, None] >= lengths
@@ -529,7 +529,7 @@ def test_ids_with_lengths(assert_close) -> None:
 
 
 def reset_rows(T: int) -> Tensor:
-    """(T, 3): at the first step and in the middle; two in a row and the last step; none at all."""
+    """Return resets (T, 3): at the first step and in the middle; two in a row and the last step; none."""
     resets = torch.zeros(T, 3, dtype=torch.bool)
     resets[0, 0] = resets[3, 0] = resets[2, 1] = resets[3, 1] = resets[T - 1, 1] = True
     return resets
@@ -539,8 +539,10 @@ def reset_rows(T: int) -> Tensor:
 @pytest.mark.parametrize("learned", [False, True], ids=["zeros", "learned"])
 @pytest.mark.parametrize("hx", [False, True], ids=["none", "hx"])
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (1, True), (2, True)])
-def test_resets_are_pieces(assert_close, layers: int, bidirectional: bool, hx: bool, learned: bool, reset: str) -> None:
-    """Each row is its pieces, run one by one; only the outermost ones start from hx."""
+def test_resets_equal_separate_pieces(
+    assert_close, layers: int, bidirectional: bool, hx: bool, learned: bool, reset: str
+) -> None:
+    """Each row equals its pieces run one by one, of which only the first starts from hx."""
     T, D = 7, 1 + bidirectional
     gru = GRU(I, H, layers, bidirectional=bidirectional, learned_state=learned, reset=reset).double()
     for name, parameter in gru.named_parameters():
@@ -556,22 +558,22 @@ def test_resets_are_pieces(assert_close, layers: int, bidirectional: bool, hx: b
         states, ends = [], []
         for begin, end in itertools.pairwise(cuts):
             first, final = begin == 0 and not resets[0, b], end == T
-            given = h0[:, b] if hx else fresh
-            start = [given[k] if (final if k % D else first) else fresh[k] for k in range(layers * D)]
+            initial = h0[:, b] if hx else fresh
+            start = [initial[k] if (final if k % D else first) else fresh[k] for k in range(layers * D)]
             piece, last = gru(x[begin:end, b], torch.stack(start))
             states.append(piece)
             ends.append(last)
         rows.append((torch.cat(states), torch.stack([ends[0 if k % D else -1][k] for k in range(layers * D)])))
     leaves = [x, *([h0] if hx else []), *gru.parameters()]
     expected = values_and_gradients([torch.stack(parts, 1) for parts in zip(*rows, strict=True)], leaves)
-    found = values_and_gradients(gru(x, h0 if hx else None, resets=resets), leaves)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients(gru(x, h0 if hx else None, resets=resets), leaves)
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["zeros", "learned"])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_resets_with_lengths_are_those_of_the_definition(assert_close, batch_first: bool, learned: bool) -> None:
+def test_resets_with_lengths_follow_the_definition(assert_close, batch_first: bool, learned: bool) -> None:
     T = 7
     gru = GRU(I, H, L, bidirectional=True, batch_first=batch_first, learned_state=learned).double()
     x, h0, options = draw(T, B, I), draw(2 * L, B, H), {"resets": reset_rows(T), "lengths": torch.tensor([2, 5, 7])}
@@ -580,8 +582,8 @@ def test_resets_with_lengths_are_those_of_the_definition(assert_close, batch_fir
     if batch_first:
         options["resets"] = options["resets"].t()
     states, last = gru(x.transpose(0, 1) if batch_first else x, h0, **options)
-    found = values_and_gradients((states.transpose(0, 1) if batch_first else states, last), leaves)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    actual = values_and_gradients((states.transpose(0, 1) if batch_first else states, last), leaves)
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
 
 
@@ -590,14 +592,14 @@ def test_resets_unbatched(batch_first: bool) -> None:
     gru, x, resets = GRU(I, H, L, bidirectional=True, batch_first=batch_first), torch.randn(7, I), reset_rows(7)[:, 1]
     axis = 0 if batch_first else 1
     states, last = gru(x.unsqueeze(axis), resets=resets.unsqueeze(axis))
-    found = gru(x, resets=resets)
-    assert torch.equal(found[0], states.squeeze(axis))
-    assert torch.equal(found[1], last.squeeze(1))
-    assert not torch.equal(found[0], gru(x)[0])
+    result = gru(x, resets=resets)
+    assert torch.equal(result[0], states.squeeze(axis))
+    assert torch.equal(result[1], last.squeeze(1))
+    assert not torch.equal(result[0], gru(x)[0])
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_wrong_lengths_and_resets(batch_first: bool) -> None:
+def test_wrong_lengths_and_resets_are_refused(batch_first: bool) -> None:
     gru = GRU(I, H, batch_first=batch_first)
     x, axes = torch.zeros((B, T, I) if batch_first else (T, B, I)), r"\(3, 5\)" if batch_first else r"\(5, 3\)"
     for lengths, message in (
@@ -626,7 +628,9 @@ def test_learned_state_is_a_parameter() -> None:
         assert torch.equal(gru.get_parameter(name), torch.zeros(H))
         nn.init.normal_(gru.get_parameter(name))
     assert [n for n in gru.state_dict() if n not in names] == list(theirs.state_dict())
-    assert all(torch.equal(gru.state_dict()[n], v) for n, v in theirs.state_dict().items())  # drawn in torch's order
+    assert all(
+        torch.equal(gru.state_dict()[n], v) for n, v in theirs.state_dict().items()
+    )  # drawn in the order of torch
     with pytest.raises(RuntimeError, match=r'Missing key.*"state_l0", "state_l0_reverse", "state_l1", "state_l1_rev'):
         gru.load_state_dict(theirs.state_dict())
     for other in (theirs, GRU(I, H, L, bidirectional=True)):
@@ -642,7 +646,7 @@ def test_learned_state_is_a_parameter() -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_learned_state_is_where_a_sequence_starts(assert_close, bidirectional: bool) -> None:
+def test_a_sequence_starts_from_the_learned_state(assert_close, bidirectional: bool) -> None:
     D = 1 + bidirectional
     gru = GRU(I, H, L, bidirectional=bidirectional, learned_state=True).double()
     plain = GRU(I, H, L, bidirectional=bidirectional).double()
@@ -652,14 +656,14 @@ def test_learned_state_is_where_a_sequence_starts(assert_close, bidirectional: b
         nn.init.normal_(state)
     x, h0 = draw(T, B, I), draw(L * D, B, H)
     hx = torch.stack([state.detach() for state in states])[:, None].repeat(1, B, 1).requires_grad_()
-    found = values_and_gradients(gru(x), [x, *states])
+    actual = values_and_gradients(gru(x), [x, *states])
     expected = values_and_gradients(plain(x, hx), [x, hx])
     expected[3:] = expected[3].sum(1)
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"{i}", value, other, 1e-12)
     assert_close("unbatched", gru(x[:, 1])[0].detach(), plain(x[:, 1], hx[:, 1])[0].detach(), 1e-12)
     for value, other in zip(gru(x, h0), plain(x, h0), strict=True):
-        assert torch.equal(value, other)  # a state that is given goes before
+        assert torch.equal(value, other)  # hx takes precedence
     gradients = torch.autograd.grad(gru(x, h0)[0].sum(), states, allow_unused=True)
     assert all(g is None or not g.any() for g in gradients)
     resets = torch.zeros(T, B, dtype=torch.bool)
@@ -674,10 +678,10 @@ def test_learned_state_is_where_a_sequence_starts(assert_close, bidirectional: b
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("bias", [True, "single", False])
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True), (3, False)])
-def test_gates_are_those_of_the_equations(
+def test_gates_follow_the_equations(
     assert_close, layers: int, bidirectional: bool, bias: bool | str, reset: str
 ) -> None:
-    """From z and n alone the states follow, and from these r, z and n by the equations of one step."""
+    """The states follow from z and n, and r, z and n follow from the states by the equations of a step."""
     D = 1 + bidirectional
     gru = GRU(I, H, layers, bias, bidirectional=bidirectional, reset=reset).double()
     x, h0 = draw(T, B, I).detach(), draw(layers * D, B, H).detach()
@@ -688,14 +692,14 @@ def test_gates_are_those_of_the_equations(
             both = []
             for k, suffix in enumerate([f"_l{layer}", f"_l{layer}_reverse"][:D], layer * D):
                 weights = [getattr(gru, f"{m}{suffix}", None) for m in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
-                a, h, found = equations.project(x, *weights[:2]), h0[k], {}
+                a, h, actual = equations.project(x, *weights[:2]), h0[k], {}
                 for t in reversed(range(T)) if k % D else range(T):
                     expected = equations.gates(a[t], h, *weights[2:], reset=reset)
                     for name, value, other in zip("rzn", (r, z, n), expected, strict=True):
                         assert_close(f"{name}{suffix}", value[k, t], other, 1e-12)
-                    found[t] = h = (1 - z[k, t]) * n[k, t] + z[k, t] * h
+                    actual[t] = h = (1 - z[k, t]) * n[k, t] + z[k, t] * h
                 assert_close("last", last[k], h, 1e-12)
-                both.append(torch.stack([found[t] for t in range(T)]))
+                both.append(torch.stack([actual[t] for t in range(T)]))
             x = torch.cat(both, -1)
         assert_close("states", states, x, 1e-12)
 
@@ -759,7 +763,7 @@ def test_half_input_of_a_float32_module(half: torch.dtype) -> None:
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_half_module_computes_in_float32(assert_close, half: torch.dtype) -> None:
-    """Rounded once a layer, on its way out."""
+    """Outputs are rounded once per layer."""
     gru = GRU(I, H, bidirectional=True).to(half)
     x, h0 = torch.randn(T, B, I).to(half).requires_grad_(), torch.randn(2, B, H).to(half).requires_grad_()
     wide = copy.deepcopy(gru).float()
@@ -777,7 +781,7 @@ def test_half_module_computes_in_float32(assert_close, half: torch.dtype) -> Non
         assert scale > 0.1
 
 
-def test_half_module_as_torch(assert_close) -> None:
+def test_half_module_equals_torch(assert_close) -> None:
     theirs, ours = nn.GRU(I, H, L).bfloat16(), GRU(I, H, L).bfloat16()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(T, B, I).bfloat16()
@@ -788,7 +792,7 @@ def test_half_module_as_torch(assert_close) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_autocast(dtype: torch.dtype) -> None:
-    """Computed in float32 all the same; what comes out of other layers in bfloat16 is taken."""
+    """The computation stays in float32, and bfloat16 outputs of other layers are accepted."""
     gru, head = GRU(I, H, L, bidirectional=True), nn.Linear(2 * H, I)
     x, h0 = torch.randn(T, B, I).to(dtype), torch.randn(2 * L, B, H).to(dtype)
     expected = gru(x.float(), h0.float())
@@ -801,11 +805,11 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert all(p.grad.isfinite().all() and p.grad.any() for p in gru.parameters())
 
 
-# the rest of what torch.nn.GRU has
+# other features of torch.nn.GRU
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_all_weights_as_torch(bias: bool) -> None:
+def test_all_weights_equals_that_of_torch(bias: bool) -> None:
     theirs, ours = nn.GRU(I, H, L, bias, bidirectional=True), GRU(I, H, L, bias, bidirectional=True)
     ours.load_state_dict(theirs.state_dict())
     assert len(ours.all_weights) == len(theirs.all_weights) == 2 * L
@@ -826,8 +830,8 @@ def test_gradients_in_eval_mode(assert_close) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
-def test_dropout_gradients_as_torch(assert_close, dropout: float) -> None:
-    """The same draws: layer by layer, of both directions at once."""
+def test_dropout_gradients_equal_those_of_torch(assert_close, dropout: float) -> None:
+    """Dropout masks are drawn layer by layer for both directions together, as in torch."""
     theirs = nn.GRU(I, H, 3, dropout=dropout, bidirectional=True).double()
     ours = GRU(I, H, 3, dropout=dropout, bidirectional=True).double()
     ours.load_state_dict(theirs.state_dict())
@@ -839,7 +843,7 @@ def test_dropout_gradients_as_torch(assert_close, dropout: float) -> None:
         assert_close(f"{i}", value, other, 1e-12)
 
 
-def test_wrong_input() -> None:
+def test_wrong_input_is_refused() -> None:
     with pytest.raises(TypeError, match="input must be a tensor or a PackedSequence, got list"):
         GRU(I, H)([1, 2])
     with pytest.raises(RuntimeError, match=r"weight_ih is torch.float32 on cpu, h0 is torch.float64 on cpu"):
@@ -863,7 +867,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_lists_of_weights_as_torch(options: dict) -> None:
+def test_lists_of_weights_equal_those_of_torch(options: dict) -> None:
     theirs, ours = nn.GRU(I, H, **options), GRU(I, H, **options)
     ours.load_state_dict(theirs.state_dict())
     assert isinstance(ours, nn.RNNBase)
@@ -876,8 +880,8 @@ def test_lists_of_weights_as_torch(options: dict) -> None:
     assert [n for n in vars(ours) if n not in vars(theirs)] == ["reset", "learned_state", "batch_invariant", "backend"]
 
 
-def test_lists_of_weights_hold_what_there_is() -> None:
-    """One bias a gate; a learned state is no weight."""
+def test_lists_of_weights_contain_the_existing_weights() -> None:
+    """There is one bias per gate, and a learned state is not a weight."""
     gru = GRU(I, H, L, bias="single", learned_state=True)
     assert gru._all_weights == [[f"{n}_l{k}" for n in ("weight_ih", "weight_hh", "bias_ih")] for k in range(L)]
     assert [tuple(w.shape) for w in gru._flat_weights] == [
@@ -892,7 +896,7 @@ def test_lists_of_weights_hold_what_there_is() -> None:
 
 
 def test_initialization_of_the_textbook() -> None:
-    """As its sequence-to-sequence model is initialized."""
+    """The initialization of the textbook's sequence-to-sequence model works."""
 
     def init_seq2seq(module: nn.Module) -> None:
         if type(module) is nn.Linear:
@@ -909,7 +913,7 @@ def test_initialization_of_the_textbook() -> None:
         assert torch.equal(weight, old) == ("bias" in name)
 
 
-def test_the_lists_are_true_whatever_takes_the_weights_places(assert_close) -> None:
+def test_the_lists_stay_correct_when_weights_are_replaced(assert_close) -> None:
     x = torch.randn(T, B, I, dtype=torch.float64)
 
     def check(gru: GRU) -> None:
@@ -940,14 +944,14 @@ def test_the_lists_are_true_whatever_takes_the_weights_places(assert_close) -> N
 
 
 class Doubled(nn.Module):
-    """A parametrization."""
+    """A parametrization that doubles a weight."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * weight
 
 
 def test_assigned_lists(assert_close) -> None:
-    """Parameters become the module's, other tensors are computed with, as in torch.nn.GRU."""
+    """As in torch.nn.GRU, assigned parameters become the module's, and other tensors are used in the computation."""
     theirs, ours = nn.GRU(I, H).double(), GRU(I, H).double()
     ours.load_state_dict(theirs.state_dict())
     x, results = draw(T, B, I), []
@@ -969,7 +973,7 @@ def test_assigned_lists(assert_close) -> None:
         results.append(values_and_gradients(module(x), [x]))
     for value, expected in zip(*results[4:], strict=True):
         assert_close("after an item", value, expected, 1e-12)
-    ours.weight_hh_l0 = nn.Parameter(torch.ones(3 * H, H, dtype=x.dtype))  # is newer than what was put in its place
+    ours.weight_hh_l0 = nn.Parameter(torch.ones(3 * H, H, dtype=x.dtype))  # a later assignment wins
     assert ours._flat_weights[1] is ours.weight_hh_l0
     ours._flat_weights = [nn.Parameter(w.detach()) for w in ours._flat_weights]
     assert all(w is p for w, p in zip(ours._flat_weights, ours.parameters(), strict=True))
@@ -996,7 +1000,7 @@ def test_a_subclass_that_adapts_its_weights(assert_close) -> None:
         assert_close("adapted", value, expected, 1e-12)
 
 
-def test_no_projections_as_torch() -> None:
+def test_projections_are_refused_as_in_torch() -> None:
     for kind in (GRU, nn.GRU):
         with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM, not RNN or GRU"):
             kind(I, H, proj_size=3)
@@ -1004,7 +1008,7 @@ def test_no_projections_as_torch() -> None:
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_checks_of_rnnbase(batch_first: bool) -> None:
-    """What subclasses of torch.nn.GRU call."""
+    """The checks that subclasses of torch.nn.GRU call."""
     packed = pack_padded_sequence(torch.zeros(T, B, I), [5, 4, 1])
     x, wrong = torch.zeros((B, T, I) if batch_first else (T, B, I)), torch.zeros(T, B, I + 1)
     for kind in (nn.GRU, GRU):
@@ -1041,7 +1045,7 @@ def test_saved_as_a_whole() -> None:
     assert list(again.state_dict()) == list(gru.state_dict())
 
 
-def test_made_without_memory_and_given_weights_later() -> None:
+def test_weights_can_be_loaded_into_a_meta_module() -> None:
     with torch.device("meta"):
         gru = GRU(I, H, L)
     other = GRU(I, H, L)

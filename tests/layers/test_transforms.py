@@ -1,6 +1,6 @@
 """GRU under torch.func, forward-mode and double differentiation, torch.compile, torch.export and torch.library.opcheck.
 
-What a transform gives is compared with the same thing done without it: a loop for vmap, autograd for grad and jacrev,
+Each transform is compared with an equivalent without it: a loop for vmap, autograd for grad and jacrev, finite
 differences for jvp, the eager module for compiled and exported ones.
 """
 
@@ -25,7 +25,7 @@ from tests.helpers.definition import unbundled
 
 T, B, I, H, L = 5, 3, 4, 6, 2  # noqa: E741
 
-needs_library = pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(bool(reason_against_native()), reason="the compiled library is missing")
 
 
 def draw(*shape: int) -> Tensor:
@@ -33,7 +33,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def make(**options: Any) -> GRU:
-    """Two layers, both directions, learned states that are not zero."""
+    """Return a GRU with two layers, both directions, and learned states other than zero."""
     gru = GRU(I, H, L, bidirectional=True, learned_state=True, **options).double()
     for name, parameter in gru.named_parameters():
         if name.startswith("state"):
@@ -42,7 +42,7 @@ def make(**options: Any) -> GRU:
 
 
 def some(T: int, B: int) -> dict[str, Tensor]:
-    """Lengths and resets."""
+    """Return lengths and resets."""
     lengths, resets = torch.arange(B) * 7 % T + 1, torch.zeros(T, B, dtype=torch.bool)
     lengths[0], lengths[-1], resets[T // 2, ::2] = T, 0, True
     return {"lengths": lengths, "resets": resets}
@@ -52,8 +52,8 @@ def scalar(outputs: Any) -> Tensor:
     return sum((v * torch.linspace(-1, 2, v.numel(), dtype=v.dtype).view(v.shape)).sum() for v in outputs)
 
 
-def compare(check: Callable[..., None], found: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    for i, (value, other) in enumerate(zip(found, expected, strict=True)):
+def compare(check: Callable[..., None], actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    for i, (value, other) in enumerate(zip(actual, expected, strict=True)):
         check(f"{i}", value.detach(), other.detach(), tolerance)
 
 
@@ -68,11 +68,11 @@ forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecat
 def test_vmap_over_inputs(assert_close, axis: int, reset: str) -> None:
     N, gru = 2, make(reset=reset)
     x, h0, options = draw(N, T, B, I), draw(N, 2 * L, B, H), some(T, B)
-    found = torch.vmap(lambda x, h: gru(x, h, **options), in_dims=(axis, 0))(x.movedim(0, axis), h0)
+    result = torch.vmap(lambda x, h: gru(x, h, **options), in_dims=(axis, 0))(x.movedim(0, axis), h0)
     alone = [gru(x[k], h0[k], **options) for k in range(N)]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*alone, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*alone, strict=True)])
     leaves = [x, h0, *gru.parameters()]
-    gradients = [torch.autograd.grad(sum(map(scalar, each)), leaves) for each in (zip(*found, strict=True), alone)]
+    gradients = [torch.autograd.grad(sum(map(scalar, each)), leaves) for each in (zip(*result, strict=True), alone)]
     compare(assert_close, *gradients)
 
 
@@ -80,9 +80,9 @@ def test_vmap_over_ids_lengths_and_resets(assert_close) -> None:
     N, gru = 3, make()
     ids, lengths = torch.randint(I, (N, T, B)), torch.randint(T + 1, (N, B))
     resets = torch.rand(N, T, B) < 0.4
-    found = torch.vmap(lambda x, lengths, resets: gru(x, lengths=lengths, resets=resets))(ids, lengths, resets)
+    result = torch.vmap(lambda x, lengths, resets: gru(x, lengths=lengths, resets=resets))(ids, lengths, resets)
     alone = [gru(ids[k], lengths=lengths[k], resets=resets[k]) for k in range(N)]
-    compare(assert_close, found, [torch.stack(parts) for parts in zip(*alone, strict=True)])
+    compare(assert_close, result, [torch.stack(parts) for parts in zip(*alone, strict=True)])
 
 
 @pytest.mark.parametrize("inputs", ["shared", "each"])
@@ -108,18 +108,18 @@ def test_gradients_per_sample(assert_close) -> None:
     def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
         return scalar(torch.func.functional_call(gru, parameters, (row,)))
 
-    found = torch.vmap(torch.func.grad(loss), in_dims=(None, 1))(parameters, x)
+    actual = torch.vmap(torch.func.grad(loss), in_dims=(None, 1))(parameters, x)
     for b in range(B):
         expected = torch.autograd.grad(scalar(gru(x[:, b])), list(gru.parameters()))
-        compare(assert_close, [found[name][b] for name in parameters], expected)
+        compare(assert_close, [actual[name][b] for name in parameters], expected)
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
 def test_grad_and_vjp(assert_close, reset: str) -> None:
     gru, x, h0, options = make(reset=reset), draw(T, B, I), draw(2 * L, B, H), some(T, B)
     expected = torch.autograd.grad(scalar(gru(x, h0, **options)), [x, h0])
-    found = torch.func.grad(lambda x, h: scalar(gru(x, h, **options)), argnums=(0, 1))(x.detach(), h0.detach())
-    compare(assert_close, found, expected)
+    actual = torch.func.grad(lambda x, h: scalar(gru(x, h, **options)), argnums=(0, 1))(x.detach(), h0.detach())
+    compare(assert_close, actual, expected)
     outputs, pull = torch.func.vjp(lambda x, h: gru(x, h, **options), x.detach(), h0.detach())
     d_outputs = [torch.randn_like(v) for v in outputs]
     expected = torch.autograd.grad(gru(x, h0, **options), [x, h0], d_outputs)
@@ -146,7 +146,7 @@ def test_hessian(assert_close) -> None:
 @pytest.mark.parametrize("how", ["jvp", "dual numbers"])
 @pytest.mark.parametrize("reset", ["after", "before"])
 def test_forward_mode(assert_close, reset: str, how: str) -> None:
-    """Against the transposed gradient, and against differences."""
+    """Compare with the transposed gradient and with finite differences."""
     gru, x, h0, options = make(reset=reset), draw(T, B, I), draw(2 * L, B, H), some(T, B)
     dx, dh = torch.randn_like(x), torch.randn_like(h0)
     with torch.no_grad():
@@ -172,8 +172,8 @@ def test_transforms_of_a_cell(assert_close) -> None:
     x, h0 = draw(N, B, I), draw(N, B, H)
     compare(assert_close, torch.vmap(cell)(x, h0), [cell(x[k], h0[k]) for k in range(N)])
     expected = torch.autograd.grad(cell(x[0], h0[0]).square().sum(), [x, h0])
-    found = torch.func.grad(lambda x, h: cell(x, h).square().sum(), (0, 1))(x[0], h0[0])
-    compare(assert_close, found, [g[0] for g in expected])
+    actual = torch.func.grad(lambda x, h: cell(x, h).square().sum(), (0, 1))(x[0], h0[0])
+    compare(assert_close, actual, [g[0] for g in expected])
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
@@ -207,8 +207,8 @@ def test_gradient_penalty(assert_close) -> None:
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_gradient_penalty_is_that_of_the_definition(assert_close, reset: str) -> None:
-    """What gradgradcheck cannot see: that the gradient which is differentiated is the right one."""
+def test_gradient_penalty_follows_the_definition(assert_close, reset: str) -> None:
+    """The gradient that is differentiated is the right one, which gradgradcheck does not test."""
     gru, options, results = make(reset=reset), some(T, B), []
     x, h0 = draw(T, B, I), draw(2 * L, B, H)
     for backend in ("auto", "equations"):
@@ -224,7 +224,7 @@ def test_gradient_penalty_is_that_of_the_definition(assert_close, reset: str) ->
 
 @pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
 def test_parametrized_weights(assert_close, kind: str) -> None:
-    """Weights that are tensors and no parameters, as parametrizations and functional_call put them in."""
+    """Weights may be tensors instead of parameters, as with parametrizations and functional_call."""
     suffix, results = "_l0" if kind == "GRU" else "", []
     theirs = getattr(nn, kind)(I, H).double()
     ours = {"GRU": GRU, "GRUCell": GRUCell}[kind](I, H).double()
@@ -256,10 +256,10 @@ compiling = pytest.mark.usefixtures("_fresh_compiler")
 
 
 def check_compiled(check: Callable[..., None], gru: GRU, compiled: Any, x: Tensor, **options: Any) -> None:
-    """Outputs and gradients equal the eager ones."""
-    expected, found = gru(x, **options), compiled(x, **options)
+    """Assert that outputs and gradients equal the eager ones."""
+    expected, actual = gru(x, **options), compiled(x, **options)
     leaves = [v for v in (x, *gru.parameters()) if v.requires_grad]
-    flat = [(*outputs[:2], *itertools.chain(*outputs[2:])) for outputs in (found, expected)]
+    flat = [(*outputs[:2], *itertools.chain(*outputs[2:])) for outputs in (actual, expected)]
     compare(check, *flat)
     if leaves:
         compare(check, *(torch.autograd.grad(scalar(outputs), leaves) for outputs in flat))
@@ -270,7 +270,7 @@ def check_compiled(check: Callable[..., None], gru: GRU, compiled: Any, x: Tenso
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_compile_forward_and_backward(assert_close, batch_first: bool, reset: str) -> None:
-    """One program for every T and B: nothing is compiled again, and nothing is unrolled."""
+    """One program serves every T and B, without recompiling or unrolling."""
     gru = make(batch_first=batch_first, reset=reset)
     counter, programs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), []
     compiled = torch.compile(gru, backend=counter, fullgraph=True, dynamic=True)
@@ -349,10 +349,10 @@ def test_compile_a_cell_in_a_loop(assert_close) -> None:
         return torch.stack(states), h
 
     x, h0 = draw(T, B, I), draw(B, H)
-    found, expected = torch.compile(run, backend="aot_eager", fullgraph=True)(x, h0), run(x, h0)
-    compare(assert_close, found, expected)
+    actual, expected = torch.compile(run, backend="aot_eager", fullgraph=True)(x, h0), run(x, h0)
+    compare(assert_close, actual, expected)
     leaves = [x, h0, *cell.parameters()]
-    compare(assert_close, *(torch.autograd.grad(scalar(v), leaves) for v in (found, expected)))
+    compare(assert_close, *(torch.autograd.grad(scalar(v), leaves) for v in (actual, expected)))
 
 
 @needs_library
@@ -370,10 +370,10 @@ def test_compile_with_inductor(assert_close) -> None:
     compiled = torch.compile(run, fullgraph=True, dynamic=True)
     for t, b in ((T, B), (T + 4, B + 2)):
         x = draw(t, b, I)
-        found, expected = compiled(x, **some(t, b)), run(x, **some(t, b))
-        assert_close("loss", found.detach(), expected.detach(), 1e-11)
+        actual, expected = compiled(x, **some(t, b)), run(x, **some(t, b))
+        assert_close("loss", actual.detach(), expected.detach(), 1e-11)
         leaves = [x, *gru.parameters(), *head.parameters()]
-        compare(assert_close, *(torch.autograd.grad(v, leaves) for v in (found, expected)), tolerance=1e-11)
+        compare(assert_close, *(torch.autograd.grad(v, leaves) for v in (actual, expected)), tolerance=1e-11)
 
 
 # torch.export
@@ -400,7 +400,7 @@ def test_export(assert_close, ids: bool, strict: bool) -> None:
     model, time, batch = Model().eval(), torch.export.Dim("time", min=2), torch.export.Dim("batch", min=2)
     shapes = {"x": {0: time, 1: batch}, "lengths": {0: batch}, "resets": {0: time, 1: batch}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own making, in some versions
+        warnings.simplefilter("ignore")  # some versions of torch warn
         program = torch.export.export(
             model,
             (torch.randint(I, (T, B)) if ids else torch.randn(T, B, I).double(),),
@@ -418,8 +418,8 @@ def test_export(assert_close, ids: bool, strict: bool) -> None:
     gradients = []
     for module in (exported, model):
         values = dict(module.named_parameters())
-        found = torch.autograd.grad(scalar(module(x, **some(t, b))), list(values.values()), allow_unused=True)
-        gradients.append({n: g for n, g in zip(values, found, strict=True) if g is not None})
+        result = torch.autograd.grad(scalar(module(x, **some(t, b))), list(values.values()), allow_unused=True)
+        gradients.append({n: g for n, g in zip(values, result, strict=True) if g is not None})
     compare(assert_close, [gradients[0][name] for name in gradients[1]], gradients[1].values())
 
 
@@ -449,34 +449,34 @@ def test_opcheck(case: str, reverse: bool, before: bool) -> None:
         True,
         case != "no gates",
     )
-    if case == "no gates":  # for tensors without a gradient
+    if case == "no gates":  # tensors without a gradient
         arguments = tuple(v.detach() if isinstance(v, Tensor) else v for v in arguments)
     torch.library.opcheck(torch.ops.headgate.gru.default, arguments)
 
 
 @needs_library
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_operator_is_the_definition(assert_close, reset: str) -> None:
-    """Called as an operator, as a compiled program calls it: values, and gradients of all that can have one."""
+def test_operator_follows_the_definition(assert_close, reset: str) -> None:
+    """Values and all gradients of the operator, called directly as by a compiled program, follow the definition."""
     leaves = [draw(*shape) for shape in ((T, B, I), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (H,))]
     *six, state = leaves
     options = some(T, B)
     states, last, gates = torch.ops.headgate.gru(*leaves, *options.values(), reset == "before", True, True, True)
-    found = states, last, native_gru.unblocked(gates, H)
+    actual = states, last, native_gru.unblocked(gates, H)
     expected = unbundled(equations.sequence)(
         *six, reset=reset, reverse=True, **options, reset_state=state, return_gates=True
     )  # fmt: skip
-    compare(assert_close, found, expected)
-    compare(assert_close, *(torch.autograd.grad(scalar(v), leaves) for v in (found, expected)), tolerance=1e-11)
+    compare(assert_close, actual, expected)
+    compare(assert_close, *(torch.autograd.grad(scalar(v), leaves) for v in (actual, expected)), tolerance=1e-11)
 
 
 @needs_library
-def test_traced_without_gradients_run_with_them(assert_close) -> None:
-    """The program kept no gates; backward makes them again."""
+def test_a_program_traced_without_gradients_can_compute_them(assert_close) -> None:
+    """The program kept no gates, so backward recomputes them."""
     layer = GRU(I, H).double()
     x = draw(T, B, I)
     with torch.no_grad():
         program = torch.export.export(layer, (x,), strict=False).module()
     expected = torch.autograd.grad(layer(x)[0].square().sum(), x)[0]
-    found = torch.autograd.grad(program(x)[0].square().sum(), x)[0]
-    assert_close("dx", found, expected, 1e-12)
+    actual = torch.autograd.grad(program(x)[0].square().sum(), x)[0]
+    assert_close("dx", actual, expected, 1e-12)

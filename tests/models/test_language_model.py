@@ -1,4 +1,4 @@
-"""LanguageModel: against the same model put together from torch's own pieces, with one-hot vectors made."""
+"""LanguageModel against the same model assembled from torch modules and explicit one-hot vectors."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ T, B, V, H, L = 4, 3, 7, 6, 2
 
 
 @pytest.mark.parametrize("embedding", [0, 5])
-def test_values(assert_close, embedding: int) -> None:
+def test_values_equal_torch(assert_close, embedding: int) -> None:
     model = LanguageModel(ModelSettings(hidden_size=H, num_layers=L, embedding=embedding, dropout=0.0), V)
     reference = nn.GRU(embedding or V, H, L)
     reference.load_state_dict(model.gru.state_dict())
@@ -41,7 +41,7 @@ def test_state_carries_a_text_through() -> None:
 
 @pytest.mark.parametrize("embedding", [0, 5])
 def test_each_document_starts_over(embedding: int) -> None:
-    """At a separator the state is zeros again, in its row alone: as if every document were read by itself."""
+    """A separator resets the state of its row to zeros, as if each document were read alone."""
     model = LanguageModel(
         ModelSettings(hidden_size=H, num_layers=L, embedding=embedding, dropout=0.0), V, document_id=V - 1
     )
@@ -62,8 +62,8 @@ def test_each_document_starts_over(embedding: int) -> None:
         assert torch.allclose(new[:, row : row + 1], before, atol=1e-6)
 
 
-def test_the_one_hot_is_never_made() -> None:
-    """A vocabulary whose one-hot tensor would take 80 GB."""
+def test_no_one_hot_tensor_is_created() -> None:
+    """With this vocabulary, the one-hot tensor would take 80 GB."""
     V = 1_000_000
     model = LanguageModel(ModelSettings(hidden_size=1, embedding=0, dropout=0.0), V)
     tokens = torch.randint(V, (200, 100))
@@ -74,7 +74,7 @@ def test_the_one_hot_is_never_made() -> None:
     assert set(gradient.abs().sum(0).nonzero().flatten().tolist()) <= set(tokens.unique().tolist())
 
 
-def test_scratch_start() -> None:
+def test_normal_initialization() -> None:
     model = LanguageModel(
         ModelSettings(hidden_size=64, bias="single", initialization="normal", embedding=0, dropout=0.0), 50
     )
@@ -88,7 +88,7 @@ def test_scratch_start() -> None:
 
 
 def test_tied(assert_close) -> None:
-    """One matrix reads and writes: the gradient is the sum of both uses."""
+    """One matrix is embedding and head, and its gradient is the sum of both uses."""
     model = LanguageModel(ModelSettings(hidden_size=H, num_layers=L, embedding=H, head="tied", dropout=0.0), V).double()
     names = {name for name in model.state_dict() if not name.startswith("gru.")}
     assert names == {"embedding.weight", "head.bias"}
@@ -107,7 +107,7 @@ def test_tied(assert_close) -> None:
 
 
 def test_tied_starts_as_a_linear_head_does() -> None:
-    """The first logits are small, and the start does not depend on the embedding's own."""
+    """The first logits are small, and independent of the embedding's own initialization."""
     V = 500
     model = LanguageModel(ModelSettings(hidden_size=64, embedding=64, head="tied", dropout=0.0), V)
     for parameter in (model.embedding.weight, model.head.bias):
@@ -119,7 +119,7 @@ WIDE = 1003  # tokens, for an adaptive head
 
 
 def test_adaptive() -> None:
-    """The logits are log-probabilities, the loss is theirs, and the state_dict has the names of torch's module."""
+    """The logits are log-probabilities that match the loss, and the state_dict has the names of torch's module."""
     model = LanguageModel(ModelSettings(hidden_size=17, embedding=5, head="adaptive", dropout=0.0), WIDE).double()
     assert {k: tuple(v.shape) for k, v in model.state_dict().items() if k.startswith("head.")} == {
         "head.head.weight": (62 + 2, 17),
@@ -137,15 +137,15 @@ def test_adaptive() -> None:
     assert torch.allclose(losses, expected, atol=1e-13)
     assert torch.equal(after, state)
     gradients = torch.autograd.grad(expected.mean(), list(model.parameters()))
-    found = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
-    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(found, gradients, strict=True))
+    actual = torch.autograd.grad(model.loss(tokens, targets)[0], list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(actual, gradients, strict=True))
     ids = np.random.default_rng(0).integers(WIDE, size=100)
     whole = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     log_p, _ = model(torch.from_numpy(ids[:-1, None]))
     assert whole.loss == pytest.approx(-log_p[:, 0].gather(1, torch.from_numpy(ids[1:, None])).mean().item(), rel=1e-12)
 
 
-def test_heads_that_do_not_fit() -> None:
+def test_heads_that_do_not_fit_are_refused() -> None:
     message = (
         "head = tied uses the embedding's weights, so embedding must equal hidden_size, got embedding = 128 and "
         "hidden_size = 9: set embedding to 9, or use another head"
@@ -173,14 +173,14 @@ def test_dropout_before_the_head() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_losses(training: bool) -> None:
-    """Mean over a text equals one pass over it; dropout is off, and the mode is what it was."""
+    """Losses over a text equal those of one pass, without dropout, and the training mode is restored."""
     model = LanguageModel(ModelSettings(hidden_size=H, dropout=0.5, embedding=0), V).train(training)
     ids = np.random.default_rng(0).integers(V, size=300)
-    found = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
+    actual = evaluate(evaluation_losses(model), ids, rows=1, steps=7)
     assert model.training == training
     model.eval()
     with torch.no_grad():
         logits, _ = model(torch.from_numpy(ids[:-1, None]))
     expected = nn.functional.cross_entropy(logits[:, 0].double(), torch.from_numpy(ids[1:]))
-    assert found.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert found.tokens == 299
+    assert actual.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert actual.tokens == 299

@@ -1,4 +1,4 @@
-"""SequenceModel: values and gradients against the definition read row by row; the same bits alone and in any batch."""
+"""SequenceModel: values and gradients against the definition, row by row; the same bits alone and in any batch."""
 
 import copy
 import itertools
@@ -18,11 +18,11 @@ from headgate.models.sequence_model import POOLS
 T, B, I, H, O = 7, 5, 3, 6, 4  # noqa: E741
 LENGTHS = [7, 0, 4, 1, 6]
 
-needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is not there")
+needs_library = pytest.mark.skipif(native.find() is None, reason="the compiled library is missing")
 
 
 def summary_of(model: SequenceModel, x: Tensor) -> Tensor:
-    """What the definition says of one sequence (n, I), without batch and padding: (D*H,)."""
+    """Return the summary (D*H,) of one sequence (n, I) by the definition, without batch and padding."""
     D = 2 if model.gru.bidirectional else 1
     if not len(x):
         return x.new_zeros(D * model.gru.hidden_size)
@@ -34,9 +34,9 @@ def summary_of(model: SequenceModel, x: Tensor) -> Tensor:
             weights = [getattr(model.gru, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
             h0 = x.new_zeros(1, model.gru.hidden_size)
             options = equations.Options(model.gru.reset, reverse)
-            found, _ = equations.sequence(states[:, None], h0, equations.Weights(*weights), options)
-            directions.append(found[:, 0])
-            ends.append(found[0 if reverse else -1, 0])
+            result, _ = equations.sequence(states[:, None], h0, equations.Weights(*weights), options)
+            directions.append(result[:, 0])
+            ends.append(result[0 if reverse else -1, 0])
         states = torch.cat(directions, -1)
     if model.pool == "last":
         return torch.cat(ends)
@@ -53,7 +53,9 @@ def definition(model: SequenceModel, x: Tensor, lengths: list[int]) -> Tensor:
     ("pool", "bidirectional", "layers", "reset"),
     list(itertools.product(POOLS, (False, True), (1, 2), ("after", "before"))),
 )
-def test_definition(assert_close, pool: str, bidirectional: bool, layers: int, reset: str, training: bool) -> None:
+def test_values_and_gradients_follow_the_definition(
+    assert_close, pool: str, bidirectional: bool, layers: int, reset: str, training: bool
+) -> None:
     model = SequenceModel(I, H, O, layers, bidirectional=bidirectional, pool=pool, reset=reset).double().train(training)
     x = torch.randn(B, T, I, dtype=torch.float64, requires_grad=True)
     leaves = {"x": x, **dict(model.named_parameters())}
@@ -63,8 +65,8 @@ def test_definition(assert_close, pool: str, bidirectional: bool, layers: int, r
         other = definition(model, x, [T] * B if lengths is None else LENGTHS)
         assert_close("outputs", mine.detach(), other.detach(), 1e-12)
         gradients = [torch.autograd.grad((y * weight).sum() + y.square().sum(), leaves.values()) for y in (mine, other)]
-        for name, found, expected in zip(leaves, *gradients, strict=True):
-            assert_close(f"d{name}", found, expected, 1e-11)
+        for name, actual, expected in zip(leaves, *gradients, strict=True):
+            assert_close(f"d{name}", actual, expected, 1e-11)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -83,7 +85,7 @@ def test_backends_agree(assert_close, pool: str, bidirectional: bool) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_no_steps(pool: str) -> None:
-    """A summary of zeros, whose answer is the bias, in a batch without a single step too."""
+    """The summary of no steps is zero and the output the bias, even if the whole batch has no steps."""
     for x, lengths in ((torch.randn(B, 0, I), None), (torch.randn(B, 0, I), [0] * B), (torch.randn(B, T, I), [0] * B)):
         for training in (False, True):
             model = SequenceModel(I, H, O, pool=pool, bidirectional=True).train(training)
@@ -102,13 +104,13 @@ VARIANTS = list(itertools.product(POOLS, (False, True), (1, 2)))
 
 
 def trained(pool: str, bidirectional: bool, layers: int, hidden: int = 37, **options: Any) -> SequenceModel:
-    """In evaluation mode; a size that fills no vector evenly."""
+    """Return a model in evaluation mode, of a size that is no multiple of a vector."""
     return SequenceModel(I, hidden, O, layers, pool=pool, bidirectional=bidirectional, **options).eval()
 
 
 @needs_library
 @pytest.mark.parametrize(("pool", "bidirectional", "layers"), VARIANTS)
-def test_same_bits_wherever_a_sequence_stands(pool: str, bidirectional: bool, layers: int) -> None:
+def test_same_bits_at_any_position_of_a_batch(pool: str, bidirectional: bool, layers: int) -> None:
     model = trained(pool, bidirectional, layers)
     x = torch.randn(B, T, I)
     with torch.inference_mode():
@@ -151,16 +153,16 @@ def test_same_bits_for_any_sizes(
 
 @needs_library
 @pytest.mark.parametrize(("pool", "bidirectional", "layers"), VARIANTS)
-def test_nothing_beyond_the_end_is_read(pool: str, bidirectional: bool, layers: int) -> None:
+def test_values_beyond_the_end_have_no_effect(pool: str, bidirectional: bool, layers: int) -> None:
     model = trained(pool, bidirectional, layers)
     x = torch.randn(B, T, I)
     expected = model(x, LENGTHS)
     beyond = torch.arange(T) >= torch.tensor(LENGTHS)[:, None]
     for garbage in (1e30, float("nan"), float("inf")):
         dirty = torch.where(beyond[..., None], garbage, x).requires_grad_()
-        found = model(dirty, LENGTHS)
-        assert torch.equal(found, expected)
-        found.sum().backward()
+        actual = model(dirty, LENGTHS)
+        assert torch.equal(actual, expected)
+        actual.sum().backward()
         assert torch.equal(dirty.grad[beyond], torch.zeros(int(beyond.sum()), I))
         assert dirty.grad[~beyond].abs().sum() > 0
         for name, parameter in model.named_parameters():
@@ -175,7 +177,7 @@ def test_batch_first(pool: str, bidirectional: bool, layers: int) -> None:
     x = torch.randn(B, T, I)
     for lengths in (LENGTHS, None):
         assert torch.equal(other(x.transpose(0, 1), lengths), model(x, lengths))
-    assert torch.equal(other(x[2]), model(x[2]))  # unbatched there is but one layout
+    assert torch.equal(other(x[2]), model(x[2]))  # without a batch, both layouts are the same
 
 
 @needs_library
@@ -183,11 +185,11 @@ def test_batch_first(pool: str, bidirectional: bool, layers: int) -> None:
 def test_threads(pool: str) -> None:
     model = trained(pool, True, 2, hidden=64)
     x, lengths = torch.randn(40, T, I), torch.randint(0, T + 1, (40,))
-    found = []
+    result = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(model(x, lengths))
-    assert torch.equal(*found)
+        result.append(model(x, lengths))
+    assert torch.equal(*result)
 
 
 def test_ids_are_one_hot(assert_close) -> None:
@@ -222,8 +224,8 @@ def test_options_reach_the_layer() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_dropout_is_of_training(layers: int) -> None:
-    """On the summary, also where there is no second layer (and no warning that says so)."""
+def test_dropout_acts_in_training_only(layers: int) -> None:
+    """Dropout acts on the summary even with one layer, without a warning about it."""
     model = SequenceModel(I, H, O, layers, dropout=0.5)
     x = torch.randn(B, T, I)
     assert not torch.equal(model(x), model(x))
@@ -239,7 +241,7 @@ def test_dropout_is_of_training(layers: int) -> None:
 
 
 def test_dropout_of_the_summary() -> None:
-    """Half of it is zero, the rest doubled: seen through a head that is the identity."""
+    """With an identity head, half of the summary is zero and the rest doubled."""
     model = SequenceModel(I, H, H, dropout=0.5)
     nn.init.eye_(model.head.weight)
     nn.init.zeros_(model.head.bias)
@@ -251,7 +253,7 @@ def test_dropout_of_the_summary() -> None:
 
 
 @pytest.mark.parametrize("pool", ["", "Last", "sum", None, 3])
-def test_unknown_pool(pool: Any) -> None:
+def test_unknown_pool_is_refused(pool: Any) -> None:
     with pytest.raises(ValueError, match=f"^pool must be one of last, mean, max, got {pool!r}$"):
         SequenceModel(I, H, O, pool=pool)
 
@@ -270,7 +272,7 @@ def test_unknown_pool(pool: Any) -> None:
         (torch.zeros(B, T, I, dtype=torch.complex64), None, ValueError),
     ],
 )
-def test_errors_of_the_layer(pool: str, x: Tensor, lengths: Any, error: type[Exception]) -> None:
+def test_errors_of_the_layer_are_passed_on(pool: str, x: Tensor, lengths: Any, error: type[Exception]) -> None:
     for training in (True, False):
         with pytest.raises(error):
             SequenceModel(I, H, O, pool=pool).train(training)(x, lengths)
@@ -288,7 +290,7 @@ def test_copies(pool: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_export(pool: str) -> None:
-    """One program for any batch and any number of steps."""
+    """One program serves any batch size and number of steps."""
     model = trained(pool, True, 1, hidden=H)
     batch, steps = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("steps", min=2, max=64)
     program = torch.export.export(
@@ -300,7 +302,7 @@ def test_export(pool: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_compile(assert_close, pool: str) -> None:
-    """One program for any batch, training too: nothing is compiled again."""
+    """One program serves any batch size, in training too, without recompiling."""
     torch.compiler.reset()
     model = SequenceModel(I, H, O, bidirectional=True, pool=pool)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -313,7 +315,7 @@ def test_compile(assert_close, pool: str) -> None:
                     answer = module(x, lengths)
                     gradients = torch.autograd.grad(answer.square().sum(), list(model.parameters()))
                     results.append((answer.detach(), *gradients))
-                for found, expected in zip(*results, strict=True):
-                    assert_close(f"{rows} rows", found, expected, 1e-6)
+                for actual, expected in zip(*results, strict=True):
+                    assert_close(f"{rows} rows", actual, expected, 1e-6)
     finally:
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Pictures can be read: numbers written out, whole epochs, legends beside the data, Chinese, twice the resolution."""
+"""Readable pictures: numbers without exponents, whole epochs, legends outside the data, Chinese, double resolution."""
 
 import logging
 import struct
@@ -23,7 +23,7 @@ LOG = [{"epoch": e, "perplexity": 1.5 + 40 / e, "held_out_perplexity": 3 + 40 / 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are saved, which are laid out and written as ever."""
+    """Collect the figures that are saved; they are still laid out and written as usual."""
     figures: list[Any] = []
     real = appearance.rendered
 
@@ -82,7 +82,7 @@ def test_losses_that_are_not_positive_are_drawn(tmp_path: Path, drawn: list[Any]
     assert drawn[0].axes[0].get_yscale() == "linear"
 
 
-def test_legends_are_off_the_data(tmp_path: Path, drawn: list[Any]) -> None:
+def test_legends_do_not_cover_the_data(tmp_path: Path, drawn: list[Any]) -> None:
     published = [Published(5, "9.1", "after"), Published(20, "2.0 to 3.0", "after")]
     draw_curve(LOG, tmp_path / "curve.png", title="GRU of 256 units, 1 layer, reset after", published=published)
     draw_comparison({"runs/" + "long" * 20: LOG, "runs/other": LOG[:3]}, tmp_path / "compare.png")
@@ -107,7 +107,7 @@ def without_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [font.fname for font in few])
 
 
-def test_fonts_installed_after_matplotlib_listed_them_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fonts_that_matplotlib_has_not_cached_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     without_chinese(monkeypatch)
     serif = next(f for f in font_manager.fontManager.ttflist if f.name == "DejaVu Serif")
     sans = [f for f in font_manager.fontManager.ttflist if f.name == "DejaVu Sans"]
@@ -117,7 +117,7 @@ def test_fonts_installed_after_matplotlib_listed_them_are_found(monkeypatch: pyt
     assert appearance.style()["font.family"][-1] == "DejaVu Serif"
 
 
-def test_only_fonts_that_are_there_are_named(
+def test_only_installed_fonts_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     without_chinese(monkeypatch)
@@ -131,7 +131,7 @@ def test_only_fonts_that_are_there_are_named(
     assert appearance.style()["font.family"] == [*own, "WenQuanYi Zen Hei"]
 
 
-def test_one_warning_where_no_font_has_the_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_warning_if_no_font_has_the_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_chinese(monkeypatch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -145,7 +145,7 @@ def test_one_warning_where_no_font_has_the_characters(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(not set(appearance.style()["font.family"]) & set(appearance.CHINESE), reason="needs a Chinese font")
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_chinese_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
-    """No warning, which is an error in tests, and nothing logged."""
+    """Chinese text causes neither a warning, which is an error in tests, nor log messages."""
     series = Series("销量", np.arange(30.0), np.zeros((30, 0)), pd.RangeIndex(30))
     with caplog.at_level(logging.WARNING):
         draw_comparison({"runs/歌词": LOG}, tmp_path / f"c.{kind}")

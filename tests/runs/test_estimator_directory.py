@@ -1,4 +1,4 @@
-"""Fitted estimators on disk: back to the bit, never over something else, and damage is an InputError."""
+"""Saved estimators: exact round trips, no overwriting of anything else, and an InputError for damage."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def classifier(labels: Any = (0, 1), **options: Any) -> GRUClassifier:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Types and values, down to the bits; NaN equals NaN."""
+    """Return True if types and values are equal to the bit; NaN equals NaN."""
     if isinstance(one, dict):
         return type(other) is dict and list(one) == list(other) and all(same(one[k], other[k]) for k in one)
     if isinstance(one, list):
@@ -59,13 +59,13 @@ def check_round_trip(estimator: Any, path: Path) -> Any:
     if hasattr(estimator, "predict_proba"):
         assert np.array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
     expected = {name: value for name, value in vars(estimator).items() if name not in ("_fit", "model_")}
-    found = {name: value for name, value in vars(loaded).items() if name not in ("_fit", "model_")}
+    actual = {name: value for name, value in vars(loaded).items() if name not in ("_fit", "model_")}
     for name, value in expected.items():
-        if name == "_model_parameters":  # as they were given, and NumPy's numbers come back as Python's
-            assert value == found[name]
+        if name == "_model_parameters":  # stored as passed; NumPy numbers are loaded as Python numbers
+            assert value == actual[name]
         elif not isinstance(value, np.random.RandomState):
-            assert same(value, found[name]), name
-    assert set(found) == set(expected)
+            assert same(value, actual[name]), name
+    assert set(actual) == set(expected)
     return loaded
 
 
@@ -79,7 +79,7 @@ def check_round_trip(estimator: Any, path: Path) -> Any:
         {"hidden_size": np.int64(5), "learning_rate": np.float32(0.25)},
     ],
 )
-def test_regressor(options: dict[str, Any], tmp_path: Path) -> None:
+def test_regressor_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
     estimator = regressor(**options)
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     estimator.set_params(**plain)
@@ -88,7 +88,7 @@ def test_regressor(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 4])
-def test_regressor_of_several_targets(columns: int, tmp_path: Path) -> None:
+def test_regressor_with_several_targets(columns: int, tmp_path: Path) -> None:
     loaded = check_round_trip(regressor(np.random.default_rng(1).normal(size=(n, columns))), tmp_path / "model")
     assert loaded.predict(X).shape == (n, columns)
 
@@ -100,14 +100,14 @@ LABELS = [
 
 
 @pytest.mark.parametrize("labels", LABELS, ids=str)
-def test_classifier(labels: Any, tmp_path: Path) -> None:
+def test_classifier_round_trip(labels: Any, tmp_path: Path) -> None:
     estimator = classifier(labels)
     loaded = check_round_trip(estimator, tmp_path / "model")
     assert loaded.predict(X).dtype == np.array(labels).dtype
 
 
 @pytest.mark.parametrize("weights", ["balanced", {0: 1.5, 1: 4}, {0: 1, 1: 0.1}, None])
-def test_class_weight(weights: Any, tmp_path: Path) -> None:
+def test_class_weight_round_trip(weights: Any, tmp_path: Path) -> None:
     loaded = check_round_trip(classifier(class_weight=weights), tmp_path / "model")
     assert same(loaded.class_weight, weights)
     assert np.array_equal(
@@ -120,7 +120,7 @@ def test_generator_is_not_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [pd.DataFrame, np.asarray])
-def test_names_of_columns(table: Any, tmp_path: Path) -> None:
+def test_column_names_are_saved(table: Any, tmp_path: Path) -> None:
     steps = pd.DataFrame(X[:, :, 0], columns=[f"day {t}" for t in range(T)])
     estimator = GRURegressor(**SMALL).fit(table(steps), X[:, 0, 0])
     estimator.save(tmp_path / "model")
@@ -136,8 +136,8 @@ def test_names_of_columns(table: Any, tmp_path: Path) -> None:
             loaded.predict(steps.rename(columns={"day 0": "day 9"}))
 
 
-def test_history_that_is_not_finite(tmp_path: Path) -> None:
-    """JSON has no word for them."""
+def test_a_history_that_is_not_finite_is_saved(tmp_path: Path) -> None:
+    """JSON cannot represent such numbers."""
     estimator = regressor()
     estimator.history_[:] = [{"epoch": 1, "loss": np.inf}, {"epoch": 2, "loss": -np.inf}, {"epoch": 3, "loss": np.nan}]
     estimator._publish()
@@ -147,7 +147,7 @@ def test_history_that_is_not_finite(tmp_path: Path) -> None:
     json.loads((tmp_path / "model" / "config.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_loaded_ones_go_on(tmp_path: Path) -> None:
+def test_loaded_estimators_can_train_further(tmp_path: Path) -> None:
     estimator = regressor(warm_start=True)
     estimator.save(tmp_path / "model")
     loaded = GRURegressor.load(tmp_path / "model")
@@ -181,7 +181,7 @@ def test_not_fitted(tmp_path: Path) -> None:
 def test_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
-    regressor().save(path)  # an empty directory is as good as none
+    regressor().save(path)  # an empty directory is treated as a new one
     first = {p.name: p.read_bytes() for p in path.iterdir()}
     other = classifier(random_state=5)
     with pytest.raises(
@@ -211,7 +211,7 @@ def test_nothing_else_is_replaced(overwrite: bool, tmp_path: Path) -> None:
 
 
 class Odd:
-    """Something that no JSON can say."""
+    """A value that JSON cannot represent."""
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ class Odd:
         ({"random_state": Odd()}, "random_state holds a Odd"),
     ],
 )
-def test_what_cannot_be_saved(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """Nothing is written, and what was there stays."""
+def test_unsupported_values_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Nothing is written, and the previous estimator remains."""
     estimator = classifier()
     estimator.save(tmp_path / "old")
     before = {p.name: p.read_bytes() for p in (tmp_path / "old").iterdir()}
@@ -241,7 +241,7 @@ def test_what_cannot_be_saved(change: dict[str, Any], message: str, tmp_path: Pa
 
 
 def test_dates_as_labels(tmp_path: Path) -> None:
-    """If they can be fitted, then saving says that it cannot; never a broken save."""
+    """If dates can be fitted as labels, saving them is refused and never writes a broken estimator."""
     dates = np.array(["2020-01-01", "2021-01-01"], "M8[D]")[np.arange(n) % 2]
     try:
         estimator = GRUClassifier(**SMALL).fit(X, dates)
@@ -252,7 +252,7 @@ def test_dates_as_labels(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match=r"holds no fitted estimator \(there is no config.json\)"):
             GRURegressor.load(path)
@@ -262,13 +262,13 @@ def test_missing(tmp_path: Path) -> None:
         GRURegressor.load(tmp_path / "model")
 
 
-def test_another_kind(tmp_path: Path) -> None:
+def test_another_kind_of_estimator_is_refused(tmp_path: Path) -> None:
     regressor().save(tmp_path / "model")
     with pytest.raises(InputError, match=r"holds a GRURegressor, not a GRUClassifier: use GRURegressor\.load$"):
         GRUClassifier.load(tmp_path / "model")
 
 
-def test_a_language_model(tmp_path: Path) -> None:
+def test_a_language_model_is_refused(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "run", Settings(), CharacterTokenizer.from_text("abc"), {})
     with pytest.raises(InputError, match=r"holds a language model, not a fitted estimator: use headgate generate$"):
         GRURegressor.load(tmp_path / "run")
@@ -282,7 +282,7 @@ def edit(path: Path, change: Any) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
-def test_another_format(tmp_path: Path) -> None:
+def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model"
     regressor().save(path)
     for version in (estimator_directory.FORMAT + 1, "1", None):
@@ -318,7 +318,7 @@ def test_another_format(tmp_path: Path) -> None:
         lambda config: config["facts"].update(n_features_in_=8),
     ],
 )
-def test_parts_that_do_not_fit(change: Any, tmp_path: Path) -> None:
+def test_inconsistent_parts_are_refused(change: Any, tmp_path: Path) -> None:
     path = tmp_path / "model"
     classifier().save(path)
     edit(path, change)
@@ -330,7 +330,7 @@ DAMAGED = r"/config\.json or model\.safetensors is damaged or from a different s
 
 
 def re_of(path: Path) -> str:
-    """A message that names the directory."""
+    """Return a pattern for the message that names the directory."""
     return ".*" + str(path).replace("\\", r"\\").replace(".", r"\.")
 
 
@@ -347,7 +347,7 @@ def re_of(path: Path) -> str:
         ("y_scale_.deviation", np.ones(2)),
     ],
 )
-def test_arrays_that_do_not_fit(name: str, value: np.ndarray | None, tmp_path: Path) -> None:
+def test_inconsistent_arrays_are_refused(name: str, value: np.ndarray | None, tmp_path: Path) -> None:
     path = tmp_path / "model"
     regressor().save(path)
     arrays = load_file(path / "model.safetensors")
@@ -369,7 +369,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_truncated(name: str, kept: Path, tmp_path: Path) -> None:
+def test_truncated_files_are_refused(name: str, kept: Path, tmp_path: Path) -> None:
     path = tmp_path / "model"
     shutil.copytree(kept, path)
     content = (kept / name).read_bytes()
@@ -380,18 +380,18 @@ def test_truncated(name: str, kept: Path, tmp_path: Path) -> None:
 
 
 def load_or_refuse(path: Path) -> None:
-    """A model, or an InputError that says where: no other exception."""
+    """Load an estimator or get an InputError that names the path; any other exception is a failure."""
     try:
         GRUClassifier.load(path)
     except InputError as error:
         assert str(path) in str(error)  # noqa: PT017
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from numbers that became huge
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers may become huge
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutated(name: str, kept: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_mutated_files_load_or_are_refused(name: str, kept: Path, tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "model"
     if not path.exists():
         shutil.copytree(kept, path)
@@ -420,7 +420,7 @@ values = st.recursive(
 )
 
 
-@pytest.mark.filterwarnings("ignore")  # what strange parameters say when fitted with is not this test's
+@pytest.mark.filterwarnings("ignore")  # strange parameters may warn when used
 @given(data=st.data(), value=values)
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_anywhere_in_the_configuration(kept: Path, tmp_path: Path, data: st.DataObject, value: Any) -> None:
@@ -434,7 +434,7 @@ def test_any_value_anywhere_in_the_configuration(kept: Path, tmp_path: Path, dat
     load_or_refuse(path)
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_previous_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model"
     first = regressor()
     first.save(path)

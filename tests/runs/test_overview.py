@@ -1,4 +1,4 @@
-"""What a run has come to is told truly, whatever state it is in, and where runs differ."""
+"""The overview of runs: their states and results, and the settings in which they differ."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ def make(path: Path, *, step: int = 0, progress: dict | None = None, **changes) 
     return run
 
 
-def test_states(tmp_path: Path) -> None:
+def test_states_of_runs(tmp_path: Path) -> None:
     make(tmp_path / "a-finished", step=40, progress={"epoch": 4, "waited": 1})
     make(tmp_path / "b-half", step=20, progress={"epoch": 2, "waited": 0})
     make(tmp_path / "c-stopped", step=30, progress={"epoch": 3, "waited": 2})
@@ -45,16 +45,16 @@ def test_states(tmp_path: Path) -> None:
     make(tmp_path / "f-damaged").write("config.json", b"{")
     GRURegressor(hidden_size=2, epochs=1).fit(np.ones((4, 3)), np.arange(4.0)).save(tmp_path / "g-fitted")
     (tmp_path / "no run").mkdir()
-    found = {o.path.name: o for o in find(tmp_path)}
-    assert {name: o.state for name, o in found.items()} == {
+    result = {o.path.name: o for o in find(tmp_path)}
+    assert {name: o.state for name, o in result.items()} == {
         "a-finished": "finished", "b-half": "interrupted", "c-stopped": "stopped early", "d-new": "interrupted",
         "e-diverged": "diverged", "f-damaged": "damaged", "g-fitted": "fitted",
     }  # fmt: skip
-    half = found["b-half"]
+    half = result["b-half"]
     assert (half.epoch, half.epochs, half.perplexity, half.held_out) == (2, 4, 4.0, 5.0)
-    assert (found["d-new"].epoch, found["d-new"].perplexity, found["d-new"].held_out) == (0, None, None)
-    assert found["a-finished"].held_out == 5.0  # the best, not the last
-    assert (found["e-diverged"].epoch, found["e-diverged"].perplexity) == (1, 8.0)
+    assert (result["d-new"].epoch, result["d-new"].perplexity, result["d-new"].held_out) == (0, None, None)
+    assert result["a-finished"].held_out == 5.0  # the best, not the last
+    assert (result["e-diverged"].epoch, result["e-diverged"].perplexity) == (1, 8.0)
 
 
 def test_running_and_left_alone(tmp_path: Path) -> None:
@@ -67,18 +67,18 @@ def test_running_and_left_alone(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_size_and_age(tmp_path: Path) -> None:
+def test_size_and_age_of_runs(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     run.append("samples.txt", "x" * 10_000)
     for file in run.path.rglob("*"):
         if file.is_file():
             os.utime(file, (time.time() - 7200,) * 2)
-    found = look(run.path)
-    assert found.size == sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
-    assert 7190 < found.age < 7300
+    result = look(run.path)
+    assert result.size == sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
+    assert 7190 < result.age < 7300
 
 
-def test_differences(tmp_path: Path) -> None:
+def test_differences_between_runs(tmp_path: Path) -> None:
     runs = [
         make(tmp_path / name, **changes) for name, changes in (("a", {}), ("b", {"hidden_size": 5}), ("c", {"seed": 1}))
     ]
@@ -119,7 +119,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         ),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -160,13 +160,13 @@ def test_one_bad_run_does_not_hide_the_others(
         "runs/better": "finished", "runs/broken": "damaged", "runs/directory": "unreadable", "runs/good": "finished",
         "runs/odd": "damaged", "runs/shut": "unreadable",
     }  # fmt: skip
-    said = "\n".join(lines[7:])
-    assert "runs/broken/config.json is damaged" in said
-    assert "runs/shut/config.json: Permission denied" in said
-    assert "runs/odd: a report or the checkpoint lacks 'epoch'" in said
+    output = "\n".join(lines[7:])
+    assert "runs/broken/config.json is damaged" in output
+    assert "runs/shut/config.json: Permission denied" in output
+    assert "runs/odd: a report or the checkpoint lacks 'epoch'" in output
     assert main(["runs", "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [o["problem"] is None for o in found] == [o["state"] == "finished" for o in found]
+    result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [o["problem"] is None for o in result] == [o["state"] == "finished" for o in result]
     assert main(["compare", "runs/good", "runs/broken", "runs/better", "runs/shut"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0].split() == ["runs/good", "runs/better"]
@@ -176,8 +176,8 @@ def test_one_bad_run_does_not_hide_the_others(
     assert "runs/broken/config.json is damaged" in capsys.readouterr().err
 
 
-def test_looking_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that cannot be written to, of somebody else perhaps, is looked at all the same."""
+def test_the_overview_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read-only directories, for instance of another user, can be listed."""
     run = make(tmp_path / "run", step=20, progress={"epoch": 2, "waited": 0})
     with locked(run.path):
         pass
@@ -192,8 +192,8 @@ def test_looking_opens_nothing_for_writing(tmp_path: Path, monkeypatch: pytest.M
     assert (look(run.path).state, look(run.path).problem) == ("interrupted", None)
 
 
-def test_a_file_that_goes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the files of a checkpoint do while a run trains."""
+def test_a_file_that_disappears_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a checkpoint may disappear while a run trains."""
     make(tmp_path / "run")
     (tmp_path / "run" / "gone").symlink_to("nowhere")
     real, seen = Path.stat, []
@@ -219,7 +219,7 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     ("name", "begins"),
     [("c.png", b"\x89PNG"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.jpg", b"\xff\xd8"), ("C.JPEG", b"\xff\xd8")],
 )
-def test_a_picture_is_what_its_name_says(tmp_path: Path, name: str, begins: bytes) -> None:
+def test_the_suffix_determines_the_format_of_a_picture(tmp_path: Path, name: str, begins: bytes) -> None:
     draw_comparison({"one": [{"epoch": 1, "perplexity": 2.0}]}, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(begins)
 
@@ -233,7 +233,7 @@ def test_pictures_that_cannot_be_drawn(
     for out, message in (
         ("c.xyz", "c.xyz: the name of a picture must end in .png, .svg, .pdf, .jpg or .jpeg"),
         ("curves", "curves: the name of a picture must end in"),
-        ("none/c.png", "none/c.png: there is no directory none: make it, or name another place"),
+        ("none/c.png", "none/c.png: there is no directory none: create it, or choose another place"),
     ):
         assert main(["compare", "one", "two", "--out", out]) == 2
         captured = capsys.readouterr()
@@ -243,7 +243,7 @@ def test_pictures_that_cannot_be_drawn(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the size of a file")
-def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+def test_a_failed_picture_leaves_the_previous_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import resource
@@ -252,7 +252,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     for name in ("one", "two"):
         make(tmp_path / name, step=40, progress={"epoch": 4, "waited": 0})
     (tmp_path / "c.png").write_bytes(b"before")
-    draw_comparison({}, tmp_path / "warm.png")  # matplotlib's caches
+    draw_comparison({}, tmp_path / "warm.png")  # fills matplotlib's caches
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -265,7 +265,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "one", "two", "warm.png"]
 
 
-def test_a_picture_through_a_link(tmp_path: Path) -> None:
+def test_a_picture_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "c.png").symlink_to("there/c.png")
     draw_comparison({}, tmp_path / "c.png")

@@ -1,4 +1,4 @@
-"""What a run leaves on disk survives a full disk, a kill between any two operations, and damaged files."""
+"""Run directories survive a full disk, a kill between any two operations, and damaged files."""
 
 import contextlib
 import errno
@@ -37,12 +37,12 @@ FACTS = {"corpus_sha256": "00ff", "published": [{"epoch": 7}], "recipe": None}
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch):
-    """What is flushed, and when, is a test of its own."""
+    """Disable fsync; a separate test checks what is flushed and when."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def checkpoint(step: int, **state) -> Checkpoint:
-    """A checkpoint whose every value says which step it is of."""
+    """Return a checkpoint whose values all identify its step."""
     return Checkpoint(
         step,
         {
@@ -56,15 +56,15 @@ def checkpoint(step: int, **state) -> Checkpoint:
     )
 
 
-def assert_same(found: Checkpoint | None, expected: Checkpoint) -> None:
-    assert found is not None
-    assert (found.step, found.state) == (expected.step, expected.state)
-    assert found.arrays.keys() == expected.arrays.keys()
+def assert_same(actual: Checkpoint | None, expected: Checkpoint) -> None:
+    assert actual is not None
+    assert (actual.step, actual.state) == (expected.step, expected.state)
+    assert actual.arrays.keys() == expected.arrays.keys()
     for group, arrays in expected.arrays.items():
-        assert found.arrays[group].keys() == arrays.keys()
+        assert actual.arrays[group].keys() == arrays.keys()
         for name, value in arrays.items():
-            assert found.arrays[group][name].dtype == value.dtype
-            np.testing.assert_array_equal(found.arrays[group][name], value)
+            assert actual.arrays[group][name].dtype == value.dtype
+            np.testing.assert_array_equal(actual.arrays[group][name], value)
 
 
 def make(path: Path) -> RunDirectory:
@@ -72,7 +72,7 @@ def make(path: Path) -> RunDirectory:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    """The content of every file below a directory."""
+    """Return the contents of all files below a directory."""
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
@@ -85,7 +85,7 @@ def weight_of(run: RunDirectory, *, best: bool = False) -> float:
     return float(value)
 
 
-# A run is created and opened
+# Creating and opening
 
 
 def test_create_and_open(tmp_path):
@@ -101,7 +101,7 @@ def test_create_and_open(tmp_path):
     assert sorted(tree(tmp_path / "runs" / "a")) == ["config.json", "tokenizer.json"]
 
 
-def test_config_json_is_for_people_too(tmp_path):
+def test_config_json_is_readable(tmp_path):
     make(tmp_path / "a")
     text = (tmp_path / "a" / "config.json").read_text("utf-8")
     assert json.loads(text)["format"] == FORMAT == 2
@@ -118,12 +118,12 @@ def test_changed_settings_are_written(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_bytes_tokenizer_comes_back(tmp_path):
+def test_a_bytes_tokenizer_round_trip(tmp_path):
     RunDirectory.create(tmp_path / "a", SETTINGS, ByteTokenizer(), {})
     assert isinstance(RunDirectory.open(tmp_path / "a").tokenizer, ByteTokenizer)
 
 
-def test_an_empty_directory_will_do(tmp_path):
+def test_a_run_may_be_created_in_an_empty_directory(tmp_path):
     (tmp_path / "a").mkdir()
     make(tmp_path / "a")
     assert is_run(tmp_path / "a")
@@ -140,7 +140,7 @@ def test_a_used_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_directory_of_somebody_else_is_refused(tmp_path, overwrite):
+def test_a_directory_with_other_files_is_refused(tmp_path, overwrite):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(
         InputError, match=f"^{tmp_path} is not empty and holds no run: name a new directory with --out$"
@@ -173,7 +173,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     assert (opened.settings.model.hidden_size, opened.facts, opened.recover()) == (4, {"new": 1}, None)
 
 
-def test_what_is_no_run_is_not_opened(tmp_path):
+def test_a_directory_without_a_run_is_not_opened(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         assert not is_run(path)
         with pytest.raises(
@@ -217,19 +217,19 @@ def test_weights_before_the_first_checkpoint(tmp_path):
         run.weights(best=True)
 
 
-def test_a_checkpoint_makes_its_weights_the_runs(tmp_path):
+def test_a_checkpoint_updates_the_weights_of_the_run(tmp_path):
     run = make(tmp_path)
     run.save(checkpoint(3))
-    found = run.weights()
-    assert found.keys() == {"head.weight", "head.bias"}
-    np.testing.assert_array_equal(found["head.weight"], np.full((2, 3), 3, np.float32))
-    np.testing.assert_array_equal(found["head.bias"], np.arange(5, dtype=np.float32))
+    result = run.weights()
+    assert result.keys() == {"head.weight", "head.bias"}
+    np.testing.assert_array_equal(result["head.weight"], np.full((2, 3), 3, np.float32))
+    np.testing.assert_array_equal(result["head.bias"], np.arange(5, dtype=np.float32))
     assert weight_of(run, best=True) == 3.5
     run.use_best()
     assert weight_of(run) == 3.5
 
 
-def test_without_a_best_there_is_none(tmp_path):
+def test_no_best_weights_unless_saved(tmp_path):
     run = make(tmp_path)
     saved = checkpoint(3)
     del saved.arrays["best"]
@@ -245,7 +245,7 @@ def test_without_a_best_there_is_none(tmp_path):
 def test_save_and_recover(tmp_path):
     run = make(tmp_path)
     run.save(checkpoint(3, position=8))
-    for _ in range(2):  # recovering changes nothing that recovering needs
+    for _ in range(2):  # recovery can be repeated
         assert_same(RunDirectory.open(tmp_path).recover(), checkpoint(3, position=8))
 
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_the_same_step_replaces_it(tmp_path):
     assert_same(run.recover(), checkpoint(3, position=2))
 
 
-def test_the_manifest_says_what_is_there(tmp_path):
+def test_the_manifest_lists_the_files(tmp_path):
     run = make(tmp_path)
     run.save(checkpoint(3))
     folder = tmp_path / "checkpoints" / "step-000000003"
@@ -277,7 +277,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
     }
 
 
-def test_log_and_samples_are_cut_back_to_the_checkpoint(tmp_path):
+def test_log_and_samples_are_truncated_to_the_checkpoint(tmp_path):
     run = make(tmp_path)
     run.append("log.jsonl", '{"step": 1}\n')
     run.append("samples.txt", "分开\n")
@@ -293,7 +293,7 @@ def test_log_and_samples_are_cut_back_to_the_checkpoint(tmp_path):
     assert run.log() == [{"step": 1}, {"step": 4}]
 
 
-def test_a_log_shorter_than_the_checkpoint_says_is_left(tmp_path):
+def test_a_log_shorter_than_in_the_checkpoint_is_kept(tmp_path):
     run = make(tmp_path)
     run.append("log.jsonl", '{"step": 1}\n{"step": 2}\n')
     run.save(checkpoint(3))
@@ -340,10 +340,10 @@ def test_a_stray_file_among_the_checkpoints_does_no_harm(tmp_path, name):
     assert_same(run.recover(), checkpoint(7))
 
 
-def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+def test_files_are_flushed_before_they_are_renamed(tmp_path, monkeypatch):
     run = make(tmp_path)
-    flushed: set[int] = set()  # inodes, since the last renaming
-    renamed: list[tuple[str, bool]] = []  # the name, and whether the checkpoints' directory was flushed before
+    flushed: set[int] = set()  # inodes since the last rename
+    renamed: list[tuple[str, bool]] = []  # name, and True if the directory of checkpoints was flushed before
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
 
     def watch(name):
@@ -367,7 +367,7 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
 
 
 def full_at(monkeypatch, k: int, *, from_then_on: bool):
-    """Within it, the k-th file written gets half its content (1 is the first), or each from the k-th on."""
+    """Context manager: writing the k-th file (counted from 1) fails halfway, and with from_then_on all later ones."""
     write, count = files.write_durably, 0
 
     def failing(file, content):
@@ -384,8 +384,8 @@ def full_at(monkeypatch, k: int, *, from_then_on: bool):
     return context
 
 
-PIECES = len(checkpoint(0).arrays) + 2  # and state.json and manifest.json: what a checkpoint writes before it is there
-WRITES = PIECES + 2  # and best and model
+PIECES = len(checkpoint(0).arrays) + 2  # files of a checkpoint, with state.json and manifest.json
+WRITES = PIECES + 2  # with best.safetensors and model.safetensors
 
 
 @pytest.mark.parametrize("from_then_on", [False, True], ids=["once", "from-then-on"])
@@ -402,7 +402,7 @@ def test_a_full_disk_at_any_file_leaves_a_checkpoint(tmp_path, monkeypatch, k, f
     if k <= PIECES:
         assert tree(tmp_path) == before
     assert leftovers(tmp_path) == []
-    assert weight_of(run) in (3, 7)  # whole, whichever
+    assert weight_of(run) in (3, 7)  # undamaged, either old or new
     assert weight_of(run, best=True) in (3.5, 7.5)
     again = RunDirectory.open(tmp_path)
     step = 3 if k <= PIECES else 7
@@ -413,7 +413,7 @@ def test_a_full_disk_at_any_file_leaves_a_checkpoint(tmp_path, monkeypatch, k, f
     assert_same(again.recover(), checkpoint(11))
 
 
-def test_a_checkpoint_writes_as_many_files_as_these_tests_try(tmp_path, monkeypatch):
+def test_a_checkpoint_writes_the_expected_number_of_files(tmp_path, monkeypatch):
     run = make(tmp_path)
     with full_at(monkeypatch, WRITES + 1, from_then_on=True):
         run.save(checkpoint(3))
@@ -421,7 +421,7 @@ def test_a_checkpoint_writes_as_many_files_as_these_tests_try(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("k", range(1, PIECES + 1))
-def test_a_full_disk_at_the_first_checkpoint_leaves_nothing_half_done(tmp_path, monkeypatch, k):
+def test_a_full_disk_at_the_first_checkpoint_leaves_no_partial_files(tmp_path, monkeypatch, k):
     run = make(tmp_path)
     before = tree(tmp_path)
     with full_at(monkeypatch, k, from_then_on=True), pytest.raises(OSError, match="No space left"):
@@ -447,7 +447,7 @@ def test_a_run_can_be_created_once_there_is_room_again(tmp_path, monkeypatch, k)
     assert RunDirectory.open(tmp_path / "a").settings == SETTINGS
 
 
-def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_settings(tmp_path, monkeypatch):
     run = make(tmp_path)
     run.settings = run.settings.replaced(epochs=9)
     with full_at(monkeypatch, 1, from_then_on=True), pytest.raises(OSError, match="No space left"):
@@ -457,7 +457,7 @@ def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("k", range(1, PIECES + 1))
-def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch, k):
+def test_a_disk_that_corrupts_data_is_detected(tmp_path, monkeypatch, k):
     run = make(tmp_path)
     run.save(checkpoint(3))
     write, count = files.write_durably, 0
@@ -475,7 +475,7 @@ def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch, k):
     assert_same(run.recover(), checkpoint(3))
 
 
-def test_a_failed_checkpoint_of_the_same_step_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_failed_checkpoint_of_the_same_step_leaves_the_previous_one(tmp_path, monkeypatch):
     run = make(tmp_path)
     run.save(checkpoint(3))
 
@@ -493,13 +493,13 @@ def test_a_failed_checkpoint_of_the_same_step_leaves_the_one_before(tmp_path, mo
 
 
 class KilledError(BaseException):
-    """What nothing catches."""
+    """Stands for a kill; nothing catches it."""
 
 
 def kill_at(monkeypatch, k: int, *, after: bool) -> list[str]:
-    """From now on the k-th change of the disk (1 is the first) is cut short by a kill, or done and followed by it.
+    """Simulate a kill during or right after the k-th change of the disk (counted from 1).
 
-    Returns the names of the changes begun so far, a list that grows.
+    Returns a list that collects the names of the changes that were begun.
     """
     begun: list[str] = []
 
@@ -534,7 +534,7 @@ def kill_at(monkeypatch, k: int, *, after: bool) -> list[str]:
 
 
 def operations(tmp_path, monkeypatch, action) -> int:
-    """How many changes of the disk an action makes."""
+    """Return the number of changes of the disk that an action makes."""
     with monkeypatch.context() as patch:
         begun = kill_at(patch, 0, after=False)
         action(tmp_path)
@@ -549,7 +549,7 @@ def prepare_for_save(path: Path) -> RunDirectory:
     return run
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint(tmp_path, monkeypatch, after):
     total = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "0").save(checkpoint(7)))
     first = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "00"))
@@ -563,25 +563,25 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint(tmp_path, monkeypatc
                 run.save(checkpoint(7))
         assert weight_of(RunDirectory.open(path)) in (3, 7)
         again = RunDirectory.open(path)
-        found = again.recover()
-        assert found is not None
-        assert_same(found, checkpoint(found.step))
-        assert again.log() == [{"step": 1}, {"step": 2}][: 1 if found.step == 3 else 2]
-        assert (weight_of(again), weight_of(again, best=True)) == (found.step, found.step + 0.5)
-        assert [p.name for p in (path / "checkpoints").iterdir()] == [f"step-{found.step:09d}"]
+        result = again.recover()
+        assert result is not None
+        assert_same(result, checkpoint(result.step))
+        assert again.log() == [{"step": 1}, {"step": 2}][: 1 if result.step == 3 else 2]
+        assert (weight_of(again), weight_of(again, best=True)) == (result.step, result.step + 0.5)
+        assert [p.name for p in (path / "checkpoints").iterdir()] == [f"step-{result.step:09d}"]
         again.save(checkpoint(11))
         assert_same(again.recover(), checkpoint(11))
         assert leftovers(path) == []
-        recovered.append(found.step)
+        recovered.append(result.step)
     assert recovered == sorted(recovered)
     assert set(recovered) == {3, 7}
     assert len(recovered) >= WRITES + 4  # the renames of the checkpoint, best and model, and a removal
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_recovering_can_be_recovered_from(tmp_path, monkeypatch, after):
     def interrupted(path):
-        """A run with a whole checkpoint, an unfinished one, an older one, and reports too many."""
+        """A run with a complete checkpoint, an unfinished one, an older one, and reports after the checkpoint."""
         run = prepare_for_save(path)
         shutil.copytree(path / "checkpoints" / "step-000000003", path / "older")
         run.save(checkpoint(7))
@@ -592,7 +592,7 @@ def test_a_kill_at_any_moment_of_recovering_can_be_recovered_from(tmp_path, monk
 
     total = operations(tmp_path, monkeypatch, lambda path: interrupted(path / "0").recover())
     first = operations(tmp_path, monkeypatch, lambda path: interrupted(path / "00"))
-    assert total - first >= 7  # a cut log, best and model written and renamed, two removals
+    assert total - first >= 7  # the log truncated, best and model written and renamed, two removals
     for k in range(1, total - first + 1):
         run = interrupted(tmp_path / str(k))
         with monkeypatch.context() as patch:
@@ -605,7 +605,7 @@ def test_a_kill_at_any_moment_of_recovering_can_be_recovered_from(tmp_path, monk
         assert [p.name for p in (tmp_path / str(k) / "checkpoints").iterdir()] == ["step-000000007"]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 def test_a_kill_at_any_moment_of_saving_the_same_step_again_leaves_one(tmp_path, monkeypatch, after):
     again = checkpoint(3, position=8)
     total = operations(tmp_path, monkeypatch, lambda path: prepare_for_save(path / "0").save(again))
@@ -617,17 +617,17 @@ def test_a_kill_at_any_moment_of_saving_the_same_step_again_leaves_one(tmp_path,
             kill_at(patch, k, after=after)
             with pytest.raises(KilledError):
                 run.save(again)
-        found = RunDirectory.open(tmp_path / str(k)).recover()
-        assert found is not None
-        renewed.append("position" in found.state)
-        assert_same(found, again if renewed[-1] else checkpoint(3))
-    assert renewed == sorted(renewed)  # once the new one is there, it is the one
+        result = RunDirectory.open(tmp_path / str(k)).recover()
+        assert result is not None
+        renewed.append("position" in result.state)
+        assert_same(result, again if renewed[-1] else checkpoint(3))
+    assert renewed == sorted(renewed)  # once the new one exists, it is used
     assert renewed[-1]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["during", "behind"])
+@pytest.mark.parametrize("after", [False, True], ids=["during", "after"])
 @pytest.mark.parametrize("k", range(1, 5))
-def test_a_kill_while_a_run_is_created_leaves_none_or_all_of_it(tmp_path, monkeypatch, k, after):
+def test_a_kill_while_a_run_is_created_leaves_all_or_nothing(tmp_path, monkeypatch, k, after):
     with monkeypatch.context() as patch:
         kill_at(patch, k, after=after)
         with pytest.raises(KilledError):
@@ -641,7 +641,7 @@ def test_a_kill_while_a_run_is_created_leaves_none_or_all_of_it(tmp_path, monkey
 
 
 def damage(data, content: bytes) -> bytes:
-    """Other bytes: cut short, one byte changed, or anything."""
+    """Damage bytes: truncate them, change one, or replace all."""
     place = data.draw(st.integers(0, len(content) - 1))
     flip = data.draw(st.integers(1, 255))
     return data.draw(
@@ -652,7 +652,7 @@ def damage(data, content: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
-    """A run with whole checkpoints of the steps 3 and 7."""
+    """A run with complete checkpoints of steps 3 and 7."""
     path = tmp_path_factory.mktemp("two") / "run"
     run = make(path)
     run.save(checkpoint(3))
@@ -667,7 +667,7 @@ PARTS = [*(f"{group}.safetensors" for group in checkpoint(0).arrays), "state.jso
 
 @quick
 @given(data=st.data(), name=st.sampled_from(PARTS), alone=st.booleans())
-def test_of_two_checkpoints_the_newest_whole_one_is_used(data, name, alone, two_checkpoints, tmp_path_factory):
+def test_the_newest_complete_checkpoint_is_used(data, name, alone, two_checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "run"
     shutil.copytree(two_checkpoints, path)
     file = path / "checkpoints" / "step-000000007" / name
@@ -676,24 +676,24 @@ def test_of_two_checkpoints_the_newest_whole_one_is_used(data, name, alone, two_
         shutil.rmtree(path / "checkpoints" / "step-000000003")
     run = RunDirectory.open(path)
     if name == "manifest.json":
-        allowed = {None if alone else 3, 7}  # a space for a line break, say, does not matter
+        allowed = {None if alone else 3, 7}  # some damage is harmless, such as a space for a line break
     else:
         allowed = {None if alone else 3}
-    found, message = None, ""
+    result, message = None, ""
     try:
-        found = run.recover()
+        result = run.recover()
     except InputError as error:
         message = str(error)
-    if found is None:
+    if result is None:
         assert None in allowed
         assert message == (
             f"no checkpoint in {path}/checkpoints is complete (checked against its manifest.json): restore one, or "
             "start again with --overwrite"
         )
     else:
-        assert found.step in allowed
-        assert_same(found, checkpoint(found.step))
-        assert weight_of(run) == found.step
+        assert result.step in allowed
+        assert_same(result, checkpoint(result.step))
+        assert weight_of(run) == result.step
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -714,7 +714,7 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path):
 
 @quick
 @given(data=st.data(), name=st.sampled_from(["config.json", "tokenizer.json", "model.safetensors", "best.safetensors"]))
-def test_a_damaged_file_is_read_or_named(data, name, two_checkpoints, tmp_path_factory):
+def test_a_damaged_file_loads_or_is_named(data, name, two_checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "run"
     path.mkdir()
     for file in ("config.json", "tokenizer.json", "model.safetensors", "best.safetensors"):
@@ -756,7 +756,7 @@ def test_a_damaged_file_is_read_or_named(data, name, two_checkpoints, tmp_path_f
         (
             "config.json",
             b'{"format": 1, "settings": {"modle": {"hidden_size": 3}}, "facts": {}}',
-            r"/config\.json.*modle",  # else the model would silently be the default one
+            r"/config\.json.*modle",  # otherwise the default model would be used silently
         ),
         ("tokenizer.json", None, r"/tokenizer\.json is missing or damaged: restore it, or train again$"),
         ("tokenizer.json", b"\xff", r"/tokenizer\.json is missing or damaged: restore it, or train again$"),
@@ -776,7 +776,7 @@ def test_damage_is_described(tmp_path, name, content, message):
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
-    """The second is told who has it; when the first is done, or was killed, it may."""
+    """The second process is told who uses it, and may use it once the first is done or was killed."""
     run = make(tmp_path)
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom headgate.storage.lock import locked\n"
@@ -800,7 +800,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["[]", "5", "null", '{"loss": "1.0"}', '{"loss": [1]}', '{"step": 1' + "0" * 30 + "}"])
-def test_a_line_that_is_no_report_is_named(tmp_path, line):
+def test_an_invalid_log_line_is_named(tmp_path, line):
     run = make(tmp_path)
     run.append("log.jsonl", '{"step": 1, "loss": 0.5, "perplexity": null}\n')
     assert len(run.log()) == 1
@@ -810,7 +810,7 @@ def test_a_line_that_is_no_report_is_named(tmp_path, line):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+def test_weights_that_are_not_numbers_are_named(tmp_path, value):
     run = make(tmp_path)
     arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
     run.write("model.safetensors", files.format_arrays(arrays))

@@ -1,4 +1,4 @@
-"""Saving over a saved estimator: concurrent savers, kills at any step, mount points, links; readers see one whole."""
+"""Replacing a saved estimator: concurrent savers, kills at any step, mount points, links, consistent readers."""
 
 import json
 import os
@@ -19,7 +19,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and flock
 
 
 def save(path: Path, version: int, *, overwrite: bool = True, **more: bytes) -> None:
-    """A save whose parts all tell its version; version 2 has one file more than version 1, and one less."""
+    """Save parts that all contain the version; version 2 adds one file and lacks another of version 1."""
     named = {"data.json": b'{"version": %d}' % version, f"only-{version}.txt": b"extra"}
     estimator_directory.write(
         path, "GRURegressor", {"hidden_size": version}, {"version": version}, {"x": np.full(1000 + version, version)},
@@ -28,11 +28,11 @@ def save(path: Path, version: int, *, overwrite: bool = True, **more: bytes) -> 
 
 
 def version_of(path: Path) -> int:
-    """The version that all parts agree on."""
-    found = estimator_directory.read(path, "GRURegressor")
-    version = found.facts["version"]
-    assert found.parameters["hidden_size"] == version
-    assert found.arrays["x"].tolist() == [version] * (1000 + version)
+    """Return the version, and assert that all parts have it."""
+    result = estimator_directory.read(path, "GRURegressor")
+    version = result.facts["version"]
+    assert result.parameters["hidden_size"] == version
+    assert result.arrays["x"].tolist() == [version] * (1000 + version)
     return int(version)
 
 
@@ -41,7 +41,7 @@ def names(path: Path) -> list[str]:
 
 
 def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """In a process without torch, because it forks."""
+    """Run code in a process without torch, because it forks."""
     code = "from tests.runs.test_saving import *\n" + text
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
@@ -103,7 +103,7 @@ KILL = """
 path, steps, half = Path(sys.argv[1]), 0, sys.argv[2] == "half"
 
 def killed_at(step):
-    '''A save of version 2 in a process that ends before its so manieth step on the file system; its exit code.'''
+    '''Save version 2 in a process that ends before this step on the file system; return its exit code.'''
     if process := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     count = 0
@@ -129,7 +129,7 @@ def killed_at(step):
 @POSIX
 @pytest.mark.parametrize("content", ["whole", "half"])
 def test_killed_at_any_step(tmp_path: Path, content: str) -> None:
-    """What the last file written holds at the kill, or half of it; and then killed again, and saved."""
+    """The kill leaves the last file written whole or half; then a second kill, and a save."""
     done = script(
         KILL
         + """
@@ -166,7 +166,7 @@ for step in range(10**6):
     if (path / "config.json").exists():
         assert version_of(path) == 2
     else:
-        save(path, 1, overwrite=False)  # what was left is no obstacle
+        save(path, 1, overwrite=False)  # leftovers do not prevent it
         assert version_of(path) == 1
         assert names(path) == ["config.json", "data.json", "model.safetensors", "only-1.txt"], names(path)
     shutil.rmtree(path)
@@ -180,7 +180,7 @@ print(step > 10)
     assert done.stdout == "True\n", done.stdout + done.stderr
 
 
-def test_files_of_the_estimator_before_are_gone(tmp_path: Path) -> None:
+def test_files_of_the_previous_estimator_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
     (path / "notes.txt").write_text("mine")
@@ -189,7 +189,7 @@ def test_files_of_the_estimator_before_are_gone(tmp_path: Path) -> None:
     assert (path / "data.json").read_bytes() == b'{"version": 2}'
 
 
-def test_estimators_of_the_format_before_are_read_and_replaced(tmp_path: Path) -> None:
+def test_estimators_of_the_previous_format_are_read_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
     config = json.loads((path / "config.json").read_text())
@@ -201,7 +201,7 @@ def test_estimators_of_the_format_before_are_read_and_replaced(tmp_path: Path) -
     assert version_of(path) == 2
 
 
-def test_a_companion_is_that_of_the_estimator(tmp_path: Path) -> None:
+def test_a_companion_belongs_to_its_estimator(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
     assert estimator_directory.companion(path, "data.json") == b'{"version": 1}'
@@ -244,28 +244,28 @@ def test_mount_points_are_written_into(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_a_place_is_claimed_by_one(tmp_path: Path) -> None:
+def test_only_one_save_can_claim_a_place(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model"
     with estimator_directory.claim(path, overwrite=False):
         with pytest.raises(InputError, match=f"model is in use by process {os.getpid()} on .*: wait for it, stop it"):
             estimator_directory.claim(path, overwrite=False).__enter__()
         assert files.estimator_in(path) is None
-    assert names(tmp_path) == []  # made, not used, and so removed
+    assert names(tmp_path) == []  # created, not used, and removed again
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_claimed_place_that_is_used_stays(tmp_path: Path, there: bool) -> None:
+def test_a_used_claim_is_kept(tmp_path: Path, there: bool) -> None:
     path = tmp_path / "new" / "model"
     if there:
         path.mkdir(parents=True)
     with estimator_directory.claim(path, overwrite=False, size=100_000) as place:
-        assert sum(p.stat().st_size for p in path.iterdir()) >= 100_000  # room is kept
+        assert sum(p.stat().st_size for p in path.iterdir()) >= 100_000  # the reserved space
         place.write("GRURegressor", {"hidden_size": 3}, {"version": 3}, {"x": np.full(1003, 3)})
     assert version_of(path) == 3
     assert names(path) == ["config.json", "model.safetensors"]
 
 
-def test_an_unused_claim_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_unused_claim_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save(path, 1)
     before = {p.name: p.read_bytes() for p in path.iterdir()}
@@ -294,7 +294,9 @@ def test_a_place_without_room_is_refused_at_once(tmp_path: Path) -> None:
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_write_whole_names_the_file_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_whole_names_the_file_and_keeps_its_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         files.write_whole(tmp_path / "none" / "x.csv", b"1")
     assert caught.value.filename == str(tmp_path / "none" / "x.csv")

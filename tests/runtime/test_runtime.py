@@ -1,4 +1,4 @@
-"""The runtime without torch agrees with the torch model: logits, log-probabilities, greedy text; and it writes well."""
+"""The runtime agrees with the torch model in logits, log-probabilities and greedy text, and needs no torch."""
 
 import json
 import math
@@ -28,7 +28,7 @@ T, B, H = 5, 3, 9
 TOKENIZER = CharacterTokenizer.from_text("abcdefg hi\n")
 V = TOKENIZER.vocabulary_size
 
-WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no library
+WITHOUT = SimpleNamespace(load=lambda: None, PRECISIONS=native.PRECISIONS, MISSING=native.MISSING)  # no native library
 
 VARIANTS = {
     "one layer": ModelSettings(hidden_size=H, embedding=0, dropout=0.0),
@@ -43,7 +43,7 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True, params=["native", "numpy"])
 def engine(request, monkeypatch) -> str:
-    """With the native library, and without it."""
+    """With and without the native library."""
     if request.param == "numpy":
         monkeypatch.setattr(runtime_module, "native", WITHOUT)
     return request.param
@@ -54,7 +54,7 @@ def pair(settings: ModelSettings, tokenizer=TOKENIZER) -> tuple[LanguageModel, R
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # far from uniform, so that mistakes show
-        if settings.head == "adaptive":  # clusters, and single ids of them, often the most probable
+        if settings.head == "adaptive":  # so that clusters, and single ids in them, are often the most probable
             model.head.head.weight[-2:] *= 4
             for _, up in model.head.tail:
                 up.weight *= 4
@@ -62,27 +62,27 @@ def pair(settings: ModelSettings, tokenizer=TOKENIZER) -> tuple[LanguageModel, R
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_are_those_of_the_model(variant: str) -> None:
+def test_steps_equal_those_of_the_model(variant: str) -> None:
     settings = VARIANTS[variant]
     model, runtime = pair(settings)
     tokens = torch.randint(V, (T, B))
     state = torch.randn(settings.num_layers, B, H) / 2
     with torch.no_grad():
         expected, expected_state = model(tokens, state)
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 1e-5
-        assert logits.dtype == found.dtype == np.float32
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+        assert logits.dtype == actual.dtype == np.float32
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
     log_p = expected.double().log_softmax(-1)[:-1].gather(2, tokens[1:, :, None])[:, :, 0]
     assert np.abs(nats + log_p.numpy()).max() < 1e-5
     assert after.shape == (settings.num_layers, B, H)
 
 
-def test_documents_start_over_as_in_the_model() -> None:
-    """Many steps at once, one at a time, and with nothing read before."""
+def test_documents_reset_the_state_as_in_the_model() -> None:
+    """Many steps at once, one at a time, and without earlier input."""
     documents = DocumentTokenizer(TOKENIZER)
     settings = VARIANTS["before, three layers, embedding"]
     model, runtime = pair(settings, documents)
@@ -95,11 +95,11 @@ def test_documents_start_over_as_in_the_model() -> None:
         expected, expected_state = model(tokens, state)
         nats = model.loss(tokens[:-1], tokens[1:], state, reduction="none")[0].view(3 * T - 1, B)
     assert np.abs(runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())[0] - nats.numpy()).max() < 1e-5
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(3 * T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 1e-5
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     with torch.no_grad():
         begun = model(torch.tensor([[documents.document_id]]))[0][-1]
         written = model(torch.tensor([[documents.document_id], *([i] for i in documents.encode("ab").tolist())]))[0][-1]
@@ -107,17 +107,17 @@ def test_documents_start_over_as_in_the_model() -> None:
     assert np.abs(runtime.read("ab")[0] - written.numpy()).max() < 1e-5
     halves = runtime.read("b", runtime.read("a")[1])
     assert np.abs(halves[0] - written.numpy()).max() < 1e-5
-    model.head.bias.data[documents.document_id] = 99.0  # what would be written if it could be
+    model.head.bias.data[documents.document_id] = 99.0  # the most probable id, if it were allowed
     assert "\ufffd" not in Runtime(numpy_weights(model), settings, documents).generate("a", 20)
     assert len(Runtime(numpy_weights(model), settings, documents).generate("a", 20)) == 21
 
 
-def test_words_are_set_off_by_spaces() -> None:
-    """A prefix and what follows are one text: a space between two words, none behind a line break or a space."""
+def test_words_are_separated_by_spaces() -> None:
+    """The continuation is joined to the prefix by a space between two words, but not after a line break or a space."""
     words = WordTokenizer(["to", "be", "or", "\n"])
     model, _ = pair(VARIANTS["one layer"], words)
     with torch.no_grad():
-        model.head.bias[:] = torch.tensor([99.0, 50.0, 0.0, 0.0, 0.0])  # <unk>, which is never written, then "to"
+        model.head.bias[:] = torch.tensor([99.0, 50.0, 0.0, 0.0, 0.0])  # <unk>, which is never generated, then "to"
     runtime = Runtime(numpy_weights(model), VARIANTS["one layer"], words)
     for prefix, text in (
         ("be", "be to to"),
@@ -137,7 +137,7 @@ def test_greedy_text_and_scores(variant: str) -> None:
     with torch.no_grad():
         for t in range(3, 40):
             logits, state = model(torch.tensor(ids if t == 3 else ids[-1:])[:, None], state)
-            logits[-1, 0, 0] = -math.inf  # <unk> is never written
+            logits[-1, 0, 0] = -math.inf  # <unk> is never generated
             ids.append(int(logits[-1, 0].argmax()))
     text = runtime.generate("abc", 37)
     assert text == TOKENIZER.decode(ids)
@@ -147,8 +147,8 @@ def test_greedy_text_and_scores(variant: str) -> None:
     assert np.abs(runtime.log_probabilities(text) - expected.numpy()).max() < 1e-5
 
 
-def test_the_variants_matter() -> None:
-    """The comparison above would see the other variant of the GRU."""
+def test_the_comparison_detects_the_other_variant() -> None:
+    """The comparison above would detect the other variant of the GRU."""
     model, _ = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     right = Runtime(numpy_weights(model), ModelSettings(hidden_size=H, embedding=0, dropout=0.0), TOKENIZER)
     wrong = Runtime(
@@ -179,7 +179,7 @@ def test_weights_are_copied_into_the_library_only(engine: str) -> None:
     ],
     ids=str,
 )
-def test_the_library_draws_what_numpy_draws(monkeypatch, variant: str, sampling: Sampling) -> None:
+def test_the_library_draws_the_same_ids_as_numpy(monkeypatch, variant: str, sampling: Sampling) -> None:
     model, runtime = pair(VARIANTS[variant])
     texts = [runtime.generate("bad", 150, **vars(sampling), seed=3)]
     for threads in (1, 2):
@@ -199,7 +199,7 @@ def test_the_library_draws_what_numpy_draws(monkeypatch, variant: str, sampling:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
-    """They are rounded, by no more than the format does, and otherwise computed with as the others."""
+    """Weights are rounded as the format prescribes, and the computation is otherwise the same."""
     settings, ids = VARIANTS[variant], np.array([1, 4, 2, 7])
     model, exact = pair(settings)
     if engine == "numpy":
@@ -210,7 +210,7 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
         return
     state = np.random.default_rng(0).normal(size=(settings.num_layers, 4, H)).astype(np.float32) / 2
     untied, head = settings, {}
-    if settings.head == "tied":  # what is read is not rounded, what is multiplied is
+    if settings.head == "tied":  # rounded as the head, not as the embedding
         untied, head = replace(settings, head="linear"), {"head.weight": numpy_weights(model)["embedding.weight"]}
     for precision in ("bfloat16", "int8"):
         weights = {}
@@ -225,16 +225,16 @@ def test_weights_in_fewer_bits(engine: str, variant: str) -> None:
                 value = torch.from_numpy(value).bfloat16().float().numpy() if precision == "bfloat16" else whole
             weights[name] = value.astype(np.float32)
         rounded = Runtime(weights, untied, TOKENIZER)
-        found = Runtime(numpy_weights(model), settings, TOKENIZER, precision=precision)
+        actual = Runtime(numpy_weights(model), settings, TOKENIZER, precision=precision)
         expected, expected_state = rounded.step(ids, state)
-        logits, new = found.step(ids, state)
+        logits, new = actual.step(ids, state)
         assert np.abs(logits - expected).max() < 1e-5 < np.abs(logits - exact.step(ids, state)[0]).max()
         assert np.abs(new - expected_state).max() < 1e-6
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, int8, got 'int4'"):
         Runtime(numpy_weights(model), settings, TOKENIZER, precision="int4")
 
 
-# A vocabulary for adaptive heads. Both clusters matter in what is compared: see pair().
+# A vocabulary for adaptive heads. Both clusters affect the values compared: see pair().
 WIDE = CharacterTokenizer.from_text("".join(map(chr, range(0x4E00, 0x4E00 + 1010))))
 ADAPTIVE = [
     ModelSettings(hidden_size=37, num_layers=2, embedding=6, head="adaptive", dropout=0.0),
@@ -244,18 +244,18 @@ ADAPTIVE = [
 
 @pytest.mark.parametrize("settings", ADAPTIVE, ids=["two layers", "one-hot"])
 def test_adaptive_head(monkeypatch, settings: ModelSettings) -> None:
-    """step, read, losses, score, beam and text agree with the model, also where losses are computed in parts."""
+    """step, read, losses, score, beam and text agree with the model, even if losses are computed in parts."""
     model, runtime = pair(settings, WIDE)
     tokens = torch.randint(WIDE.vocabulary_size, (T, B))
     state = torch.randn(settings.num_layers, B, settings.hidden_size) / 2
     with torch.no_grad():
         expected, expected_state = model(tokens, state)
-    found = state.numpy()
+    actual = state.numpy()
     for t in range(T):
-        logits, found = runtime.step(tokens[t].numpy(), found)
+        logits, actual = runtime.step(tokens[t].numpy(), actual)
         assert np.abs(logits - expected[t].numpy()).max() < 2e-5
-        assert logits.dtype == found.dtype == np.float32
-    assert np.abs(found - expected_state.numpy()).max() < 1e-6
+        assert logits.dtype == actual.dtype == np.float32
+    assert np.abs(actual - expected_state.numpy()).max() < 1e-6
     log_p = expected[:-1].gather(2, tokens[1:, :, None])[:, :, 0].numpy()
     nats, after = runtime.losses(tokens[:-1].numpy(), tokens[1:].numpy(), state.numpy())
     assert np.abs(nats + log_p).max() < 2e-5
@@ -276,7 +276,7 @@ def test_adaptive_head(monkeypatch, settings: ModelSettings) -> None:
     assert text == WIDE.decode(ids)
     assert (
         max(ids[3:]) >= 63 or settings.num_layers == 1
-    )  # not from the shortlist alone; score() saw clusters in any case
+    )  # not from the shortlist alone; score() used clusters in any case
     each = logits[:, 0].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
     assert np.abs(runtime.log_probabilities(text) - each).max() < 2e-5
     best, nats = runtime.beam_search(prefix, 1, width=2)[0]
@@ -297,7 +297,7 @@ def test_adaptive_text_is_the_same_without_the_library(monkeypatch) -> None:
 
 
 def test_an_adaptive_head_in_fewer_bits(engine: str) -> None:
-    """The shortlist is rounded as the recurrence is, the clusters are not."""
+    """The shortlist is rounded like the recurrence, the clusters are not."""
     settings, ids = ADAPTIVE[0], np.array([1, 400, 2, 700])
     model, exact = pair(settings, WIDE)
     if engine == "numpy":
@@ -316,7 +316,7 @@ def test_an_adaptive_head_in_fewer_bits(engine: str) -> None:
 
 
 def test_losses_never_hold_all_logits(monkeypatch) -> None:
-    """Computed in parts, the losses are the same."""
+    """Losses computed in parts are the same."""
     _, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     ids, sizes = np.random.default_rng(0).integers(V, size=(T, B, 2)), []
 
@@ -334,14 +334,14 @@ def test_losses_never_hold_all_logits(monkeypatch) -> None:
     assert np.array_equal(state, after)
 
 
-def test_ids_out_of_range() -> None:
+def test_ids_out_of_range_are_refused() -> None:
     _, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     for wrong in (-1, V):
         with pytest.raises(IndexError):
             runtime.step(np.array([wrong]), runtime.initial_state())
 
 
-def test_stream_is_write() -> None:
+def test_stream_yields_the_whole_text() -> None:
     _, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     sampling = Sampling(temperature=0.8, top_k=5, repetition_penalty=1.2)
     pieces = list(runtime.stream("ab", 30, **vars(sampling), seed=5))
@@ -350,14 +350,14 @@ def test_stream_is_write() -> None:
     assert runtime.generate("ab", 30, **vars(sampling), seed=5) != runtime.generate("ab", 30, **vars(sampling), seed=6)
 
 
-def test_sampling_reaches_the_text() -> None:
-    """Each id is drawn from the logits of the text so far, and the penalty sees all of it, the prefix too."""
+def test_sampling_parameters_affect_the_text() -> None:
+    """Each id is drawn from the logits of the text so far, and the penalty covers all of it, with the prefix."""
     _, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     sampling, generator = Sampling(repetition_penalty=3.0, temperature=0.7, min_p=0.05), np.random.default_rng(8)
     text = "ab"
     for _ in range(20):
         logits = runtime.read(text)[0][0]
-        logits[0] = -np.inf  # <unk> is never written
+        logits[0] = -np.inf  # <unk> is never generated
         text += TOKENIZER.decode([sampling.choose(logits, generator, TOKENIZER.encode(text).tolist())])
     assert runtime.generate("ab", 20, **vars(sampling), seed=8) == text
 
@@ -383,7 +383,7 @@ def test_no_prefix() -> None:
     assert runtime.generate("", 6) == runtime.generate("\n", 6)[1:]
 
 
-def test_never_half_a_character() -> None:
+def test_characters_are_never_split() -> None:
     model, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0), ByteTokenizer())
     with torch.no_grad():
         model.head.weight.zero_()
@@ -400,12 +400,12 @@ def test_never_half_a_character() -> None:
 def test_beam_finds_what_greedy_misses() -> None:
     model, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     with torch.no_grad():
-        model.head.bias[0] = -100.0  # <unk> is never written: without this its share would be missing from the scores
+        model.head.bias[0] = -100.0  # <unk> is never generated; otherwise its share would be missing from the scores
     runtime = Runtime(numpy_weights(model), runtime.settings, runtime.tokenizer)
     greedy = runtime.generate("ab", 8)
-    found = runtime.beam_search("ab", 8, width=16)
-    assert found[0][1] >= float(runtime.log_probabilities(greedy)[1:].sum()) - 1e-9
-    for text, score in found:
+    result = runtime.beam_search("ab", 8, width=16)
+    assert result[0][1] >= float(runtime.log_probabilities(greedy)[1:].sum()) - 1e-9
+    for text, score in result:
         assert float(runtime.log_probabilities(text)[1:].sum()) == pytest.approx(score, abs=1e-4)
     assert runtime.beam_search("ab", 8, width=1)[0][0] == greedy
 
@@ -424,11 +424,11 @@ def test_load_without_torch(tmp_path: Path) -> None:
     ).generate("abc", 20)
     call = f"Runtime.load({str(tmp_path / 'run')!r}).generate('abc', 20)"
     code = f"{BLOCKER}\nfrom headgate import Runtime\nprint(repr({call}))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert found.strip() == repr(expected)
+    actual = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert actual.strip() == repr(expected)
 
 
-def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
+def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     save_run(tmp_path / "run", ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     other = CharacterTokenizer.from_text("abcdefg")
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(other.to_json()))
@@ -438,7 +438,7 @@ def test_weights_of_another_vocabulary(tmp_path: Path) -> None:
         Runtime.load(tmp_path / "run")
 
 
-def test_weights_of_another_model(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_run(tmp_path / "run", ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     run = RunDirectory.open(tmp_path / "run")
     run.settings = run.settings.replaced(num_layers=2)
@@ -459,14 +459,14 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_weights_of_another_head(head: str, other: str, names: str) -> None:
+def test_weights_of_another_head_are_refused(head: str, other: str, names: str) -> None:
     settings = ModelSettings(hidden_size=16, embedding=16, head=head, dropout=0.0)
     weights = numpy_weights(LanguageModel(settings, WIDE.vocabulary_size))
     with pytest.raises(InputError, match=f"the weights and config.json disagree about {names}"):
         Runtime(weights, replace(settings, head=other), WIDE)
 
 
-def test_text_too_short_to_score() -> None:
+def test_a_text_too_short_to_score_is_refused() -> None:
     _, runtime = pair(ModelSettings(hidden_size=H, embedding=0, dropout=0.0))
     with pytest.raises(InputError, match=r"^scoring needs a text of at least two tokens, got 1$"):
         runtime.log_probabilities("a")

@@ -1,4 +1,4 @@
-"""From logits to the next id: each filter against its definition, the draw, and beam search against enumeration."""
+"""Sampling: each filter against its definition, the draw, and beam search against enumeration."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def softmax(values) -> list[float]:
 
 
 def by_probability(p) -> list[int]:
-    """Ids, the most probable first, the lowest of equals first."""
+    """Return ids by descending probability, the lowest of equals first."""
     return sorted(range(len(p)), key=lambda i: (-p[i], i))
 
 
@@ -61,42 +61,42 @@ def test_top_p_keeps_the_fewest_that_sum_to_p():
     assert probabilities([0.0, 0.0, 0.0, 0.0], temperature=1.0, top_p=0.5).tolist() == [0.5, 0.5, 0, 0]
 
 
-def test_min_p_is_a_share_of_the_best():
+def test_min_p_is_relative_to_the_most_probable():
     assert probabilities(LOGITS, temperature=1.0, min_p=0.3) == pytest.approx([2 / 9, 4 / 9, 0, 3 / 9])
     assert probabilities(LOGITS, temperature=1.0, min_p=0.74) == pytest.approx([0, 4 / 7, 0, 3 / 7])
     assert probabilities([3.0, 3.0, 2.9], temperature=1.0, min_p=1.0).tolist() == [0.5, 0.5, 0]
 
 
-def test_the_filters_apply_in_their_order():
-    # 0.4 and 0.3 are left by top_k; of those, 4/7 alone reaches 0.5, while 0.4 of the whole would not
+def test_the_filters_apply_in_a_fixed_order():
+    # top_k leaves 0.4 and 0.3; of these, 4/7 alone reaches 0.5, but 0.4 of the whole would not
     assert probabilities(LOGITS, temperature=1.0, top_k=2, top_p=0.5) == pytest.approx([0, 1, 0, 0])
     # temperature first: 16/30 alone reaches 0.5
     assert probabilities(LOGITS, temperature=0.5, top_p=0.5) == pytest.approx([0, 1, 0, 0])
-    # temperature first: 9/16 is less than 0.6 of the best, 0.3/0.4 would not be
+    # temperature first: 9/16 of the best is below 0.6, 0.3/0.4 would not be
     assert probabilities(LOGITS, temperature=0.5, min_p=0.6) == pytest.approx([0, 1, 0, 0])
-    # the penalty first: id 1 falls behind id 3 before only one is kept
+    # the penalty first: it ranks id 1 below id 3 before only one is kept
     assert probabilities(np.log([2, 4, 1, 3]), [1, 1], repetition_penalty=2, temperature=1.0, top_k=1) == pytest.approx(
         [0, 0, 0, 1]
     )
 
 
-def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
+def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     expected = softmax([2.0 / 1.6, -1.0 * 1.6, 0.0, 0.5, -3.0])
-    found = probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0, 0, 2, 1], repetition_penalty=1.6, temperature=1.0)
-    assert found == pytest.approx(expected)  # once each, however often an id was seen
+    actual = probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0, 0, 2, 1], repetition_penalty=1.6, temperature=1.0)
+    assert actual == pytest.approx(expected)  # applied once, however often an id occurred
     rewarded = softmax([2.0 / 0.5, -1.0 * 0.5, 0.0, 0.5, -3.0])
     assert probabilities([2.0, -1.0, 0.0, 0.5, -3.0], [1, 0], repetition_penalty=0.5, temperature=1.0) == pytest.approx(
         rewarded
     )
 
 
-def test_the_repetition_penalty_changes_nothing_at_one_or_without_a_text():
+def test_the_repetition_penalty_has_no_effect_at_one_or_without_a_text():
     plain = probabilities([2.0, -1.0, 0.5], temperature=0.8)
     assert probabilities([2.0, -1.0, 0.5], [0, 1], repetition_penalty=1.0, temperature=0.8).tolist() == plain.tolist()
     assert probabilities([2.0, -1.0, 0.5], [], repetition_penalty=3.0, temperature=0.8).tolist() == plain.tolist()
 
 
-def test_the_repetition_penalty_holds_for_greedy_too():
+def test_the_repetition_penalty_applies_to_greedy_too():
     assert probabilities([2.0, 1.5, -4.0], [0], repetition_penalty=2.0).tolist() == [0, 1, 0]
 
 
@@ -108,7 +108,7 @@ def test_a_forbidden_id_stays_forbidden_under_every_filter():
         assert p.sum() == pytest.approx(1)
 
 
-def test_the_logits_given_are_left_alone():
+def test_the_logits_passed_are_not_changed():
     logits = np.array([2.0, -1.0, 0.5])
     Sampling(repetition_penalty=2.0, temperature=0.7, top_k=2).probabilities(logits, [0, 1])
     assert logits.tolist() == [2.0, -1.0, 0.5]
@@ -163,8 +163,8 @@ def test_support_of_top_p(logits, temperature, top_p):
     count = np.count_nonzero(p)
     kept = by_probability(whole)[:count]
     assert p.nonzero()[0].tolist() == sorted(kept)
-    assert whole[kept].sum() >= top_p - 1e-12  # they reach it
-    assert whole[kept[:-1]].sum() < top_p + 1e-12  # one less does not
+    assert whole[kept].sum() >= top_p - 1e-12  # they reach top_p
+    assert whole[kept[:-1]].sum() < top_p + 1e-12  # one id less does not
     assert p[kept] == pytest.approx(whole[kept] / whole[kept].sum())
 
 
@@ -210,17 +210,17 @@ def test_the_same_seed_draws_the_same():
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_draws_are_as_frequent_as_they_are_probable():
+def test_frequencies_of_draws_match_the_probabilities():
     sampling = Sampling(temperature=0.7, top_k=3)
     expected = sampling.probabilities(LOGITS)
     N = 4000
     counts = np.bincount([sampling.choose(LOGITS, np.random.default_rng(seed)) for seed in range(N)], minlength=4)
     assert counts[expected == 0].tolist() == [0]
-    assert np.abs(counts - N * expected).max() < 4 * math.sqrt(N / 4)  # four standard deviations, at most
+    assert np.abs(counts - N * expected).max() < 4 * math.sqrt(N / 4)  # at most four standard deviations
 
 
 class Fixed:
-    """A generator whose every number is the same."""
+    """A generator that always returns the same number."""
 
     def __init__(self, number: float) -> None:
         self.number = number
@@ -240,7 +240,7 @@ def test_a_draw_inverts_the_cumulative_sum_and_never_leaves_the_support(number, 
 
 @thorough
 @given(logits=some_logits, temperature=temperatures, top_p=st.floats(0.1, 1), number=st.floats(0, 1, exclude_max=True))
-def test_what_is_drawn_is_probable(logits, temperature, top_p, number):
+def test_drawn_ids_have_positive_probability(logits, temperature, top_p, number):
     sampling = Sampling(temperature=temperature, top_p=top_p)
     assert sampling.probabilities(np.array(logits))[sampling.choose(np.array(logits), Fixed(number))] > 0
 
@@ -271,7 +271,7 @@ def test_all_bad_parameters_are_named_at_once():
         ({"min_p": math.nan}, "^min_p must be from 0 to 1, got nan$"),
     ],
 )
-def test_a_bad_parameter_is_named_alone(bad, message):
+def test_a_single_bad_parameter_is_named(bad, message):
     with pytest.raises(InputError, match=message):
         Sampling(**bad)
 
@@ -281,10 +281,10 @@ def test_a_bad_parameter_is_named_alone(bad, message):
 
 def test_log_softmax_over_the_last_axis():
     logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    found = log_softmax(logits)
-    assert found.dtype == np.float64
+    result = log_softmax(logits)
+    assert result.dtype == np.float64
     for t, b in itertools.product(range(2), range(3)):
-        assert found[t, b] == pytest.approx(np.log(softmax(logits[t, b].tolist())))
+        assert result[t, b] == pytest.approx(np.log(softmax(logits[t, b].tolist())))
 
 
 def test_log_softmax_of_extremes():
@@ -293,7 +293,7 @@ def test_log_softmax_of_extremes():
     )
 
 
-# Beam search: a Markov model of the second order; its state (2, W, 1) holds the last two ids
+# Beam search: a Markov model of the second order; its state (2, W, 1) is the last two ids
 
 
 class Markov:
@@ -324,23 +324,23 @@ class Markov:
 def test_a_wide_beam_enumerates(seed):
     model = Markov(3, seed)
     exact = sorted(itertools.product(range(3), repeat=5), key=model.score, reverse=True)
-    found = model.search(width=3**4, length=5)  # as wide as there are beginnings one shorter
-    assert tuple(found[0][0]) == exact[0]
-    assert len({tuple(ids) for ids, _ in found}) == 3**4
-    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids, _ in found])
-    assert [score for _, score in found] == pytest.approx([model.score(ids) for ids in exact[: 3**4]])
+    result = model.search(width=3**4, length=5)  # as many beams as prefixes of length 4
+    assert tuple(result[0][0]) == exact[0]
+    assert len({tuple(ids) for ids, _ in result}) == 3**4
+    assert [score for _, score in result] == pytest.approx([model.score(ids) for ids, _ in result])
+    assert [score for _, score in result] == pytest.approx([model.score(ids) for ids in exact[: 3**4]])
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_a_narrow_beam_scores_what_it_returns(seed, width):
     model = Markov(4, seed)
-    found = model.search(width, length=6)
-    assert len(found) == width
-    assert len({tuple(ids) for ids, _ in found}) == width
-    scores = [score for _, score in found]
+    result = model.search(width, length=6)
+    assert len(result) == width
+    assert len({tuple(ids) for ids, _ in result}) == width
+    scores = [score for _, score in result]
     assert scores == sorted(scores, reverse=True)
-    assert scores == pytest.approx([model.score(ids) for ids, _ in found])
+    assert scores == pytest.approx([model.score(ids) for ids, _ in result])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -356,7 +356,7 @@ def test_a_beam_of_one_is_greedy(seed):
     assert score == pytest.approx(model.score(greedy))
 
 
-def test_a_beam_finds_what_greed_misses():
+def test_a_beam_finds_what_greedy_misses():
     model = Markov(2, 0)
     model.table[1, 0] = np.log([0.6, 0.4])
     model.table[0, 0] = np.log([0.5, 0.5])
@@ -367,14 +367,14 @@ def test_a_beam_finds_what_greed_misses():
 
 
 def test_a_beam_wider_than_the_choices_returns_them_all():
-    found = Markov(3, 1).search(width=50, length=2)
-    assert sorted(ids for ids, _ in found) == [[a, b] for a in range(3) for b in range(3)]
-    assert sum(math.exp(score) for _, score in found) == pytest.approx(1)
+    result = Markov(3, 1).search(width=50, length=2)
+    assert sorted(ids for ids, _ in result) == [[a, b] for a in range(3) for b in range(3)]
+    assert sum(math.exp(score) for _, score in result) == pytest.approx(1)
 
 
 def test_forbidden_ids_are_in_no_beam():
-    found = Markov(4, 2, forbidden=(0, 2)).search(width=50, length=3)
-    assert sorted(ids for ids, _ in found) == [list(ids) for ids in itertools.product((1, 3), repeat=3)]
+    result = Markov(4, 2, forbidden=(0, 2)).search(width=50, length=3)
+    assert sorted(ids for ids, _ in result) == [list(ids) for ids in itertools.product((1, 3), repeat=3)]
 
 
 def test_a_beam_of_no_length_is_the_empty_continuation():
@@ -382,7 +382,7 @@ def test_a_beam_of_no_length_is_the_empty_continuation():
 
 
 @pytest.mark.parametrize(("width", "length"), [(0, 3), (2, -1)])
-def test_beams_that_cannot_be(width, length):
+def test_invalid_beams_are_refused(width, length):
     with pytest.raises(
         InputError,
         match=f"^beam search needs a width of at least 1 and a length of at least 0, got {width}, {length}$",

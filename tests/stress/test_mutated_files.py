@@ -1,5 +1,6 @@
-"""Whatever the bytes of a file that headgate reads: something usable comes of it, or an InputError, soon and in bounded
-memory. Where a checksum would stop the damage early, it is made right again, so that what lies behind it is tested.
+"""Damaged files: reading them gives something usable or an InputError, soon and in bounded memory.
+
+Where a checksum would detect the damage early, it is recomputed, so that the code after the check is tested.
 """
 
 import bz2
@@ -82,7 +83,7 @@ MARK = "\x01here\x01"
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in parsed JSON."""
+    """Yield the paths of all values in parsed JSON."""
     yield path
     if isinstance(tree, dict | list):
         for key in tree if isinstance(tree, dict) else range(len(tree)):
@@ -91,7 +92,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def bytes_of(draw: Any, content: bytes, reach: int | None = None) -> bytes:
-    """Bytes flipped, inserted, removed, repeated, cut off, put elsewhere; within the first ``reach`` of them."""
+    """Draw a mutation of bytes: flipped, inserted, removed, repeated, cut off or moved, within the first ``reach``."""
     changed = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         end = min(reach or len(changed), len(changed))
@@ -115,7 +116,7 @@ def bytes_of(draw: Any, content: bytes, reach: int | None = None) -> bytes:
 
 @st.composite
 def json_of(draw: Any, content: bytes) -> bytes:
-    """A value, anywhere in the tree, replaced by an odd one, left out, or there twice; or bytes changed."""
+    """Draw a mutation of JSON: a value is replaced by an odd one, removed or repeated, or bytes are changed."""
     if draw(st.integers(0, 3)) == 0:
         return draw(bytes_of(content))
     tree = json.loads(content)
@@ -139,7 +140,7 @@ def json_of(draw: Any, content: bytes) -> bytes:
 
 
 def other_arrays(array: np.ndarray) -> list[np.ndarray]:
-    """What could stand in an array's place."""
+    """Yield possible replacements of an array."""
     kinds = (np.float64, np.float16, np.int64, np.uint8, np.uint16, np.uint64, np.bool_, np.complex64)
     return [
         *(np.ones(array.shape, kind) for kind in kinds),
@@ -152,7 +153,7 @@ def other_arrays(array: np.ndarray) -> list[np.ndarray]:
 
 @st.composite
 def arrays_of(draw: Any, content: bytes) -> bytes:
-    """A safetensors file with an array of another shape or type, or none, or one more, or odd numbers in the header."""
+    """Draw a safetensors file with an array changed, missing or added, or with odd numbers in the header."""
     arrays = load(content)
     name = draw(st.sampled_from(sorted(arrays)))
     how = draw(st.sampled_from(["replace", "replace", "leave out", "more", "rename", "header", "bytes"]))
@@ -179,14 +180,14 @@ def arrays_of(draw: Any, content: bytes) -> bytes:
 
 @dataclass
 class Kept:
-    """A run as it was, in bytes, and a folder for what becomes of it."""
+    """The contents of an intact run, and a folder for changed copies."""
 
     path: Path
     contents: dict[str, bytes]
     corpus: Corpus
 
     def with_changed(self, changes: Mapping[str, bytes]) -> Path:
-        """The run with other files; the manifest fits them unless it was itself changed."""
+        """Write the run with changed files; the manifest matches them unless it is itself changed."""
         contents = {**self.contents, **changes}
         manifest = json.loads(self.contents[f"{CHECKPOINT}/manifest.json"])
         for name in manifest["files"]:
@@ -202,7 +203,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """A run of seven steps, of eight an epoch or fewer, so that every group of a checkpoint has something."""
+    """A run of seven steps, enough for every group of a checkpoint to have contents."""
     folder = tmp_path_factory.mktemp("mutated")
     (folder / "text.txt").write_text("abcabdabeacb" * 14)
     chosen = Settings().replaced(corpus=str(folder / "text.txt"), **SMALL)
@@ -216,13 +217,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     files = {str(p.relative_to(run.path)): p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
     assert {*GROUPS, "best.safetensors", "log.jsonl"} <= files.keys()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)  # the disk has nothing to do with this
+        patch.setattr(os, "fsync", lambda _: None)  # not needed here, and slow
         yield Kept(folder / "changed", files, corpus)
 
 
 @contextlib.contextmanager
 def refused(path: Path) -> Iterator[None]:
-    """Within it, an InputError is welcome, if it is one line that says where."""
+    """Context manager: accept an InputError if it is one line and names the path."""
     try:
         yield
     except InputError as error:
@@ -231,11 +232,11 @@ def refused(path: Path) -> Iterator[None]:
 
 
 def use(path: Path, corpus: Corpus) -> None:
-    """Everything that reads a run, each by itself, and what comes of it used."""
-    found = look(path)
-    assert json.loads(as_json(found))["state"] == found.state
-    assert isinstance(f"{in_words(found.age)} {found.epoch} {found.size / 1e6:.1f}", str)
-    assert all(f"{value:.2f}" for value in (found.perplexity, found.held_out) if value is not None)
+    """Call everything that reads a run, separately, and use the results."""
+    result = look(path)
+    assert json.loads(as_json(result))["state"] == result.state
+    assert isinstance(f"{in_words(result.age)} {result.epoch} {result.size / 1e6:.1f}", str)
+    assert all(f"{value:.2f}" for value in (result.perplexity, result.held_out) if value is not None)
     for best in (False, True):
         with refused(path):
             runtime = Runtime.load(path, best=best)
@@ -259,11 +260,11 @@ def use(path: Path, corpus: Corpus) -> None:
 
 
 class OtherTextError(Exception):
-    """The settings ask for another text, which is no damage."""
+    """The settings require another text, which is not damage."""
 
 
 def train_on(run: RunDirectory, corpus: Corpus) -> None:
-    """One step more, as --resume would do it."""
+    """Train one more step, as --resume does."""
     if run.tokenizer.to_json() != corpus.tokenizer.to_json():
         return
     before = set(run.path.parent.iterdir())
@@ -280,25 +281,25 @@ def train_on(run: RunDirectory, corpus: Corpus) -> None:
 
 @repeatably(50)
 @given(data=st.data())
-def test_settings(kept: Kept, data: Any) -> None:
+def test_mutated_settings(kept: Kept, data: Any) -> None:
     use(kept.with_changed({"config.json": data.draw(json_of(kept.contents["config.json"]))}), kept.corpus)
 
 
 @repeatably(20)
 @given(data=st.data())
-def test_vocabulary(kept: Kept, data: Any) -> None:
+def test_mutated_vocabulary(kept: Kept, data: Any) -> None:
     use(kept.with_changed({"tokenizer.json": data.draw(json_of(kept.contents["tokenizer.json"]))}), kept.corpus)
 
 
 @repeatably(25)
 @given(data=st.data(), name=st.sampled_from(["model.safetensors", "best.safetensors"]))
-def test_weights(kept: Kept, data: Any, name: str) -> None:
+def test_mutated_weights(kept: Kept, data: Any, name: str) -> None:
     use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
 
 
 @repeatably(25)
 @given(data=st.data())
-def test_log(kept: Kept, data: Any) -> None:
+def test_mutated_log(kept: Kept, data: Any) -> None:
     lines = kept.contents["log.jsonl"].splitlines(keepends=True)
     number = data.draw(st.integers(0, len(lines) - 1))
     lines[number] = data.draw(json_of(lines[number].strip())) + b"\n"
@@ -307,21 +308,21 @@ def test_log(kept: Kept, data: Any) -> None:
 
 @repeatably(25)
 @given(data=st.data())
-def test_manifest(kept: Kept, data: Any) -> None:
+def test_mutated_manifest(kept: Kept, data: Any) -> None:
     name = f"{CHECKPOINT}/manifest.json"
     use(kept.with_changed({name: data.draw(json_of(kept.contents[name]))}), kept.corpus)
 
 
 @repeatably(50)
 @given(data=st.data())
-def test_state(kept: Kept, data: Any) -> None:
+def test_mutated_state(kept: Kept, data: Any) -> None:
     name = f"{CHECKPOINT}/state.json"
     use(kept.with_changed({name: data.draw(json_of(kept.contents[name]))}), kept.corpus)
 
 
 @repeatably(70)
 @given(data=st.data(), name=st.sampled_from(GROUPS))
-def test_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
+def test_mutated_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
     use(kept.with_changed({name: data.draw(arrays_of(kept.contents[name]))}), kept.corpus)
 
 
@@ -330,7 +331,7 @@ def test_arrays_of_a_checkpoint(kept: Kept, data: Any, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small prepared corpus for each kind of tokenizer that has a vocabulary."""
+    """A small prepared corpus for each kind of tokenizer with a vocabulary."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text("to be or not\nto be 分开\n" * 30)
     made = {}
@@ -347,8 +348,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     name=st.sampled_from(["manifest.json", "manifest.json", "tokenizer.json", "tokenizer.json", "shard-000000.bin"]),
     hidden=st.booleans(),
 )  # fmt: skip
-def test_prepared_corpora(prepared: dict[str, Path], data: Any, kind: str, name: str, hidden: bool) -> None:
-    """With ``hidden`` the checksums are made right again."""
+def test_mutated_prepared_corpora(prepared: dict[str, Path], data: Any, kind: str, name: str, hidden: bool) -> None:
+    """With ``hidden``, the checksums are recomputed."""
     contents = {p.name: p.read_bytes() for p in prepared[kind].iterdir() if p.name != "lock"}
     changed = {name: data.draw(bytes_of(contents[name]) if name.endswith("bin") else json_of(contents[name]))}
     if hidden:
@@ -406,7 +407,7 @@ ODD_TOML = [
 
 @st.composite
 def toml_of(draw: Any, content: str) -> bytes:
-    """A value, a key or a table replaced by something odd; or bytes changed."""
+    """Draw a mutation of TOML: a value, key or table is replaced by something odd, or bytes are changed."""
     lines = content.splitlines()
     number = draw(st.integers(0, len(lines) - 1))
     key, equals, value = lines[number].partition(" = ")
@@ -444,17 +445,17 @@ def toml_of(draw: Any, content: str) -> bytes:
 
 @repeatably(100)
 @given(data=st.data())
-def test_recipe(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+def test_mutated_recipe(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "mutated.toml"
     path.write_bytes(data.draw(toml_of(RECIPE)))
     with refused(path):
-        found = recipe.load(str(path))
-        assert json.dumps(found.settings.to_dict())
-        assert all(isinstance(f"{p.epoch} {p.perplexity} {p.bounds}", str) for p in found.published)
-        assert f"{found.description} {found.source}"
+        result = recipe.load(str(path))
+        assert json.dumps(result.settings.to_dict())
+        assert all(isinstance(f"{p.epoch} {p.perplexity} {p.bounds}", str) for p in result.published)
+        assert f"{result.description} {result.source}"
 
 
-# Saved estimators: tests/test_saved.py mutates the files; here the checksum fits them nevertheless
+# Saved estimators, with matching checksums; tests/runs/test_estimator_directory.py mutates them without
 
 
 @pytest.fixture(scope="module")
@@ -465,10 +466,10 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, by
     return path, (path / "config.json").read_bytes(), (path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from numbers that became huge
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers may become huge
 @repeatably(60)
 @given(data=st.data(), name=st.sampled_from(["config.json", "model.safetensors"]))
-def test_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name: str) -> None:
+def test_mutated_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name: str) -> None:
     path, described, content = estimator
     described = data.draw(json_of(described)) if name == "config.json" else described
     content = data.draw(arrays_of(content)) if name != "config.json" else content
@@ -484,7 +485,7 @@ def test_saved_estimators(estimator: tuple[Path, bytes, bytes], data: Any, name:
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command fit leaves of a table."""
+    """The directory that the command fit makes from a table."""
     path = tmp_path_factory.mktemp("fitted")
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 4)), columns=list("abcd"))
     table.to_csv(path / "table.csv", index=False)
@@ -496,8 +497,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @repeatably(25)
 @given(data=st.data())
-def test_roles_of_columns(fitted: Path, data: Any) -> None:
-    """The data.json that says which columns a fitted model reads."""
+def test_mutated_roles_of_columns(fitted: Path, data: Any) -> None:
+    """Mutations of data.json, which lists the columns that a fitted model reads."""
     (fitted / "model" / "data.json").write_bytes(data.draw(json_of((fitted / "data.json").read_bytes())))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert main(["predict", str(fitted / "model"), str(fitted / "table.csv")]) in (0, 2)
@@ -523,17 +524,17 @@ def table_files() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")  # what pandas says of mixed columns
+@pytest.mark.filterwarnings("ignore")  # pandas warns about mixed columns
 @repeatably(60)
 @given(data=st.data(), name=st.sampled_from(sorted(table_files())))
-def test_tables(tmp_path_factory: pytest.TempPathFactory, data: Any, name: str) -> None:
+def test_mutated_tables(tmp_path_factory: pytest.TempPathFactory, data: Any, name: str) -> None:
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(data.draw(bytes_of(table_files()[name])))
     with refused(path):
         assert len(read_table(str(path)))
 
 
-# What claims to be huge
+# Files that claim to be huge
 
 HOSTILE = """
 import json, resource, sys, time
@@ -577,7 +578,7 @@ print("bounded")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
-def test_what_claims_to_be_huge_takes_no_memory(kept: Kept, tmp_path: Path) -> None:
+def test_files_that_claim_to_be_huge_take_no_memory(kept: Kept, tmp_path: Path) -> None:
     run = kept.with_changed({"a.toml": b"[model]\nhidden_size = 3\n"})
     config = kept.contents["config.json"].decode()
     cases = [

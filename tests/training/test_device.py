@@ -1,6 +1,6 @@
-"""Devices and precisions: what is not there is named; scaled losses train, overflow is skipped, and the scale is saved.
+"""Devices and precisions: missing ones are named; scaled losses train, overflow is skipped, and the scale is saved.
 
-There may be no GPU here: mixed precision itself is tried on the CPU, which ``headgate train`` does not do.
+A GPU may be missing, so mixed precision is tested on the CPU, which ``headgate train`` does not do.
 """
 
 import math
@@ -17,14 +17,14 @@ from tests.helpers.runs import everything, go, small, start
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there() -> None:
+def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(
         InputError, match=r"^device cuda: this torch finds no CUDA GPU: install a build of torch for it"
     ):
         Device.of("cuda", "float32")
 
 
-def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_needs_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=r"^process 2 of this machine needs a GPU of its own, there are 2: "):
@@ -32,7 +32,7 @@ def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
-def test_an_apple_gpu_that_is_not_there() -> None:
+def test_a_missing_apple_gpu_is_named() -> None:
     with pytest.raises(InputError, match=r"^device mps: this torch finds no Apple GPU: omit --device$"):
         Device.of("mps", "float32")
 
@@ -46,7 +46,7 @@ def test_a_cpu_computes_in_float32() -> None:
 
 @pytest.fixture
 def scaled(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
-    """Runs train as on a GPU with precision 16, on the CPU; the devices they were given."""
+    """Make runs train in float16 on the CPU as they would on a GPU; return their devices."""
     made: list[Device] = []
 
     def of(name: str, precision: str, *, number: int = 0) -> Device:
@@ -61,7 +61,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
 def test_a_scaled_loss_trains_the_same(
     tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch, model: dict[str, object]
 ) -> None:
-    """Losses times a power of two, gradients divided by it: nothing changes but for what is rounded to 16 bits."""
+    """Scaling the loss and unscaling the gradients changes nothing beyond rounding to 16 bits."""
     settings = small(**{"max_steps": 12, "clip": 0.1, "backend": "torch", **model})
     run, corpus = start(tmp_path, settings, "scaled")
     go(run, corpus)
@@ -77,7 +77,7 @@ def test_a_scaled_loss_trains_the_same(
 def test_overflow_is_skipped_and_the_scale_falls(
     tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While gradients overflow the factor is halved, and no weight is touched."""
+    """While gradients overflow, the factor is halved and no weight changes."""
     backward = Device.backward
 
     def overflow(self: Device, loss: torch.Tensor) -> None:
@@ -90,8 +90,8 @@ def test_overflow_is_skipped_and_the_scale_falls(
     assert math.isfinite(sum(float(abs(value).sum()) for value in run.weights().values()))
 
 
-def test_goes_on_with_its_scale(tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped and continued as if it had not been, also between two growths of the factor."""
+def test_a_continued_run_keeps_its_scale(tmp_path: Path, scaled: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped run continues as if uninterrupted, even between two growths of the factor."""
     grow = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device: grow(device, init_scale=4.0, growth_interval=4))
     whole, corpus = start(tmp_path, small(), "whole")

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same losses, the same continuation, by any number of them, also after a kill."""
+"""Several processes train as one: same losses, same continuation, with any number of processes, even after a kill."""
 
 import json
 import multiprocessing
@@ -43,7 +43,7 @@ def start(path: Path, **changes) -> RunDirectory:
 
 
 def one(path: Path, rank: int, count: int, store: str, changes: dict) -> None:
-    """One process of ``count``, until training ends."""
+    """Run one process of ``count`` until training ends."""
     torch.set_num_threads(1)
     if count > 1:
         distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
@@ -66,7 +66,7 @@ def begin(path: Path, count: int, **changes) -> list[multiprocessing.Process]:
 
 
 def go(path: Path, count: int, **changes) -> RunDirectory:
-    """Train the run in ``path`` by so many processes."""
+    """Train the run in ``path`` with ``count`` processes."""
     started = begin(path, count, **changes)
     for process in started:
         process.join(120)
@@ -84,22 +84,22 @@ def losses(run: RunDirectory) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("partition", "other", "parts"), [("sequential", 2, 2), ("random", 1, 4)])
 def test_two_processes_compute_what_one_does(tmp_path: Path, partition: str, other: int, parts: int) -> None:
-    """50 steps to 1e-5; so does one process, or two, that compute each batch in parts."""
+    """50 steps agree to 1e-5, also with one or two processes that compute each batch in parts."""
     settings = {"partition": partition, "max_steps": 50}
-    found = {}
+    result = {}
     for name, count, accumulate in (("one", 1, 1), ("two", 2, 1), ("parts", other, parts)):
         start(tmp_path / name, accumulate=accumulate, **settings)
-        found[name] = losses(go(tmp_path / name, count))
-        assert len(found[name]) == 50
-    assert found["one"][-1] < found["one"][0]
+        result[name] = losses(go(tmp_path / name, count))
+        assert len(result[name]) == 50
+    assert result["one"][-1] < result["one"][0]
     for name in ("two", "parts"):
-        np.testing.assert_allclose(found[name], found["one"], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result[name], result["one"], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["tied", "adaptive"])
-def test_other_heads(tmp_path: Path, head: str) -> None:
-    """Two processes compute what one does, which goes on to the bit; most batches of the text leave a cluster out."""
+def test_other_heads_with_two_processes(tmp_path: Path, head: str) -> None:
+    """Two processes compute what one does, and it continues to the bit; most batches lack one of the clusters."""
     ids = np.minimum(np.random.default_rng(0).zipf(1.5, 4000), 1100)
     ids[-1100:] = np.arange(1, 1101)  # held out: all characters are in the vocabulary
     (tmp_path / "text.txt").write_text("".join(chr(0x4E00 + i) for i in ids), "utf-8")
@@ -116,7 +116,7 @@ def test_other_heads(tmp_path: Path, head: str) -> None:
     assert len(losses(alone)) == 15
     assert losses(alone)[-1] < losses(alone)[0]
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (alone.path / "model.safetensors").read_bytes()
-    if head == "adaptive":  # tied weights are one parameter, and nothing new to several processes
+    if head == "adaptive":  # tied weights are one parameter, like any other for several processes
         two = go(tmp_path / "two", 2)
         np.testing.assert_allclose(losses(two), losses(alone), rtol=1e-5)
         for name, value in alone.weights().items():
@@ -124,8 +124,8 @@ def test_other_heads(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_to_the_bit(tmp_path: Path) -> None:
-    """N steps = k + resume + (N - k), with dropout: each process has a generator of its own."""
+def test_two_processes_continue_to_the_bit(tmp_path: Path) -> None:
+    """N steps = k + resume + (N - k), with dropout: each process has its own generator."""
     for name in ("whole", "cut"):
         start(tmp_path / name, dropout=0.4)
     whole = go(tmp_path / "whole", 2)
@@ -138,7 +138,7 @@ def test_two_processes_go_on_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_goes_on(tmp_path: Path) -> None:
+def test_any_number_of_processes_can_continue(tmp_path: Path) -> None:
     start(tmp_path / "whole")
     whole = losses(go(tmp_path / "whole", 1))
     for first, then in ((1, 2), (2, 1)):
@@ -150,7 +150,7 @@ def test_any_number_of_processes_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_kill_loses_nothing(tmp_path: Path) -> None:
-    """kill -9 of one of two processes: started again, they go on from the newest checkpoint, and end the same."""
+    """After kill -9 of one of two processes, both are restarted, resume the newest checkpoint and end the same."""
     settings = {"dropout": 0.4, "epochs": 10, "checkpoint_every": 10, "report_every": 1000}
     for name in ("whole", "killed"):
         start(tmp_path / name, **settings)
@@ -173,7 +173,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
-    """The command: what two processes leave, and that a mistake is one sentence."""
+    """The command with two processes writes the same run, and a mistake is one sentence."""
     flags = [
         "verses",
         "--limit",
@@ -196,16 +196,16 @@ def test_torchrun(tmp_path: Path) -> None:
     done = subprocess.run([*command, *flags, "run"], **options)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes of 1 thread" in done.stdout
-    assert done.stdout.count("finished: ") == 1  # one of them talks
+    assert done.stdout.count("finished: ") == 1  # only one of them reports
     assert RunDirectory.open(tmp_path / "run").newest().step == 48
     done = subprocess.run([*command, *flags, "seven", "--batch-size", "7"], **options)
-    assert done.returncode == 1  # torchrun's own
+    assert done.returncode == 1  # of torchrun itself
     assert "headgate: a batch of 7 rows cannot be shared evenly by 2 processes in 1 parts each" in done.stderr
     assert not (tmp_path / "seven").exists()
 
 
-def test_who_connects_to_nobody_is_ended() -> None:
-    """So that torchrun can start it again: a wait inside gloo has no end of its own."""
+def test_a_process_that_connects_to_none_exits() -> None:
+    """So that torchrun can restart it, because a wait inside gloo never ends."""
     code = (
         "import time\nfrom headgate.training import distributed\ndistributed.CONNECTING = 0.5\n"
         "distributed.distributed.init_process_group = lambda backend: time.sleep(30)\n"
@@ -217,7 +217,7 @@ def test_who_connects_to_nobody_is_ended() -> None:
     assert done.stderr.startswith("Timeout (0:00:00.500000)!")
 
 
-def test_one_process_alone() -> None:
+def test_a_group_of_one() -> None:
     with Processes.joined() as alone:
         assert (alone.rank, alone.world_size, alone.is_main) == (0, 1, True)
     state = torch.randn(2, 6, 5)
@@ -227,7 +227,7 @@ def test_one_process_alone() -> None:
     assert torch.equal(alone.rows(state), state)
 
 
-def test_rows_are_every_so_manyth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_process_are_strided(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.randn(2, 6, 5)
     parts = [Processes(rank, 3).rows(state) for rank in range(3)]
     assert torch.equal(parts[1], state[:, [1, 4]])
@@ -236,7 +236,7 @@ def test_rows_are_every_so_manyth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_seeds_of_processes_differ() -> None:
-    """Of those that were not there when the checkpoint was written, and from step to step."""
+    """They differ for each process and step, also for processes added after the checkpoint."""
     seeds = {Processes(rank, 3).own_seed(5, step) for rank in range(3) for step in (7, 8)}
     assert len(seeds) == 6
     assert Processes(2, 3).own_seed(5, 8) == Processes(2, 4).own_seed(5, 8)
@@ -244,7 +244,7 @@ def test_seeds_of_processes_differ() -> None:
 
 
 @pytest.mark.parametrize(("batch", "count", "parts", "needed"), [(7, 2, 1, 2), (8, 3, 1, 3), (12, 2, 4, 8)])
-def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, needed: int) -> None:
+def test_batches_that_cannot_be_shared_are_refused(batch: int, count: int, parts: int, needed: int) -> None:
     settings = SMALL.replaced(batch_size=batch, accumulate=parts).training
     message = (
         f"^a batch of {batch} rows cannot be shared evenly by {count} processes in {parts} parts each: "
@@ -254,8 +254,8 @@ def test_batches_that_cannot_be_shared(batch: int, count: int, parts: int, neede
         Batches.of(np.arange(1000), settings, world_size=count)
 
 
-def test_a_restarted_job_knows_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Under torchrun, the run of the same job goes on; any other is refused as ever."""
+def test_a_restarted_job_recognizes_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Under torchrun, a run of the same job is continued; any other is refused as usual."""
     from headgate.training.start import _same_job
 
     run = start(tmp_path / "run")
@@ -269,6 +269,6 @@ def test_a_restarted_job_knows_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not _same_job(tmp_path / "none")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
     assert not _same_job(run.path)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # what torchrun says where nobody named the job
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's value if the job has no name
     assert not _same_job(run.path)
     assert json.loads((run.path / "config.json").read_text())["facts"]["job"] == "canal"

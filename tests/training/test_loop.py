@@ -1,4 +1,4 @@
-"""train(): it learns; it goes on bitwise from wherever it stopped; it reports the truth; it stops when it must."""
+"""train(): it learns, resumes to the bit from any step, reports correctly, and stops when it must."""
 
 import errno
 import json
@@ -40,8 +40,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("where", ["in the middle", "at the edge", "three times"])
-def test_continues_bitwise(tmp_path: Path, variant: str, where: str) -> None:
-    """Stopped in the middle of an epoch, at its edge, and three times: the same run as the one that never stopped."""
+def test_a_stopped_run_continues_to_the_bit(tmp_path: Path, variant: str, where: str) -> None:
+    """Stopped in the middle of an epoch, at its end, or three times, a run equals an uninterrupted one."""
     settings = small(**VARIANTS[variant])
     whole, corpus = start(tmp_path, settings, "whole")
     assert go(whole, corpus).ending == "finished"
@@ -60,8 +60,8 @@ def test_continues_bitwise(tmp_path: Path, variant: str, where: str) -> None:
     assert everything(run) == everything(whole)
 
 
-def test_what_happens_between_checkpoints_does_not_matter(tmp_path: Path) -> None:
-    """Checkpoints, samples and reports are written more or less often: the weights are the same."""
+def test_reporting_frequency_does_not_affect_the_weights(tmp_path: Path) -> None:
+    """The frequency of checkpoints, samples and reports does not affect the weights."""
     often, corpus = start(tmp_path, small(checkpoint_every=1, report_every=1, sample_every=1), "often")
     rarely, _ = start(tmp_path, small(sample_every=0), "rarely")
     go(often, corpus)
@@ -70,7 +70,7 @@ def test_what_happens_between_checkpoints_does_not_matter(tmp_path: Path) -> Non
         assert value.tobytes() == often.weights()[name].tobytes(), name
 
 
-def test_interrupted_by_request(tmp_path: Path) -> None:
+def test_a_run_can_be_interrupted_by_request(tmp_path: Path) -> None:
     whole, corpus = start(tmp_path, small(), "whole")
     go(whole, corpus)
     run, _ = start(tmp_path, small(), "parts")
@@ -104,8 +104,8 @@ def wait_for_checkpoint(process: subprocess.Popen, run: Path, after: int) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_killed_from_outside(tmp_path: Path, number: signal.Signals) -> None:
-    """Killed twice between two checkpoints, or told to stop twice: the same run as the one that never stopped."""
+def test_a_killed_run_continues_to_the_bit(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed or told to stop twice between checkpoints, a run equals an uninterrupted one."""
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     options = flags(epochs=60, checkpoint_every=7)
@@ -130,7 +130,7 @@ def test_killed_from_outside(tmp_path: Path, number: signal.Signals) -> None:
     assert everything(RunDirectory.open(tmp_path / "parts")) == everything(RunDirectory.open(tmp_path / "whole"))
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_training_learns(tmp_path: Path) -> None:
     settings = small(dropout=0.0, epochs=40, hidden_size=32, learning_rate=0.02, validation_fraction=0.2)
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
@@ -146,8 +146,8 @@ def model_of(run: RunDirectory) -> LanguageModel:
     return model
 
 
-def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
-    """The loop as a book would write it, on torch.nn.GRU with one-hot vectors: the same losses."""
+def test_ten_losses_equal_those_of_a_plain_loop(tmp_path: Path) -> None:
+    """The losses equal those of a textbook loop with torch.nn.GRU and one-hot vectors."""
     settings = small(
         embedding=0,
         num_layers=1,
@@ -163,12 +163,12 @@ def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
     )
     run, corpus = start(tmp_path, settings)
     go(run, corpus)
-    found, before = [], {"loss": 0.0, "tokens": 0}
-    for entry in run.log():  # the mean of the epoch so far, back to the loss of the step
+    actual, before = [], {"loss": 0.0, "tokens": 0}
+    for entry in run.log():  # recover the loss of each step from the mean over the epoch so far
         if entry["tokens"] == 36:
             before = {"loss": 0.0, "tokens": 0}
         if entry["tokens"] > before["tokens"]:
-            found.append((entry["loss"] * entry["tokens"] - before["loss"] * before["tokens"]) / 36)
+            actual.append((entry["loss"] * entry["tokens"] - before["loss"] * before["tokens"]) / 36)
         before = entry
 
     torch.manual_seed(settings.training.seed)
@@ -192,7 +192,7 @@ def test_ten_losses_against_a_plain_loop(tmp_path: Path) -> None:
             for p, g in zip(parameters, gradients, strict=True):
                 p -= g * min(1.0, 0.1 / float(norm))
         expected.append(loss.item())
-    assert found == pytest.approx(expected, rel=2e-4)
+    assert actual == pytest.approx(expected, rel=2e-4)
 
 
 def test_report_is_weighted_by_tokens(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_report_is_weighted_by_tokens(tmp_path: Path) -> None:
 
 
 def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
-    """A text whose end is unlike its beginning: the held-out loss rises soon."""
+    """The end of the text is unlike its beginning, so that the held-out loss soon rises."""
     settings = small(epochs=200, patience=3, learning_rate=0.05, dropout=0.0, hidden_size=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
     run = RunDirectory.create(tmp_path / "run", settings, corpus.tokenizer, {})
@@ -218,14 +218,14 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert result.progress.best_loss == min(losses)
     used, kept = run.weights(), run.weights(best=True)
     assert all(np.array_equal(used[k], kept[k]) for k in used)
-    found = loop.evaluate(loop.evaluation_losses(model_of(run)), corpus.held_out).loss
-    assert found == pytest.approx(min(losses), rel=1e-6)
+    actual = loop.evaluate(loop.evaluation_losses(model_of(run)), corpus.held_out).loss
+    assert actual == pytest.approx(min(losses), rel=1e-6)
     steps = result.progress.step
     assert go(run, corpus).progress.step == steps, "a run that stopped early is finished"
 
 
 def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
-    """Stopped behind the best epoch: what is kept as the best is not what comes after it."""
+    """A run that stops after its best epoch still has the weights of that epoch as its best."""
     settings = small(epochs=12, learning_rate=0.05, dropout=0.0, hidden_size=24)
     corpus = corpus_of(settings, tmp_path, "abcdefgh" * 100 + "hgfedcba" * 25)
     whole = RunDirectory.create(tmp_path / "whole", settings, corpus.tokenizer, {})
@@ -268,7 +268,7 @@ def test_plateau_halves_the_rate(tmp_path: Path) -> None:
         assert rates[i + 1] == rates[i] / (2 if waited and waited % 2 == 0 else 1)
 
 
-def test_samples_do_not_disturb_and_are_kept(tmp_path: Path) -> None:
+def test_samples_do_not_affect_training_and_are_kept(tmp_path: Path) -> None:
     run, corpus = start(tmp_path, small(sample_prefixes=("the ", "keeper")))
     go(run, corpus)
     lines = (run.path / "samples.txt").read_text().splitlines()
@@ -295,7 +295,7 @@ def test_a_sample_starts_with_whole_words(text: str, prefix: str) -> None:
     assert prefixes(Settings().training, corpus) == (prefix,)
 
 
-def test_diverging_run_stops(tmp_path: Path) -> None:
+def test_a_diverging_run_stops(tmp_path: Path) -> None:
     settings = small(optimizer="sgd", learning_rate=1e38, clip=0.0, schedule="constant", dropout=0.0)
     run, corpus = start(tmp_path, settings)
     with pytest.raises(InputError, match=r"not finite in 10 steps in a row, up to step 1[0-9].*lower --learning-rate"):
@@ -305,7 +305,7 @@ def test_diverging_run_stops(tmp_path: Path) -> None:
 
 
 def test_bad_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some steps give no finite loss: they change nothing, they are counted, training goes on."""
+    """Steps without a finite loss change nothing and are counted, and training continues."""
     run, corpus = start(tmp_path, small(report_every=1, epochs=1, dropout=0.0))
     of_model, calls = LanguageModel.loss, iter(range(1000))
 
@@ -322,8 +322,8 @@ def test_bad_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(e["loss"] is not None and e["held_out_loss"] for e in run.log()[-1:])
 
 
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that cannot be written: one sentence; the one before is there, and training goes on from it."""
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed checkpoint is reported in one sentence, and training can resume from the previous one."""
 
     whole, corpus = start(tmp_path, small(), "whole")
     go(whole, corpus)
@@ -351,7 +351,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {k: v.tobytes() for k, v in again.weights().items()} == {k: v.tobytes() for k, v in whole.weights().items()}
 
 
-def test_checkpoint_of_another_model(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run, corpus = start(tmp_path, small(max_steps=3))
     go(run, corpus)
     run.settings = small(hidden_size=13)
@@ -360,7 +360,7 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 
 
 def test_two_processes_make_the_batch_of_one(tmp_path: Path) -> None:
-    """rank and world_size are arguments: the gradients of two ranks average to that of one."""
+    """With rank and world_size as arguments, the gradients of two ranks average to that of one process."""
     settings = small(dropout=0.0)
     corpus = corpus_of(settings, tmp_path)
     whole = Batches.of(corpus.training, settings.training).at(1, 2)
@@ -375,7 +375,7 @@ def test_two_processes_make_the_batch_of_one(tmp_path: Path) -> None:
     assert torch.allclose(gradient(whole), sum(gradient(p) for p in parts) / 2, atol=1e-6)
 
 
-def test_speed_leaves_the_warm_up_out() -> None:
+def test_speed_excludes_the_warm_up() -> None:
     speed = loop.Speed()
     speed.add(10.0, 100)
     speed.warmed_up()
@@ -385,7 +385,7 @@ def test_speed_leaves_the_warm_up_out() -> None:
     assert speed.tokens_per_second == 100
 
 
-def test_progress_is_saved_whole(tmp_path: Path) -> None:
+def test_all_progress_is_saved(tmp_path: Path) -> None:
     run, corpus = start(tmp_path, small())
     result = go(run, corpus)
     checkpoint = run.recover()

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, the learning rate over a run, and the norm after clipping."""
+"""Optimizers against their formulas, the learning rate during a run, and the norm after clipping."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_norm_after_clipping(scale: float, largest: float) -> None:
     assert norm == pytest.approx(float(before.norm()), rel=1e-5)
     assert float(after.norm()) <= largest * (1 + 1e-6)
     assert float(after.norm()) == pytest.approx(min(norm, largest), rel=1e-3)
-    assert torch.allclose(after / after.norm(), before / before.norm(), atol=1e-6)  # one factor for all
+    assert torch.allclose(after / after.norm(), before / before.norm(), atol=1e-6)  # all gradients have the same factor
 
 
 def test_no_clipping() -> None:

@@ -1,4 +1,4 @@
-"""The recipes on the textbook's corpora, shortened: they set out on the published curve, and write their samples."""
+"""Shortened recipes on the textbook's corpora start on the published curve and write samples."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_lyrics_concise(tmp_path: Path, data_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_lyrics_scratch_sets_out_on_the_published_curve(tmp_path: Path, data_dir: Path, reset: str) -> None:
+def test_lyrics_scratch_starts_on_the_published_curve(tmp_path: Path, data_dir: Path, reset: str) -> None:
     """149.48 (after) and 150.96 (before) are published for epoch 40."""
     log = run("lyrics-scratch", tmp_path, data_dir, "--epochs", "40", "--reset", reset, "--sample-every", "0").log()
     assert log[-1]["perplexity"] == pytest.approx(150, rel=0.05)

@@ -1,4 +1,4 @@
-"""headgate.train(): what it trains, returns, continues and refuses."""
+"""headgate.train(): training, results, continuation and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def weights(run: module.Run) -> dict[str, np.ndarray]:
     return run.directory.weights()
 
 
-def test_what_was_trained_is_at_hand(tmp_path: Path) -> None:
+def test_the_result_gives_access_to_the_trained_model(tmp_path: Path) -> None:
     run = headgate.train("voyage", out=tmp_path / "run", epochs=2, **SMALL)
     assert (run.path, run.ending) == (tmp_path / "run", "finished")
     assert (run.settings.training.epochs, run.settings.model.hidden_size) == (2, 12)
@@ -38,8 +38,8 @@ def test_what_was_trained_is_at_hand(tmp_path: Path) -> None:
     assert not model.training
     ids = runtime.tokenizer.encode("the boat")
     logits, state = model(torch.from_numpy(ids).long()[:, None])
-    found, last = runtime.read("the boat")
-    np.testing.assert_allclose(found[0], logits[-1, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    result, last = runtime.read("the boat")
+    np.testing.assert_allclose(result[0], logits[-1, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(last, state.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert len(runtime.generate("the", 5)) == 8
 
@@ -54,15 +54,15 @@ def test_best_and_last_weights(tmp_path: Path) -> None:
     }
     run = headgate.train("voyage", out=tmp_path / "run", epochs=12, dropout=0.0, **overfit)
     losses = [entry["held_out_loss"] for entry in run.log]
-    assert min(losses) < losses[-1]  # else this test shows nothing
+    assert min(losses) < losses[-1]  # otherwise this test shows nothing
     assert not torch.equal(run.model().gru.weight_hh_l0, run.model(best=False).gru.weight_hh_l0)
     assert torch.equal(run.model(best=False).gru.weight_hh_l0, torch.from_numpy(weights(run)["gru.weight_hh_l0"]))
     headgate.train(
         "voyage", out=tmp_path / "whole", epochs=1, validation_fraction=0.0, **SMALL
-    ).model()  # there are no best ones
+    ).model()  # no best weights were kept
 
 
-def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
+def test_torch_settings_are_restored(tmp_path: Path) -> None:
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     headgate.train("voyage", out=tmp_path / "run", epochs=1, threads=threads + 1, **SMALL)
@@ -70,7 +70,7 @@ def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_the_same_call_continues(tmp_path: Path) -> None:
+def test_repeating_the_call_continues(tmp_path: Path) -> None:
     whole = headgate.train("voyage", out=tmp_path / "whole", epochs=4, schedule="constant", **SMALL)
     part = headgate.train("voyage", out=tmp_path / "part", epochs=2, schedule="constant", **SMALL)
     assert any((weights(whole)[name] != value).any() for name, value in weights(part).items())
@@ -82,7 +82,7 @@ def test_the_same_call_continues(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights(part)[name], value)
 
 
-def test_an_interrupt_saves_and_the_same_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_saves_and_repeating_the_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = headgate.train("voyage", out=tmp_path / "whole", epochs=2, **SMALL)
     asked = []
 
@@ -126,7 +126,7 @@ def test_recipes_and_default_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
     ids=str,
 )
-def test_train_refuses(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(headgate.InputError, match=message):
         headgate.train(**{"corpus": "voyage", "out": tmp_path / "run", "epochs": 1, **SMALL, **settings})
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""TensorBoard's own reader finds in a run what log.jsonl has, each step once, wherever the run was stopped."""
+"""TensorBoard's reader finds the contents of log.jsonl in a run, each step once, wherever the run was stopped."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def _numbered_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of one second are read in the order of their numbers as text, where 9 comes after 10."""
+    """Number event files from zero: those of one second are read in text order, where 9 comes after 10."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
@@ -46,24 +46,24 @@ def shown(run: Path) -> EventAccumulator:
 
 
 def samples(run: Path) -> dict[str, list[tuple[int, str]]]:
-    """What the model wrote, by tag, with its steps: as TensorBoard's pages get it, from a reader of their own."""
+    """Return the samples by tag with their steps, from the reader that TensorBoard's pages use."""
     guidance = {plugin_event_accumulator.TENSORS: 0}
-    found = plugin_event_accumulator.EventAccumulator(str(run / "events"), guidance).Reload()
-    tags = [tag for tag in found.Tags()[plugin_event_accumulator.TENSORS] if tag.startswith("sample")]
-    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(tag)] for tag in tags}
+    result = plugin_event_accumulator.EventAccumulator(str(run / "events"), guidance).Reload()
+    tags = [tag for tag in result.Tags()[plugin_event_accumulator.TENSORS] if tag.startswith("sample")]
+    return {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in result.Tensors(tag)] for tag in tags}
 
 
 def assert_as_log(run: RunDirectory) -> None:
-    found, log = shown(run.path), run.log()
+    result, log = shown(run.path), run.log()
     names = {name for entry in log for name in entry} - {"step"}
-    assert set(found.Tags()[SCALARS]) == names
+    assert set(result.Tags()[SCALARS]) == names
     for name in names:
         logged = [(entry["step"], np.float32(entry[name])) for entry in log if entry.get(name) is not None]
-        assert [(event.step, event.value) for event in found.Scalars(name)] == logged, name
+        assert [(event.step, event.value) for event in result.Scalars(name)] == logged, name
 
 
 def go(run: RunDirectory, text: Path, *, until: int = 10**9, **changes) -> None:
-    """Train, in a process of its own as it were; killed in the step ``until``."""
+    """Train as if in a new process; with ``until``, simulate a kill in that step."""
     run = RunDirectory.open(run.path)
     run.settings = run.settings.replaced(**changes)
     steps = iter(range(until))
@@ -87,7 +87,7 @@ def begin(tmp_path: Path, **changes) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", settings, corpus_of(settings, tmp_path).tokenizer, {})
 
 
-def test_as_the_log(tmp_path: Path) -> None:
+def test_events_equal_the_log(tmp_path: Path) -> None:
     run = begin(tmp_path, epochs=3, sample_prefixes=("the", "a"))
     go(run, tmp_path)
     assert_as_log(run)
@@ -100,10 +100,10 @@ def test_as_the_log(tmp_path: Path) -> None:
     }
 
 
-LEGS = {  # what each leg changes, and the step of it that kills it; a checkpoint is written every 10 steps
+LEGS = {  # changed settings and step of the kill for each leg; a checkpoint is written every 10 steps
     "killed between checkpoints": [({}, 18), ({}, 10**9)],
     "killed before the first": [({}, 8), ({}, 10**9)],
-    "otherwise behind the checkpoint": [({}, 18), ({"report_every": 4, "epochs": 3}, 10**9)],
+    "other settings after the checkpoint": [({}, 18), ({"report_every": 4, "epochs": 3}, 10**9)],
     "paused": [({"max_steps": 14}, 10**9), ({}, 10**9)],
     "turned on later": [({"tensorboard": False, "max_steps": 14}, 10**9), ({}, 10**9)],
     "off for a while": [({}, 18), ({"tensorboard": False, "max_steps": 24}, 10**9), ({}, 10**9)],
@@ -111,11 +111,11 @@ LEGS = {  # what each leg changes, and the step of it that kills it; a checkpoin
 
 
 @pytest.mark.parametrize("legs", LEGS.values(), ids=list(LEGS))
-def test_each_step_once(tmp_path: Path, legs: list, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_step_occurs_once(tmp_path: Path, legs: list, caplog: pytest.LogCaptureFixture) -> None:
     run = begin(tmp_path, epochs=2, checkpoint_every=10, sample_every=1)
     for changes, until in legs:
         go(run, tmp_path, until=until, **changes)
-    assert not caplog.records  # TensorBoard would warn of what is taken back
+    assert not caplog.records  # TensorBoard would warn about steps that are repeated
     assert_as_log(run)
     ends = [entry["step"] for entry in run.log() if "held_out_loss" in entry]
     assert len(ends) >= 2
@@ -123,7 +123,7 @@ def test_each_step_once(tmp_path: Path, legs: list, caplog: pytest.LogCaptureFix
         assert [step for step, _ in samples(run.path)["sample/1/text_summary"]] == ends
 
 
-def test_what_is_in_common_stays(tmp_path: Path) -> None:
+def test_events_before_the_checkpoint_are_kept(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}]
     before = Events(tmp_path / "events", [])
     for entry, text in zip([*log, {"step": 3, "loss": 7.0}], ("one", "two", "lost"), strict=True):
@@ -144,7 +144,7 @@ def test_samples_keep_their_lines(tmp_path: Path) -> None:
     assert samples(tmp_path) == {"sample/1/text_summary": [(5, "    one\n    *two*")]}
 
 
-def test_what_is_not_finite_has_no_event(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_have_no_event(tmp_path: Path) -> None:
     run = begin(tmp_path)
     report = Report(run, quiet=True)
     for step, loss in ((3, 2.5), (6, float("nan")), (9, 0.5)):
@@ -155,7 +155,7 @@ def test_what_is_not_finite_has_no_event(tmp_path: Path) -> None:
     assert_as_log(run)
 
 
-def test_only_who_reports_has_events(tmp_path: Path) -> None:
+def test_only_the_reporting_process_writes_events(tmp_path: Path) -> None:
     run = begin(tmp_path)
     report = Report(run, quiet=True)
     report.begin(0, 10)
@@ -177,12 +177,12 @@ def test_overwriting_removes_events_and_nothing_else(tmp_path: Path) -> None:
         assert not theirs or [p.name for p in folder.iterdir()] == theirs
 
 
-def test_without_tensorboard(
+def test_a_missing_tensorboard_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flag is refused before anything is written; without it nobody needs the package."""
+    """The flag is refused before anything is written, and without it the package is not needed."""
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # importing it is a ModuleNotFoundError
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # importing it raises ModuleNotFoundError
     (tmp_path / "canal.txt").write_text(TEXT)
     out = tmp_path / "run"
     command = ["train", str(tmp_path / "canal.txt"), *SMALL, "--out", str(out)]
@@ -201,7 +201,7 @@ def test_without_tensorboard(
     assert main(["train", "--resume", "--epochs", "3", "--quiet", "--out", str(out)]) == 0
 
 
-def test_another_missing_package_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_missing_package_is_not_reported_as_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "torch._vendor.packaging.version", None)
     with pytest.raises(ModuleNotFoundError) as caught:

@@ -1,7 +1,7 @@
-"""GRUForecaster: time series continued, with intervals, and the seasonal-naive forecast always beside.
+"""GRUForecaster: forecasts of time series, with intervals, compared with the seasonal-naive forecast.
 
-Letters: N steps of a series, w steps of a window, h steps of a forecast, k of them given at once, F features, n origins
-(places in time from which a forecast is made).
+Letters: N steps of a series, w steps of a window, h steps of a forecast, k steps predicted at once, F features,
+n origins (the steps after which a forecast begins).
 """
 
 import os
@@ -44,36 +44,66 @@ from headgate.settings.estimators import ForecastParameters, check_parameters, s
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Forecasts one series or many (together: one model for all) with a :class:`GRURegressor` over windows of the past.
+    """Forecasts of one or many time series with prediction intervals, as a scikit-learn estimator.
 
-    horizon        steps of a forecast, for which intervals are calibrated
-    window         steps that a forecast looks back; "auto": two seasons, at least 24, but at most half of what is
-                   learned from, of the median series
-    season_length  steps of a season; "auto": what the dates suggest (12 for months, 7 for days, ...), 1 without dates
-                   and where the series are too short to see a season come back
-    strategy       "recursive": one step at a time, each put behind the window for the next; "direct": all at once
-    difference     what is modelled are differences over these lags, an integer or several; (): the values themselves;
-                   "auto": 1 where that makes the standard deviation smaller. Forecasts are in the units of y
-    fill           what to do about missing values, see :meth:`fit`
-    calibration    share of each series, at its end, that is not trained on but used to find out how far forecasts are
-                   off: intervals are split-conformal, quantiles of these errors for each step ahead; 0: no intervals;
-                   "auto": a fifth, and more of short series, so that an interval of 90 % has the nine forecasts that it
-                   needs, or of 80 % the four. Where that is more than a fifth, the model that forecasts is learned from
-                   the whole series once its intervals are found: it is better than they say. Where even four leave
-                   less than two seasons to learn from, ``fit`` warns, and ``has_intervals_`` is False
-    hidden_size, num_layers, dropout, reset, epochs, batch_size, learning_rate, weight_decay, random_state, verbose,
-    device, backend: as of :class:`GRURegressor`
+    A :class:`GRURegressor` is fitted to windows of the past; one model serves all series.
 
-    Each series is standardized (after differencing), and each feature, by what was trained on; nothing looks at what
-    comes later. Quantiles of errors, in standard deviations of the series, are those of all series together.
+    Parameters
+    ----------
+    horizon : int
+        Steps of a forecast, for which intervals are calibrated.
+    window : int or "auto"
+        Steps of the past that a forecast reads. "auto": two seasons and at least 24, but at most half of the training
+        part of the median series.
+    season_length : int or "auto"
+        Steps of a season. "auto": what the dates suggest (12 for months, 7 for days, ...); 1 without dates, or if the
+        series are too short to show a season twice.
+    strategy : {"recursive", "direct"}
+        "recursive": predict one step at a time and append it to the window; "direct": predict all steps at once.
+    difference : int, sequence of int or "auto"
+        Model the differences over these lags; (): the values themselves; "auto": 1 if that reduces the standard
+        deviation. Forecasts are always in the units of y.
+    fill : {"linear", "forward"}, number or None
+        How to fill missing values: from their neighbours, from the last value before them, or with a number. None:
+        missing values are an error.
+    calibration : float or "auto"
+        The share of each series, at its end, that is held out from training to measure the errors of forecasts.
+        Intervals are split-conformal: quantiles of these errors for each step ahead. 0: no intervals. "auto": a fifth,
+        or more for short series, to hold out the nine forecasts that a 90 % interval needs, or the four of an 80 %
+        interval. If that is more than a fifth, the model is fitted again to the whole series after calibration, so
+        that its forecasts are better than the intervals say. If even four would leave less than two seasons to train
+        on, ``fit`` warns and ``has_intervals_`` is False.
+    hidden_size, num_layers, dropout, reset, epochs, batch_size, learning_rate, weight_decay
+        As for :class:`GRURegressor`.
+    random_state, verbose, device, backend
+        As for :class:`GRURegressor`.
 
-    A series of a panel that is too short for a window and its target is not learned from (``short_`` names them, and
-    ``fit`` warns), but forecast all the same, by what was learned from the others: the network reads as many steps as
-    there are. To shrink the window for its sake would take the season out of sight of all the others.
+    Attributes
+    ----------
+    regressor_ : GRURegressor
+        The fitted regressor.
+    tail_score_ : Score or None
+        The score over the part held out; None if nothing was held out.
+    has_intervals_ : bool
+        True if enough forecasts were held out for an 80 % interval.
+    season_length_, window_ : int
+        The values in use.
+    lags_ : tuple of int
+        The lags of the differences.
+    short_ : tuple
+        Names of the series that are too short for training.
 
-    After ``fit``: ``regressor_``, ``tail_score_`` (the :class:`Score` over the part held out), ``has_intervals_``,
-    ``season_length_``, ``window_``, ``lags_``, ``short_``.
+    Notes
+    -----
+    Each feature, and each series after differencing, is standardized by its training part; nothing uses later values.
+    Errors are measured in standard deviations of their series, and their quantiles are those of all series together.
 
+    A series of a panel that is too short for a window and its target is not trained on (``fit`` warns), but it is
+    forecast by the model of the other series, which then reads as many steps as there are. A window short enough for
+    such a series could hide the season of all the others.
+
+    Examples
+    --------
     >>> y = np.sin(np.arange(120) * 2 * np.pi / 12)
     >>> forecaster = GRUForecaster(horizon=3, season_length=12, hidden_size=8, epochs=2, random_state=0).fit(y)
     >>> forecaster.predict().shape, forecaster.predict_interval(coverage=0.8).columns.tolist()
@@ -81,85 +111,196 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
     """
 
     def fit(self, y: Any, X: Any = None) -> Self:
-        """Learn from series.
+        """Fit the model to one or many series.
 
-        y  (N,) one series: array, list, pandas Series; (N, k) k series: array or DataFrame, a column each; a list of
-           arrays; or the long form: a DataFrame with the columns unique_id, ds, y, and features. Missing values are an
-           error, unless ``fill`` is "linear", "forward" or a number. An index must be of dates, periods or integers,
-           regular and sorted
-        X  (N, F) numbers known along with each step, of forecast steps also; of all series alike
+        Parameters
+        ----------
+        y : array, list, Series or DataFrame
+            One series (N,): an array, list or pandas Series. Several: an array or DataFrame with one column per
+            series, a list of arrays, or the long form, a DataFrame with the columns unique_id, ds, y and any features.
+            An index must consist of dates, periods or integers, sorted and regular.
+        X : array or DataFrame (N, F), optional
+            Features that are known for every step, including the steps to forecast; the same for all series.
 
-        Raises ValueError for what cannot be learned from, and then leaves the forecaster as it was.
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            If the parameters or the data are invalid, for instance if all series are too short.
+
+        Warns
+        -----
+        UserWarning
+            If some series are too short for training, or if there are too few steps for intervals.
+
+        Notes
+        -----
+        If fitting fails or is interrupted, the forecaster keeps its previous state.
         """
-        for said in self._learn(Panel.read(y, X, fill=self.fill)):
-            warnings.warn(said, stacklevel=2)
+        for message in self._learn(Panel.read(y, X, fill=self.fill)):
+            warnings.warn(message, stacklevel=2)
         if self.verbose:
             print(self.summary())
         return self
 
     def predict(self, horizon: int | None = None, X: Any = None, *, y: Any = None, past_X: Any = None) -> Any:
-        """The expected values of the next ``horizon`` steps (None: those of the constructor), in the form of y in
-        ``fit`` and with its index continued: (h,) array or Series, (h, k) array or DataFrame, or the long form.
+        """Forecast the expected values of the next steps.
 
-        X  the features of these steps, (h, F); in the long form a DataFrame with unique_id, ds and the features
-        y  another history to continue, in any form, with past_X the features of its steps; None: that of ``fit``
+        Parameters
+        ----------
+        horizon : int, optional
+            Steps to forecast; None: the ``horizon`` of the constructor.
+        X : array or DataFrame (h, F), optional
+            The features of these steps; in the long form, a DataFrame with unique_id, ds and the features.
+        y : optional
+            Another history to continue, in any form that :meth:`fit` accepts; None: the y of ``fit``.
+        past_X : optional
+            The features of the steps of ``y``.
+
+        Returns
+        -------
+        array or Series (h,), array or DataFrame (h, series), or the long form
+            In the form of y, with its index continued.
+
+        Raises
+        ------
+        InputError
+            If the features do not match those of ``fit``, if a history is too short, or if strategy "direct" is asked
+            for more steps than its horizon.
         """
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
-        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
-        return panel.answer([{"forecast": row} for row in found])
+        forecasts = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        return panel.answer([{"forecast": row} for row in forecasts])
 
     def predict_interval(
         self, horizon: int | None = None, X: Any = None, *, y: Any = None, past_X: Any = None, coverage: float = 0.8
     ) -> pd.DataFrame:
-        """Forecasts with the interval that holds a value with probability ``coverage``: columns lower, forecast, upper
-        (for many series beside each other under their names; in the long form as columns). Up to the horizon of the
-        constructor. Raises InputError where too few forecasts were held out for this coverage, and says how many
-        observations would do."""
+        """Forecast the next steps with intervals.
+
+        Parameters
+        ----------
+        horizon : int, optional
+            Steps to forecast, at most the ``horizon`` of the constructor, which is the default.
+        X, y, past_X
+            As for :meth:`predict`.
+        coverage : float
+            The probability that a value lies in its interval, between 0 and 1.
+
+        Returns
+        -------
+        DataFrame
+            The columns lower, forecast and upper; for several series under each series' name, and in the long form
+            after unique_id and ds.
+
+        Raises
+        ------
+        InputError
+            As :meth:`predict`, and if too few forecasts were held out for this coverage; the message says how many
+            observations would be enough.
+        """
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
-        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        forecasts = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         halves = self._halves(panel.series, horizon, coverage)
         frame: pd.DataFrame = panel.answer([
-            {"lower": row - half, "forecast": row, "upper": row + half} for row, half in zip(found, halves, strict=True)
+            {"lower": row - half, "forecast": row, "upper": row + half}
+            for row, half in zip(forecasts, halves, strict=True)
         ])  # fmt: skip
         return frame
 
     def score(self, y: Any, X: Any = None, *, coverage: float = 0.8) -> Score:
-        """How good the forecast of what follows the fitted series is: ``y`` is what came, in the form of ``fit``, and
-        at most as long as ``horizon`` where intervals are calibrated."""
+        """Score the forecast of the steps that follow the fitted series.
+
+        Parameters
+        ----------
+        y : array, list, Series or DataFrame
+            The actual values, in the form of the y of ``fit``; at most ``horizon`` steps if intervals are calibrated.
+        X : optional
+            The features of these steps, as for :meth:`predict`.
+        coverage : float
+            The coverage of the intervals that are scored.
+
+        Returns
+        -------
+        Score
+            A named tuple of mae, mase, seasonal_naive and coverage, averaged over the series;
+            see :class:`headgate.sequences.windows.Score`.
+
+        Raises
+        ------
+        InputError
+            If y does not have the series of ``fit``, or does not start where they end.
+        """
         check_is_fitted(self, "regressor_")
-        actual = Panel.read(y, fill=self.fill, gaps=True)
+        panel = Panel.read(y, fill=self.fill, gaps=True)
         names = [s.name for s in self.panel_.series]
-        came = {s.name: s for s in actual.series}
-        if len(names) == 1 and len(came) == 1:  # whatever it is called
-            came = {names[0]: actual.series[0]}
-        if came.keys() != set(names):
-            raise InputError(f"y must have the {len(names)} series of fit ({_few(names)}), got {_few(list(came))}")
-        horizon = len(came[names[0]])
+        actual = {s.name: s for s in panel.series}
+        if len(names) == 1 and len(actual) == 1:  # the name of a single series may differ
+            actual = {names[0]: panel.series[0]}
+        if actual.keys() != set(names):
+            raise InputError(f"y must have the {len(names)} series of fit ({_few(names)}), got {_few(list(actual))}")
+        horizon = len(actual[names[0]])
         for before in self.panel_.series:
-            after = came[before.name]
+            after = actual[before.name]
             if len(after) != horizon:
-                raise InputError(f"y must have as many steps of every series, got {horizon} and {len(after)}")
-            if actual.form not in ("array", "arrays") and after.index[0] != before.future(1)[0]:
-                raise InputError(f"y must go on where fit ended, at {before.future(1)[0]}, got {after.index[0]}")
-        found = self._forecasts(self.panel_, self.panel_.ahead(X, horizon), horizon)
+                raise InputError(
+                    f"y must have the same number of steps for every series, got {horizon} and {len(after)}"
+                )
+            if panel.form not in ("array", "arrays") and after.index[0] != before.future(1)[0]:
+                raise InputError(
+                    f"y must start right after the series of fit, at {before.future(1)[0]}, got {after.index[0]}"
+                )
+        forecasts = self._forecasts(self.panel_, self.panel_.ahead(X, horizon), horizon)
         halves = self._halves_if_any(self.panel_.series, horizon, coverage)
         return mean_score([
-            score_forecast(before.values, row, came[before.name].values, self.season_length_, half)
-            for before, row, half in zip(self.panel_.series, found, halves, strict=True)
+            score_forecast(before.values, row, actual[before.name].values, self.season_length_, half)
+            for before, row, half in zip(self.panel_.series, forecasts, halves, strict=True)
         ])  # fmt: skip
 
     def backtest(
         self, folds: int = 5, y: Any = None, X: Any = None, *, horizon: int | None = None, coverage: float = 0.8
     ) -> pd.DataFrame:
-        """Fit anew before each of the last ``folds`` stretches of ``horizon`` steps and forecast it: a row for each
-        fold and series, with its last known step (origin) and the numbers of :class:`headgate.sequences.windows.Score`.
-        Without y: the series of ``fit``. The forecaster itself stays as it is."""
+        """Evaluate forecasts of the last ``folds`` stretches of ``horizon`` steps, each by a model fitted before it.
+
+        Parameters
+        ----------
+        folds : int
+            Number of stretches, and of fits.
+        y, X : optional
+            Series and features as for :meth:`fit`; None: those of ``fit``.
+        horizon : int, optional
+            Steps of a stretch; None: the ``horizon`` of the constructor.
+        coverage : float
+            The coverage of the intervals that are scored.
+
+        Returns
+        -------
+        DataFrame
+            One row per fold and series: fold, series, origin (the last known step), and the fields of
+            :class:`headgate.sequences.windows.Score`.
+
+        Raises
+        ------
+        InputError
+            As :meth:`fit`, and if the series are too short for so long a test.
+
+        Warns
+        -----
+        UserWarning
+            If some folds have too few earlier steps for intervals, or if some series begin too late for some folds.
+
+        Notes
+        -----
+        The forecaster itself does not change.
+        """
         panel = self._panel_to_test(y, X)
         horizon = self._checked_horizon(horizon)
         if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 1:  # type: ignore[redundant-expr]
             raise InputError(f"folds must be a whole number, at least 1, got {folds!r}")
         rows: list[dict[str, Any]] = []
-        without, absent = 0, Counter[str]()
+        uncalibrated, absent = 0, Counter[str]()
         for fold in range(folds):
             left = (folds - fold) * horizon
             begun = [s for s in panel.series if len(s) > left]
@@ -173,23 +314,23 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             fitted = clone(self).set_params(verbose=0)
             fitted._learn(replace(panel, series=tuple(s.until(-left) for s in begun)))
             ahead = [s.features[-left : len(s) - left + horizon] for s in begun]
-            found = fitted._forecasts(fitted.panel_, ahead, horizon)
+            forecasts = fitted._forecasts(fitted.panel_, ahead, horizon)
             known = fitted.panel_.series
             halves = fitted._halves_if_any(known, horizon, coverage)
-            without += bool(self.calibration) and not fitted.has_intervals_
-            for before, row, half, s in zip(known, found, halves, begun, strict=True):
+            uncalibrated += bool(self.calibration) and not fitted.has_intervals_
+            for before, row, half, s in zip(known, forecasts, halves, begun, strict=True):
                 actual = s.seen[len(s) - left : len(s) - left + horizon]
                 score = score_forecast(before.values, row, actual, fitted.season_length_, half)
                 rows.append({"fold": fold, "series": s.name, "origin": before.index[-1], **score._asdict()})
-        if without:
+        if uncalibrated:
             warnings.warn(
-                f"{without} of {folds} folds have too few steps before them for intervals: their coverage is nan",
+                f"{uncalibrated} of {folds} folds have too few earlier steps for intervals: their coverage is nan",
                 stacklevel=2,
             )
         if absent:
             warnings.warn(
-                f"{len(absent)} of {len(panel.series)} series had not begun before some of the folds, and are left out "
-                f"of these ({_few(list(absent), str)})",
+                f"{len(absent)} of {len(panel.series)} series begin too late for some of the folds and are left out "
+                f"of those ({_few(list(absent), str)})",
                 stacklevel=2,
             )
         return pd.DataFrame(rows)
@@ -206,42 +347,67 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         series: Sequence[Any] | None = None,
         path: str | os.PathLike[str] | None = None,
     ) -> Any:
-        """Draw the end of the history, the forecast and its interval, if there are intervals; returns matplotlib's
-        Figure, which a notebook shows.
+        """Draw the end of the history, the forecast, and its interval if there is one.
 
-        y         another history, as in :meth:`predict`
-        actual    what came, drawn beside the forecast, in the form of y
-        series    names of the series to draw; None: the first four
-        path      a file to write it to, of the format that its name ends with: .png, .svg, .pdf, .jpg, ...
+        Parameters
+        ----------
+        horizon, X, y, past_X
+            As for :meth:`predict`.
+        actual : optional
+            The actual values, in the form of y, to draw along with the forecast.
+        coverage : float
+            The coverage of the interval.
+        series : sequence, optional
+            Names of the series to draw; None: the first four.
+        path : str or path, optional
+            A file to write the picture to; its suffix is the format: .png, .svg, .pdf, .jpg, ...
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook displays it.
+
+        Raises
+        ------
+        InputError
+            As :meth:`predict`, and for an unknown series or picture format.
         """
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
-        found = self._forecasts(panel, panel.ahead(X, horizon), horizon)
+        forecasts = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         halves = self._halves_if_any(panel.series, horizon, coverage)
-        came = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill, gaps=True).series}
+        outcomes = {} if actual is None else {s.name: s for s in Panel.read(actual, fill=self.fill, gaps=True).series}
         names = [s.name for s in panel.series]
         drawn = names[:4] if series is None else list(series)
         if not drawn:
-            raise InputError(f"series names none to draw: omit it, or name some of {_few(names)}")
+            raise InputError(
+                f"series must name at least one series to draw, got none: omit it, or name some of {_few(names)}"
+            )
         if unknown := [name for name in drawn if name not in names]:
-            raise InputError(f"there is no series {unknown[0]!r} to draw, only {_few(names)}")
-        if len(names) == 1 and len(came) == 1:
-            came = dict(zip(names, came.values(), strict=True))
+            raise InputError(f"there is no series {unknown[0]!r} to draw: name some of {_few(names)}")
+        if len(names) == 1 and len(outcomes) == 1:  # the name of a single series may differ
+            outcomes = dict(zip(names, outcomes.values(), strict=True))
         charts = [
-            (before, row, half, came.get(before.name))
-            for before, row, half in zip(panel.series, found, halves, strict=True)
+            (before, row, half, outcomes.get(before.name))
+            for before, row, half in zip(panel.series, forecasts, halves, strict=True)
             if before.name in drawn
         ]
         return draw_forecast(charts, coverage=coverage, path=path)
 
     def summary(self) -> str:
-        """What was fitted and how good it was over the part held out, the seasonal-naive forecast beside."""
+        """Describe the fitted model, and compare its score over the part held out with the seasonal-naive forecast's.
+
+        Returns
+        -------
+        str
+            One line, or three if there is a score.
+        """
         check_is_fitted(self, "regressor_")
         series = self.panel_.series
         steps = sum(len(s) for s in series)
-        what = f"differences over {', '.join(map(str, self.lags_))}" if self.lags_ else "values"
+        inputs = f"differences over {', '.join(map(str, self.lags_))}" if self.lags_ else "values"
         lines = [
             f"{len(series)} series, {steps:,} steps, season {self.season_length_}; GRU of {self.hidden_size} units "
-            f"over {self.window_} {what}, {self.strategy}, horizon {self.horizon}"
+            f"over {self.window_} {inputs}, {self.strategy}, horizon {self.horizon}"
         ]
         if self.tail_score_ is not None:
             ours, naive = self.tail_score_.mase, self.tail_score_.seasonal_naive
@@ -254,11 +420,28 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the forecaster, its history too, into a directory, without pickle; see :meth:`GRURegressor.save`."""
+        """Write the fitted forecaster, including the series of ``fit``, into a directory, without pickle.
+
+        Parameters
+        ----------
+        path : str or path
+            The directory; created if it does not exist.
+        overwrite : bool
+            Replace an estimator that is already there.
+
+        Raises
+        ------
+        InputError
+            If the directory contains something else, or an estimator and ``overwrite`` is False.
+
+        Notes
+        -----
+        A ``random_state`` that is a generator is not saved.
+        """
         estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What was learned, as facts and arrays."""
+        """Return the fitted state as JSON values and arrays."""
         check_is_fitted(self, "regressor_")
         names = [s.name for s in self.panel_.series]
         panel, arrays = self.panel_.to_state()
@@ -279,24 +462,39 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
-        found = estimator_directory.read(path, cls.__name__)
-        with found.damage():
-            self = cls(**found.parameters)
+        """Read a forecaster that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The directory.
+
+        Returns
+        -------
+        GRUForecaster
+
+        Raises
+        ------
+        InputError
+            If the directory is missing or damaged, or contains an estimator of another class.
+        """
+        saved = estimator_directory.read(path, cls.__name__)
+        with saved.damage():
+            self = cls(**saved.parameters)
             for name in cls._FACTS:
-                setattr(self, name, found.facts[name])
+                setattr(self, name, saved.facts[name])
             self.lags_ = tuple(self.lags_)
-            self.short_ = tuple(found.facts.get("short_", ()))  # of format 1 without: none was allowed
-            score = found.facts["tail_score_"]
+            self.short_ = tuple(saved.facts.get("short_", ()))  # absent from early files: short series were an error
+            score = saved.facts["tail_score_"]
             self.tail_score_ = None if score is None else Score(*score)
-            self.panel_ = Panel.from_state(found.facts["panel"], found.arrays)
-            self.errors_ = found.arrays["errors_"]
-            self.features_scale_ = Scale(found.arrays["features.mean"], found.arrays["features.deviation"])
-            columns = (found.arrays[name] for name in ("means", "deviations"))
+            self.panel_ = Panel.from_state(saved.facts["panel"], saved.arrays)
+            self.errors_ = saved.arrays["errors_"]
+            self.features_scale_ = Scale(saved.arrays["features.mean"], saved.arrays["features.deviation"])
+            columns = (saved.arrays[name] for name in ("means", "deviations"))
             scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
             self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
-            inner = {k.removeprefix("regressor."): v for k, v in found.arrays.items() if k.startswith("regressor.")}
-            self.regressor_ = GRURegressor.from_state(self._regressor().get_params(), found.facts["regressor"], inner)
+            inner = {k.removeprefix("regressor."): v for k, v in saved.arrays.items() if k.startswith("regressor.")}
+            self.regressor_ = GRURegressor.from_state(self._regressor().get_params(), saved.facts["regressor"], inner)
         return self
 
     _FACTS = ("season_length_", "window_", "lags_")
@@ -305,17 +503,17 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
     @property
     def has_intervals_(self) -> bool:
-        """Whether enough forecasts were held out for an interval of 80 %."""
+        """True if enough forecasts were held out for an 80 % interval."""
         check_is_fitted(self, "regressor_")
         return observed(self.errors_) >= FEWEST
 
     def _learn(self, panel: Panel) -> list[str]:
-        """Learn from the panel; what is to be warned of."""
+        """Fit to the panel and return warnings."""
         check_parameters(self)
         horizon, share = self._checked_horizon(None), share_or_auto("calibration", self.calibration)
-        fitted = clone(self)  # so that what fails leaves this one as it was
+        fitted = clone(self)  # so that a failed fit changes nothing
         lengths = [len(s) for s in panel.series]
-        lags = choose_lags(self.difference, [])  # those of "auto" are known below: 1 at most
+        lags = choose_lags(self.difference, [])  # "auto" is decided below, and is at most 1
         S = 1 if self.difference is not None and isinstance(self.difference, str) else sum(lags)
         automatic = isinstance(self.season_length, str) and self.season_length == "auto"
         season = steps_or_auto("season_length", self.season_length, _season(panel, S) if automatic else 1)
@@ -332,10 +530,10 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         short = [s for s, n in zip(panel.series, left, strict=True) if n < need]
         if len(short) == len(lengths):
             raise InputError(self._too_short(short, tails, need, window, season))
-        if lost := next((s for s in short if len(s) < max(S, 1)), None):
+        if hopeless := next((s for s in short if len(s) < max(S, 1)), None):
             raise InputError(
-                f"{lost.called} has {len(lost)} steps, differences over {', '.join(map(str, fitted.lags_))} need {S}: "
-                "leave it out, or give smaller lags"
+                f"{hopeless.called} has {len(hopeless)} steps, but differences over "
+                f"{', '.join(map(str, fitted.lags_))} need {S}: remove it, or give smaller lags"
             )
         fitted.short_ = tuple(s.name for s in short)
         tails = [tail if n >= need else 0 for tail, n in zip(tails, left, strict=True)]
@@ -348,18 +546,18 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             whole = [s for s, n in zip(panel.series, left, strict=True) if n >= need]
             fitted._train(self._regressor(), whole, short)
         self.__dict__.update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
-        said = []
+        messages = []
         if short:
-            said.append(
-                f"{len(short)} of {len(lengths)} series are too short to be learned from, with fewer than {need} steps "
-                f"({_few(fitted.short_)}): they are forecast by what was learned from the others"
+            messages.append(
+                f"{len(short)} of {len(lengths)} series are too short for training, with fewer than {need} steps "
+                f"({_few(fitted.short_)}): they are forecast by the model of the other series"
             )
         if share != 0 and not fitted.has_intervals_:
-            said.append(f"the forecasts come without intervals: {fitted._remedy(least_errors(0.8))}")
-        return said
+            messages.append(f"the forecasts come without intervals: {fitted._remedy(least_errors(0.8))}")
+        return messages
 
     def _train(self, regressor: GRURegressor, learned: Sequence[Series], short: Sequence[Series]) -> None:
-        """Fit scales and the regressor to all windows of these series; those that are too short have scales only."""
+        """Fit the scales of all series, and the regressor to all windows of those that are long enough."""
         lags, w, k = self.lags_, self.window_, self.horizon if self.strategy == "direct" else 1
         features = np.concatenate([s.features for s in learned])
         self.features_scale_ = Scale.of(features) if features.shape[1] else Scale.none(0)
@@ -371,29 +569,32 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             features = self.features_scale_.apply(s.features[sum(lags) :])
             inputs.append(windows(stretches(z, w)[: len(z) - w - k + 1], features, k))
             targets.append(stretches(z[w:], k))
-        with warnings.catch_warnings():  # differences of a random walk have no better prediction than their mean
+        with warnings.catch_warnings():  # for a random walk, the mean is the best prediction of the differences
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.regressor_ = regressor.fit(np.concatenate(inputs), np.concatenate(targets))
 
     def _reach(self, S: int, window: int, season: int) -> int:
-        """The steps that a window and what follows it need; of an automatic window two seasons, or eight steps: with
-        less to learn from, the forecasts that calibrate are so much worse that their errors mean nothing."""
+        """Return the steps that training needs at least: those of a window and its target.
+
+        An automatic window counts as two seasons and at least eight steps. With less to train on, the forecasts used
+        for calibration would be so much worse than the final model's that their errors mean nothing.
+        """
         k = self._checked_horizon(None) if self.strategy == "direct" else 1
         return S + max((window or max(2 * season, 8)) + k, season + 1)
 
     def _too_short(self, short: list[Series], tails: list[int], need: int, window: int, season: int) -> str:
-        """What to say where no series can be learned from."""
+        """Return the error message for series that are all too short for training."""
         longest = max(range(len(short)), key=lambda i: len(short[i]))
         one, tail = short[longest], tails[longest]
         held_out = f", of which calibration={self.calibration:g} holds out {tail}" if tail else ""
         return (
             f"{one.called} has {len(one)} step{'s' * (len(one) != 1)}{held_out}; window={window}, "
-            f"season_length={season} and strategy={self.strategy} need {need}{' more' if tail else ''}: give a longer "
+            f"season_length={season} and strategy={self.strategy} need {need} for training: give a longer "
             "series, or a smaller window, horizon or calibration"
         )
 
     def _remedy(self, errors: int) -> str:
-        """What to do so that so many forecasts are held out."""
+        """Say how to hold out this many forecasts, as the end of a message."""
         if not self.calibration:
             return 'fit with calibration="auto" instead of 0'
         share = share_or_auto("calibration", self.calibration)
@@ -421,13 +622,15 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return GRURegressor(**{name: getattr(self, name) for name in shared}, standardize=False)
 
     def _calibrated(self, tails: list[int], horizon: int) -> tuple[np.ndarray, Score | None]:
-        """The absolute errors of forecasts from every origin of the tails, in standard deviations, for each step ahead
-        sorted (n, h); and a score."""
+        """Forecast from every origin in the tails.
+
+        Return the absolute errors (n, h) in standard deviations, sorted for each step ahead with NaN last, and a score.
+        """
         histories, ahead, actual = [], [], []
         learned = [s.until(len(s) - tail).values for s, tail in zip(self.panel_.series, tails, strict=True)]
         vary = [unvarying(values, self.lags_) is None for values in learned]
         for s, tail, varies in zip(self.panel_.series, tails, vary, strict=True):
-            if not varies and any(vary):  # it has no standard deviation to measure its errors by
+            if not varies and any(vary):  # without a standard deviation its errors have no unit
                 continue
             for origin in range(len(s) - tail, len(s) - horizon + 1) if tail else ():
                 histories.append(s.until(origin))
@@ -435,60 +638,60 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
                 actual.append(s.seen[origin : origin + horizon])
         if not histories:
             return np.empty((0, horizon)), None
-        found = self._forecasts(Panel("arrays", tuple(histories)), ahead, horizon)
+        forecasts = self._forecasts(Panel("arrays", tuple(histories)), ahead, horizon)
         deviations = np.array([self._scale(s).deviation for s in histories])
-        errors = np.abs(found - np.stack(actual)) / deviations[:, None]
+        errors = np.abs(forecasts - np.stack(actual)) / deviations[:, None]
         season = self.season_length_
-        scores = [score_forecast(s.values, f, a, season) for s, f, a in zip(histories, found, actual, strict=True)]
-        return np.sort(errors, 0), mean_score(scores)  # sorting puts NaN, of steps that were not observed, last
+        scores = [score_forecast(s.values, f, a, season) for s, f, a in zip(histories, forecasts, actual, strict=True)]
+        return np.sort(errors, 0), mean_score(scores)  # NaN: the step was not observed
 
     # Forecasting
 
     def _forecasts(self, panel: Panel, ahead: Sequence[np.ndarray], horizon: int) -> np.ndarray:
-        """(series, h), each series continued: ahead holds the features of the steps to come, (h, F) each."""
+        """Return forecasts (series, h), given the features (h, F) of the steps ahead of each series."""
         w, S = self.window_, sum(self.lags_)
         k = self.horizon if self.strategy == "direct" else 1
         if k > 1 and horizon > k:
             raise InputError(
-                f"strategy direct forecasts {k} steps, and {horizon} were asked for: fit with horizon={horizon}"
+                f'strategy="direct" forecasts at most {k} steps, got {horizon}: fit with horizon={horizon}'
             )
         for s in panel.series:
             least = max(S, 1) if s.name in self.short_ else S + w
             if len(s) < least:
-                raise InputError(f"{s.called} has {len(s)} steps, a forecast looks back over {least}: give more")
+                raise InputError(f"{s.called} has {len(s)} steps, but a forecast needs {least}: give a longer history")
         looks = np.array([max(1, min(w, len(s) - S)) for s in panel.series])
-        found = np.empty((len(looks), horizon))
-        for look in sorted(set(looks.tolist())):  # series that are too short for a window are read as far as they go
+        forecasts = np.empty((len(looks), horizon))
+        for look in sorted(set(looks.tolist())):  # a series shorter than a window is read as a whole
             group = np.flatnonzero(looks == look).tolist()
             series, features = zip(*((panel.series[i], ahead[i]) for i in group), strict=True)
-            found[group] = self._continued(series, features, horizon, look)
-        return found
+            forecasts[group] = self._continued(series, features, horizon, look)
+        return forecasts
 
     def _continued(self, series: Sequence[Series], ahead: Sequence[np.ndarray], horizon: int, w: int) -> np.ndarray:
-        """Some series continued (series, h), looking back over w differences of each."""
+        """Return forecasts (series, h) from the last w differences of each series."""
         lags, S = self.lags_, sum(self.lags_)
         k = self.horizon if self.strategy == "direct" else 1
         scales = [self._scale(s) for s in series]
         ends = [s.values[-(S + w) :] for s in series]
-        z = np.zeros((len(series), w))  # (n, w); of a series without any difference: the mean
+        z = np.zeros((len(series), w))  # (series, w); 0, the mean, for a series without any difference
         for row, scale, end in zip(z, scales, ends, strict=True):
             row[w - (len(end) - S) :] = scale.apply(differenced(end, lags))
         known = [
             self.features_scale_.apply(np.concatenate([s.features[len(s) - w :], f]))
             for s, f in zip(series, ahead, strict=True)
         ]
-        if k > horizon:  # direct: steps that nobody asked for repeat the last features
+        if k > horizon:  # direct: the last features stand for the steps beyond the horizon
             known = [np.concatenate([f, np.repeat(f[-1:], k - horizon, 0)]) for f in known]
         for step in range(0, horizon, k):
-            features = np.stack([f[step : step + w + k] for f in known])  # (n, w + k, F)
+            features = np.stack([f[step : step + w + k] for f in known])  # (series, w + k, F)
             inputs = np.concatenate([windows(z[i : i + 1, -w:], features[i], k) for i in range(len(z))])
             z = np.concatenate([z, self.regressor_.predict(inputs).reshape(len(z), -1)], 1)
-        found = np.stack([scale.undo(row) for scale, row in zip(scales, z[:, w : w + horizon], strict=True)])
-        for row, s in zip(found, series, strict=True):
-            always = unvarying(s.values, lags)
-            if always is not None:  # what has never varied goes on so
-                row[:] = always
-        return summed(found, np.stack([end[len(end) - S :] if w > len(end) - S else end[w:] for end in ends]), lags)
+        forecasts = np.stack([scale.undo(row) for scale, row in zip(scales, z[:, w : w + horizon], strict=True)])
+        for row, s in zip(forecasts, series, strict=True):
+            constant = unvarying(s.values, lags)
+            if constant is not None:
+                row[:] = constant
+        return summed(forecasts, np.stack([end[len(end) - S :] if w > len(end) - S else end[w:] for end in ends]), lags)
 
     def _history(self, y: Any, X: Any = None) -> Panel:
         check_is_fitted(self, "regressor_")
@@ -506,7 +709,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         names, known = panel.feature_names, self.panel_.feature_names
         if names and known and names != known:
             raise InputError(
-                f"the features of y are {_few(names)}, the model was fitted with {_few(known)}: order them"
+                f"the features of y are {_few(names)}, the model was fitted with {_few(known)}: put them in that order"
             )
         return replace(panel, feature_names=known or None) if names is None else panel  # without names: in that order
 
@@ -518,9 +721,9 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return self._history(None)
 
     def _scale(self, series: Series) -> Scale:
-        """How a series is standardized: as when it was fitted, or, a new one, by all that is known of it."""
+        """Return the scale of a series: that of fit, or for a new series one computed from all of it."""
         names = list(self.scales_)
-        alone = len(names) == 1 and (series.name is None or names[0] is None)  # and does not tell its name
+        alone = len(names) == 1 and (series.name is None or names[0] is None)  # unnamed
         if alone or series.name in self.scales_:
             fitted: Scale = self.scales_[names[0] if alone else series.name]
             return fitted
@@ -533,14 +736,14 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return int(horizon)
 
     def _halves_if_any(self, series: Sequence[Series], horizon: int, coverage: float) -> Sequence[np.ndarray | None]:
-        """Those of :meth:`_halves`, or None for each series where too little was held out for intervals."""
+        """Return :meth:`_halves`, or None for each series if there are no intervals."""
         if self.has_intervals_:
             return self._halves(series, horizon, coverage)
         check_coverage(coverage)
         return [None] * len(series)
 
     def _halves(self, series: Sequence[Series], horizon: int, coverage: float) -> list[np.ndarray]:
-        """Half the width of the interval at each step ahead, for each series (h,): the errors' quantile."""
+        """Return for each series half the width (h,) of the interval at each step ahead: the quantile of the errors."""
         check_coverage(coverage)
         least = least_errors(coverage)
         remedy = self._remedy(least) if observed(self.errors_) < least else ""
@@ -549,8 +752,10 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
 
 
 def _scale_of(series: Series, lags: Sequence[int]) -> Scale:
-    """The mean and standard deviation of a series' differences. Of one or two of them we do not know a mean, and assume
-    0; without any, a deviation of 1."""
+    """Return the mean and standard deviation of a series' differences.
+
+    One or two differences do not determine a mean, so it is assumed to be 0; without any, the deviation is 1.
+    """
     z = differenced(series.values, lags)
     if lags and len(z) < 3:
         return Scale(np.zeros(()), np.sqrt(np.square(z).mean(keepdims=True))[0] if z.any() else np.ones(()))
@@ -559,12 +764,15 @@ def _scale_of(series: Series, lags: Sequence[int]) -> Scale:
 
 
 def _season(panel: Panel, lags: int) -> int:
-    """The steps of a season that the dates of all series suggest; 1 where the (upper) median series is not longer."""
+    """Return the season that the dates of all series suggest, in steps; 1 if the (upper) median series is shorter.
+
+    Raises InputError if the series have different seasons.
+    """
     first, season = panel.series[0], season_of(panel.series[0].index)
     if other := next((s for s in panel.series if season_of(s.index) != season), None):
         raise InputError(
-            f"{first.called} has a season of {season} steps and {other.called} one of {season_of(other.index)}, going "
-            "by their dates: forecast them apart, or give season_length"
+            f"by their dates, {first.called} has a season of {season} steps and {other.called} one of "
+            f"{season_of(other.index)}: forecast them separately, or give season_length"
         )
     n = sorted(map(len, panel.series))[len(panel.series) // 2]
     return season if n > lags + season else 1

@@ -1,4 +1,4 @@
-"""GRURegressor and GRUClassifier: sequences to numbers or classes, as scikit-learn's users expect it.
+"""GRURegressor and GRUClassifier: scikit-learn estimators that map sequences to numbers or classes.
 
 Letters: n samples, T steps, F features, O targets or classes.
 """
@@ -32,19 +32,16 @@ from headgate.settings.estimators import ClassifierParameters, SequenceParameter
 from headgate.settings.run import TrainingSettings
 from headgate.training.fitting import Examples, FitState, cross_entropy, fit, predict, squared_error, trivial_loss
 
-# epochs="auto": so many, and further ones until the loss is this share of the trivial one, or until there were so many
-# updates for each step of the longest sequence, and so many at most.
+# epochs="auto": LEAST_EPOCHS, and more until the loss is below LEARNED times the trivial loss, or until there were
+# UPDATES_PER_STEP updates per step of the longest sequence, at most MOST_UPDATES.
 LEAST_EPOCHS, LEARNED, UPDATES_PER_STEP, MOST_UPDATES = 100, 0.1, 10, 1000
-LONG = 50  # steps of sequences for which half of the units are made to remember from the start
-TRIAL, UNTRAINED = (
-    20,
-    0.9,
-)  # a fit of fewer epochs is a trial; one that ends above this share of the trivial loss is none
+LONG = 50  # steps from which half of the units are initialized to remember for long
+TRIAL, UNTRAINED = 20, 0.9  # warn if at least TRIAL epochs end above UNTRAINED times the trivial loss
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What both estimators share."""
+    """The base class of both estimators."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -52,40 +49,89 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Learn from X and y; with ``warm_start``, go on from what was learned before.
+        """Fit the model to X and y; with ``warm_start``, continue from the previous fit.
 
-        X              (n, T, F), (n, T) for one feature, or a list of (T_i, F) or (T_i,) arrays
-        y              one value for each sample; for the regressor also (n, O)
-        sample_weight  (n,), at least 0: how much each sample counts in the loss and in standardizing
+        Parameters
+        ----------
+        X : array (n, T, F) or (n, T), or list of arrays (T_i, F) or (T_i,)
+            The sequences; without the last axis they have one feature.
+        y : array (n,), or for the regressor also (n, O)
+            The targets.
+        sample_weight : array (n,) or number, optional
+            The non-negative weight of each sample in the loss and in standardizing.
 
-        Raises ValueError for what cannot be learned from, and then leaves the estimator as it was. Warns
-        (ConvergenceWarning) where twenty epochs or more have come to no more than ``baseline_loss_`` does.
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            If the parameters or the data are invalid.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the training loss is still above 0.9 ``baseline_loss_`` after 20 epochs or more.
+
+        Notes
+        -----
+        If fitting fails or is interrupted, the estimator keeps its previous state.
         """
         with rollback_on_error(self):
             go_on = self.warm_start and hasattr(self, "model_")
             before = self.n_iter_ if go_on else 0
             self._learn(X, y, sample_weight, go_on=go_on)
-        if said := self._untrained(before):
-            warnings.warn(said, ConvergenceWarning, stacklevel=2)
+        if message := self._untrained(before):
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write what was learned, and the parameters, into a directory, without pickle. Not saved: the optimizer's
-        state (fitting on after :meth:`load` starts it anew) and a ``random_state`` that is a generator.
+        """Write the fitted estimator into a directory, without pickle.
 
-        Raises InputError where the directory holds something else, or a fitted estimator and not ``overwrite``.
+        Parameters
+        ----------
+        path : str or path
+            The directory; created if it does not exist.
+        overwrite : bool
+            Replace an estimator that is already there.
+
+        Raises
+        ------
+        InputError
+            If the directory contains something else, or an estimator and ``overwrite`` is False.
+
+        Notes
+        -----
+        Two things are not saved: the state of the optimizer, which starts from zero if fitting continues after
+        :meth:`load`, and a ``random_state`` that is a generator.
         """
         estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote. Raises InputError for what is damaged, or another kind of estimator."""
-        found = estimator_directory.read(path, cls.__name__)
-        with found.damage():
-            return cls.from_state(found.parameters, found.facts, found.arrays)
+        """Read an estimator that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The directory.
+
+        Returns
+        -------
+        estimator
+
+        Raises
+        ------
+        InputError
+            If the directory is missing or damaged, or contains an estimator of another class.
+        """
+        saved = estimator_directory.read(path, cls.__name__)
+        with saved.damage():
+            return cls.from_state(saved.parameters, saved.facts, saved.arrays)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What was learned, as facts and arrays, from which :meth:`restore` makes the estimator again."""
+        """Return the fitted state as JSON values and arrays, for :meth:`from_state`."""
         check_is_fitted(self, "model_")
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model_.state_dict().items()}
         for name in ("x_scale_", "y_scale_"):
@@ -97,7 +143,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def from_state(
         cls, parameters: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     ) -> Self:
-        """The estimator that :meth:`to_state` described."""
+        """Return a fitted estimator with these parameters and the state that :meth:`to_state` returned."""
         self = cls(**parameters)
         for name in cls._FACTS:
             if name in facts:
@@ -107,21 +153,22 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model.")}
         D, H = 2 if self.bidirectional else 1, self.hidden_size
         expected = {"gru.weight_hh_l0": (3 * H, H), "gru.weight_ih_l0": (3 * H, len(self.x_scale_.mean))}
-        found = {name: tuple(weights[name].shape) for name in expected}
-        if found != expected or sum("weight_hh" in name for name in weights) != D * self.num_layers:
-            raise ValueError(f"weights of the sizes {found} are not those of hidden_size={H}")  # before any is made
+        shapes = {name: tuple(weights[name].shape) for name in expected}
+        if shapes != expected or sum("weight_hh" in name for name in weights) != D * self.num_layers:
+            # checked first, because a damaged hidden_size could allocate a huge model
+            raise ValueError(f"weights of the sizes {shapes} do not fit hidden_size={H}")
         outputs, features = len(weights["head.weight"]), len(self.x_scale_.mean)
         if any(len(scale.mean) != len(scale.deviation) for scale in (self.x_scale_, self.y_scale_)) or not outputs:
-            raise ValueError("means and deviations, or outputs, are missing")
+            raise ValueError("means, deviations or outputs are missing")
         if type(self._table) is not bool or (1 if self._table else self.n_features_in_) != features:  # type: ignore[redundant-expr]
-            raise ValueError(f"numbers of {features} features, not of n_features_in_")
+            raise ValueError(f"the scales have {features} features, which is not n_features_in_")
         self._fit = self._begin(features, outputs, self._settings(self._least_epochs()), 0)
         self._fit.model.load_state_dict(weights)
         self._fit.history = facts["history_"]
         self._publish()
         return self
 
-    _MODEL = ("hidden_size", "num_layers", "bidirectional", "pool", "reset")  # what a model cannot change later
+    _MODEL = ("hidden_size", "num_layers", "bidirectional", "pool", "reset")  # fixed once a model exists
     _FACTS = ("n_features_in_", "feature_names_in_", "classes_", "history_", "baseline_loss_", "_table", "_columns")
 
     def _learn(
@@ -131,9 +178,8 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         settings = self._settings(1 if one_epoch else self._least_epochs())
         if go_on and (changed := [name for name in self._MODEL if getattr(self, name) != self._model_parameters[name]]):
             raise InputError(
-                f"fitting goes on with the model that there is, whose {changed[0]} was "
-                f"{self._model_parameters[changed[0]]!r} and not {getattr(self, changed[0])!r}: set it back, or fit "
-                "with warm_start=False"
+                f"the fitted model has {changed[0]}={self._model_parameters[changed[0]]!r} and training it further "
+                f"cannot change that, got {getattr(self, changed[0])!r}: set it back, or fit with warm_start=False"
             )
         sequences = self._read(X, fitting=not go_on)
         if y is None:
@@ -148,7 +194,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if self.early_stopping and not one_epoch:
             training, held_out = self._split(targets, random)
         if go_on:
-            self._fit: FitState = copy.deepcopy(self._fit)  # an epoch that fails leaves nothing behind
+            self._fit: FitState = copy.deepcopy(self._fit)  # so that a failed epoch changes nothing
             self._fit.settings = settings
         else:
             self._standardize(
@@ -173,7 +219,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
                 self._train_longer(known, unknown, before)
         self._publish()
         if self.verbose and not one_epoch:
-            print(f"loss {self._reached(before):.4f}; {self._TRIVIAL} alone would have {self.baseline_loss_:.4f}")
+            print(f"loss {self._reached(before):.4f}; predicting {self._TRIVIAL} gives {self.baseline_loss_:.4f}")
 
     def _publish(self) -> None:
         self._model_parameters = {name: getattr(self, name) for name in self._MODEL}
@@ -191,8 +237,10 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return LEAST_EPOCHS if self._automatic else int(self.epochs)
 
     def _train_longer(self, known: Examples, held_out: Examples | None, before: int) -> None:
-        """Train in further cycles of the learning rate, each up to twice as long as the one before, while little has
-        been learned and there were few updates for sequences of such a length; early stopping stops this too."""
+        """Add cycles of the learning rate, each up to twice as long as the last, for long sequences that learn slowly.
+
+        Stop when the loss is below LEARNED times the trivial loss, after enough updates, or when early stopping stops.
+        """
         per_epoch = -(-len(known.sequences) // self._fit.settings.batch_size)
         enough = min(UPDATES_PER_STEP * int(known.sequences.lengths.max()), MOST_UPDATES)
         planned = epochs = LEAST_EPOCHS
@@ -205,24 +253,24 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             fit(self._fit, known, held_out, verbose=self.verbose)
 
     def _reached(self, before: int) -> float:
-        """The training loss of the last epoch, or of that whose weights early stopping has kept."""
+        """Return the training loss of the last epoch, or of the epoch whose weights early stopping kept."""
         entries = self.history_[before:]
         return min(entries, key=lambda entry: entry.get("held_out", -entry["epoch"]))["loss"]
 
     def _untrained(self, before: int) -> str | None:
-        """What to warn of where the epochs after ``before`` ended with next to nothing learned."""
+        """Return a warning if the epochs after ``before`` learned next to nothing, else None."""
         epochs, reached = self.n_iter_ - before, self._reached(before)
         if epochs < TRIAL or not reached > UNTRAINED * self.baseline_loss_ > 0:
             return None
         return (
             f"{type(self).__name__} has learned little: after {epochs} epochs the training loss is "
-            f"{reached:.4g}, and {self._TRIVIAL} alone would have {self.baseline_loss_:.4g}. There may be little to "
+            f"{reached:.4g}, and predicting {self._TRIVIAL} gives {self.baseline_loss_:.4g}. There may be little to "
             "learn; otherwise try more epochs, another learning_rate or pool, smaller batches, or shorter sequences "
-            "(every fourth step, say)"
+            "(every fourth step, for example)"
         )
 
     def _settings(self, epochs: int) -> TrainingSettings:
-        """What training needs to know of the parameters."""
+        """Return the parameters as training settings, and check the device."""
         try:
             device = torch.device(self.device)
             missing = device.type == "cuda" and not torch.cuda.is_available()
@@ -230,7 +278,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         except RuntimeError:
             missing = True
         if missing:
-            raise InputError(f'device must be one that torch can use here, got {self.device!r}; "cpu" always is')
+            raise InputError(f'device must be one that torch can use on this machine, got {self.device!r}: use "cpu"')
         return TrainingSettings(
             epochs=epochs, batch_size=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
             weight_decay=float(self.weight_decay), schedule=self.schedule if epochs > 1 else "constant",
@@ -238,7 +286,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         )  # fmt: skip
 
     def _read(self, X: Any, *, fitting: bool) -> Sequences:
-        """X checked; when ``fitting``, what it looks like is noted, otherwise compared with that."""
+        """Check X and read it; store its form if ``fitting``, otherwise require the stored one."""
         if is_table(X) and (fitting or self._table):
             with as_input_error():
                 X = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_all_finite=False)
@@ -252,7 +300,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         expected = 1 if self._table else self.n_features_in_
         if expected != F:
             shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
-            hint = "give the features that it was fitted with"
+            hint = "give the features of fit"
             if len(shape) == 3 and shape[1] == expected:
                 hint = f"the last two axes of {shape} look swapped, X.transpose(0, 2, 1) has {expected}"
             raise InputError(
@@ -262,11 +310,11 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return sequences
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
-        """y checked, as what the loss takes: numbers (n, O), or classes (n,) that index ``classes_``."""
+        """Check y and return the targets of the loss: numbers (n, O), or indices (n,) into ``classes_``."""
         raise NotImplementedError
 
     def _weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
-        """The weight of each sample, with a mean of 1 (n,); None where all are the same."""
+        """Return sample weights (n,) with a mean of 1; None if all samples count the same."""
         if sample_weight is None:
             return None
         n = len(targets)
@@ -276,19 +324,19 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
                 weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self
             )
         if weights.shape != (n,):
-            raise InputError(f"sample_weight must have the shape ({n},), one for each sample, got {weights.shape}")
+            raise InputError(f"sample_weight must have the shape ({n},), one per sample, got {weights.shape}")
         if weights.min() < 0 or not weights.any():
-            found = f"{weights.min():g} at sample {int(weights.argmin())}" if weights.any() else "only zeros"
-            raise InputError(f"sample_weight must be at least 0, and above it somewhere, got {found}")
+            wrong = f"{weights.min():g} at sample {int(weights.argmin())}" if weights.any() else "only zeros"
+            raise InputError(f"sample_weight must be at least 0, and above 0 for some sample, got {wrong}")
         with np.errstate(over="ignore"):
             mean = weights.mean()
-        if not np.isfinite(mean):  # the sum of numbers near 1e308
+        if not np.isfinite(mean):  # the sum of numbers near 1e308 overflows
             weights = weights / weights.max()
             mean = weights.mean()
         return np.asarray(weights / mean)
 
     def _split(self, targets: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Indices to train on and to hold out; of every class in both."""
+        """Return the indices to train on and to hold out, both with samples of every class."""
         n, classes = len(targets), targets if targets.ndim == 1 else None
         held_out = int(np.ceil(self.validation_fraction * n))
         least = 1 if classes is None else len(np.unique(classes))
@@ -297,7 +345,7 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
             need = f"{least} on each side" + ("" if classes is None else ", and two of every class")
             raise InputError(
                 f"early_stopping would hold out {held_out} of {n} samples (validation_fraction="
-                f"{self.validation_fraction}), and needs at least {need}: give more samples, another "
+                f"{self.validation_fraction}), but needs at least {need}: give more samples, another "
                 "validation_fraction, or early_stopping=False"
             )
         training, held = train_test_split(np.arange(n), test_size=held_out, random_state=random, stratify=classes)
@@ -329,13 +377,13 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         return Sequences(values, sequences.lengths)
 
     def _predicted(self, X: Any) -> np.ndarray:
-        """What the model gives, (n, O) float64, still standardized."""
+        """Return the outputs of the model, (n, O) float64, in standardized units."""
         check_is_fitted(self, "model_")
         return predict(self.model_, self._scaled(self._read(X, fitting=False))).astype(np.float64)
 
     @contextlib.contextmanager
     def _own_random(self, seed: int) -> Iterator[None]:
-        """torch draws from this seed, and goes on afterwards as if nothing had been drawn."""
+        """Context manager: seed torch's generators for the block, and restore their states after it."""
         device = torch.device(self.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -344,31 +392,82 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
-    """Sequences to numbers: a :class:`headgate.SequenceModel` fitted to least squares by AdamW, as an estimator of
-    scikit-learn. A sequence's prediction does not depend on those beside it. Where sequences have fifty steps or more,
-    half of the units begin with a long memory (:func:`headgate.models.sequence_model.spread_memory`).
+    """Regression on sequences, as a scikit-learn estimator.
 
-    hidden_size, num_layers, bidirectional, pool, dropout, reset, backend: the model's, see there
-    epochs               passes over the samples; "auto": 100, and more while the loss is above a tenth of
-                         ``baseline_loss_``, until there were ten updates for each step of the longest sequence, 1,000
-                         at most; the learning rate then begins again, for up to twice as long each time
-    batch_size           samples of a step, of much the same length
-    learning_rate        of AdamW; schedule "cosine" lets it fall to a hundredth of it over the epochs, "constant" not
-    weight_decay         of AdamW
-    clip                 the largest norm of a gradient; 0: not clipped
-    standardize          True: X and y have their mean taken away and are divided by their standard deviation, column by
-                         column, as found in the samples that are trained on; predictions are in the units of y
-    early_stopping       True: hold out ``validation_fraction`` of the samples, stop after ``patience`` epochs without a
-                         lower loss on them, and use the weights for which that was lowest
-    warm_start           True: ``fit`` goes on from the last fit (its standardizing too)
-    random_state         a whole number makes fits the same to the bit, on one machine with as many threads
-    verbose              1: print every tenth epoch, 2: every one; both show a bar on a terminal
-    device               "cpu", "cuda", ...
+    A :class:`headgate.SequenceModel` fitted to the mean squared error by AdamW.
 
-    After ``fit``: ``model_``, ``history_`` (a dict for each epoch: loss, and held_out where there is one),
-    ``loss_curve_``, ``baseline_loss_`` (of predicting the mean, or the frequencies of the classes, whatever the
-    sequence), ``n_iter_``, ``x_scale_``, ``y_scale_``, ``n_features_in_``. Losses are of standardized targets.
+    Parameters
+    ----------
+    hidden_size, num_layers : int
+        Units of each layer, and layers of the GRU.
+    bidirectional : bool
+        Read sequences from both ends.
+    pool : {"last", "mean", "max"}
+        The summary of the GRU's states; see :class:`headgate.SequenceModel`.
+    dropout : float
+        Probability, between layers and before the linear layer.
+    reset : {"after", "before"}
+        The variant of the GRU; see :class:`headgate.GRU`.
+    epochs : int or "auto"
+        Passes over the samples. "auto": 100, and more while the loss is above a tenth of ``baseline_loss_``, until
+        there were ten updates per step of the longest sequence, at most 1,000. Each extension starts the schedule of
+        the learning rate again and is up to twice as long as the one before.
+    batch_size : int
+        Samples per update. Sequences of similar length form a batch.
+    learning_rate : float
+        The initial learning rate.
+    schedule : {"cosine", "constant"}
+        "cosine": the learning rate falls to a hundredth over the epochs.
+    weight_decay : float
+        The decoupled weight decay of AdamW.
+    clip : float
+        The largest gradient norm; 0: no clipping.
+    standardize : bool
+        Subtract the mean from each column of X and y and divide by its standard deviation, both computed from the
+        training samples. Predictions are in the units of y.
+    early_stopping : bool
+        Hold out ``validation_fraction`` of the samples, stop after ``patience`` epochs without a lower loss on them,
+        and keep the weights with the lowest one.
+    validation_fraction : float
+        The share of the samples held out for early stopping.
+    patience : int
+        Epochs without a lower held-out loss before early stopping stops.
+    warm_start : bool
+        ``fit`` continues from the previous fit, with its standardization.
+    random_state : int, generator or None
+        An integer makes fits reproducible to the bit on the same machine with the same number of threads.
+    verbose : int
+        1: print every tenth epoch; 2: print every epoch. Both show a progress bar on a terminal.
+    device : str
+        "cpu", "cuda", ...
+    backend : str
+        The implementation of the GRU; see :class:`headgate.GRU`.
 
+    Attributes
+    ----------
+    model_ : SequenceModel
+        The fitted model, in evaluation mode.
+    history_ : list of dict
+        For each epoch its number, the loss, and with early stopping the loss ``held_out``. Losses are those of
+        standardized targets.
+    loss_curve_ : list of float
+        The training loss of each epoch.
+    baseline_loss_ : float
+        The loss of predicting the mean (for the classifier, the class frequencies) for every sequence.
+    n_iter_ : int
+        Epochs trained.
+    x_scale_, y_scale_ : Scale
+        Means and standard deviations of X and y.
+    n_features_in_ : int
+        F, or T if X was (n, T).
+
+    Notes
+    -----
+    The prediction for a sequence does not depend on the other sequences in X. If the longest sequence has at least 50
+    steps, half of the units are initialized to remember for long (chrono initialization, Tallec and Ollivier 2018).
+
+    Examples
+    --------
     >>> X, y = np.random.default_rng(0).normal(size=(40, 7, 3)), np.arange(40.0)  # (n, T, F), (n,)
     >>> GRURegressor(hidden_size=8, epochs=2, random_state=0).fit(X, y).predict(X[:5]).shape
     (5,)
@@ -382,13 +481,44 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
         return tags
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all."""
+        """Train for one epoch on these samples.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for :meth:`fit`. The first call determines the standardization.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            As :meth:`fit`.
+        """
         with rollback_on_error(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number expected for each sequence of X: (n,), or (n, O) where y had columns."""
+        """Predict a number for each sequence.
+
+        Parameters
+        ----------
+        X : array (n, T, F) or (n, T), or list of arrays (T_i, F) or (T_i,)
+            Sequences with the features of ``fit``.
+
+        Returns
+        -------
+        array (n,), float64
+            Or (n, O) if the y of ``fit`` had columns. In the units of y.
+
+        Raises
+        ------
+        InputError
+            If X is invalid or has other features.
+        """
         predicted = self._predicted(X)
         numbers = self.y_scale_.undo(predicted)
         return numbers if self._columns else numbers[:, 0]
@@ -408,14 +538,27 @@ class GRURegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator):  # type: ignore[misc]
-    """Sequences to classes: a :class:`headgate.SequenceModel` fitted to cross-entropy by AdamW, as an estimator of
-    scikit-learn. Labels may be numbers or strings.
+    """Classification of sequences, as a scikit-learn estimator.
 
-    Parameters and what ``fit`` leaves are those of :class:`GRURegressor`, and
+    A :class:`headgate.SequenceModel` fitted to the cross-entropy by AdamW. Labels may be numbers or strings.
 
-    class_weight         None, "balanced" (all classes count the same), or a dict from label to weight
-    classes_             the labels, sorted: the order of the columns of ``predict_proba``
+    Parameters
+    ----------
+    class_weight : None, "balanced" or dict
+        The weight of each class in the loss: None for 1, "balanced" for the same total weight of all classes, or a
+        dict from label to weight.
+    **parameters
+        Those of :class:`GRURegressor`.
 
+    Attributes
+    ----------
+    classes_ : array (O,)
+        The labels, sorted; the order of the columns of ``predict_proba``.
+    **attributes
+        Those of :class:`GRURegressor`.
+
+    Examples
+    --------
     >>> X, y = np.random.default_rng(0).normal(size=(40, 7, 3)), np.repeat(["no", "yes"], 20)
     >>> classifier = GRUClassifier(hidden_size=8, epochs=2, random_state=0).fit(X, y)
     >>> classifier.classes_.tolist(), classifier.predict_proba(X[:5]).shape
@@ -425,19 +568,67 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
     _TRIVIAL = "the class frequencies"
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """One more epoch, over these samples; arguments as of :meth:`fit`. The first call standardizes for all, and
-        takes in ``classes`` every label that will ever come (None: those of its y)."""
+        """Train for one epoch on these samples.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for :meth:`fit`. The first call determines the standardization.
+        classes : array, optional
+            All labels that may occur in any call; needed in the first call unless its y contains all of them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            As :meth:`fit`, and if y contains a label that is not in ``classes_``.
+        """
         with rollback_on_error(self):
             self._learn(X, y, sample_weight, go_on=hasattr(self, "model_"), one_epoch=True, classes=classes)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each sequence: (n,)."""
+        """Predict the most probable class of each sequence.
+
+        Parameters
+        ----------
+        X : array (n, T, F) or (n, T), or list of arrays (T_i, F) or (T_i,)
+            Sequences with the features of ``fit``.
+
+        Returns
+        -------
+        array (n,)
+            Labels from ``classes_``.
+
+        Raises
+        ------
+        InputError
+            If X is invalid or has other features.
+        """
         best = self._predicted(X).argmax(1)
         return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each class, in the order of ``classes_``, for each sequence: (n, O)."""
+        """Predict the probability of each class for each sequence.
+
+        Parameters
+        ----------
+        X : array (n, T, F) or (n, T), or list of arrays (T_i, F) or (T_i,)
+            Sequences with the features of ``fit``.
+
+        Returns
+        -------
+        array (n, O), float64
+            Columns in the order of ``classes_``; each row sums to 1.
+
+        Raises
+        ------
+        InputError
+            If X is invalid or has other features.
+        """
         return np.asarray(softmax(self._predicted(X), axis=1))
 
     def _read_targets(self, y: Any, *, fitting: bool, classes: Any) -> np.ndarray:
@@ -445,20 +636,22 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
             labels = column_or_1d(y, warn=True)
             assert_all_finite(labels, input_name="y")
             check_classification_targets(labels)
-            given = None if classes is None else np.unique(column_or_1d(classes))
-        found = np.unique(labels)
+            declared = None if classes is None else np.unique(column_or_1d(classes))
+        occurring = np.unique(labels)
         if fitting:
-            self.classes_ = found if given is None else given
-        elif given is not None and not np.array_equal(given, self.classes_):
-            raise InputError(f"classes were {self.classes_.tolist()} at first, now {given.tolist()}: omit them")
+            self.classes_ = occurring if declared is None else declared
+        elif declared is not None and not np.array_equal(declared, self.classes_):
+            raise InputError(
+                f"classes must be those of the first call, {self.classes_.tolist()}, got {declared.tolist()}: omit them"
+            )
         if len(self.classes_) < 2:
             raise InputError(
-                f"y has one class only, {self.classes_.tolist()[0]!r}: at least two are needed to tell them apart"
+                f"y must have at least two classes, got one class, {self.classes_.tolist()[0]!r}: add another"
             )
-        unknown = np.setdiff1d(found, self.classes_)
+        unknown = np.setdiff1d(occurring, self.classes_)
         if len(unknown):
             raise InputError(
-                f"y has a class that was not there before, {unknown.tolist()[0]!r}: known are {self.classes_.tolist()}"
+                f"y must have only the classes {self.classes_.tolist()}, got {unknown.tolist()[0]!r}: omit such samples"
             )
         return np.asarray(np.searchsorted(self.classes_, labels))
 
@@ -471,5 +664,5 @@ class GRUClassifier(ClassifierMixin, ClassifierParameters, _SequenceEstimator): 
         of_class = compute_sample_weight(self.class_weight, self.classes_[targets])
         weights = of_class if weights is None else weights * of_class
         if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
-            raise InputError("class_weight must be finite and at least 0, and leave samples of some weight")
+            raise InputError("class_weight must be finite and at least 0, and above 0 for some sample of y")
         return np.asarray(weights / weights.mean())

@@ -1,4 +1,4 @@
-"""What estimators do about their arguments: tables told from sequences, errors in a sentence, a fit or nothing."""
+"""Arguments of estimators: tables or sequences, error messages, and fits that change everything or nothing."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def rollback_on_error(estimator: Any) -> Iterator[None]:
     before = dict(vars(estimator))
     try:
         yield
-    except BaseException:  # Ctrl-C too; it goes on
+    except BaseException:  # also Ctrl-C
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
@@ -23,7 +23,7 @@ def rollback_on_error(estimator: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_input_error() -> Iterator[None]:
-    """What scikit-learn has against an argument, as an InputError."""
+    """Context manager: turn scikit-learn's ValueError about an argument into an InputError."""
     try:
         yield
     except ValueError as error:
@@ -31,7 +31,10 @@ def as_input_error() -> Iterator[None]:
 
 
 def is_table(X: Any) -> bool:
-    """Whether X has two axes, (samples, steps), as scikit-learn's other estimators want it, or we cannot see any."""
+    """Return True if X has two axes, (samples, steps), as for scikit-learn's other estimators, or no visible axes.
+
+    Then scikit-learn checks X; otherwise X is read as sequences.
+    """
     if isinstance(X, list | tuple):
         try:
             shapes = {np.shape(part) for part in X}
@@ -43,9 +46,9 @@ def is_table(X: Any) -> bool:
 
 
 def unequal(samples: int, targets: int, X: Any) -> str:
-    """What to say where X and y have different numbers of samples."""
+    """Return the error message for an X and a y with different numbers of samples."""
     shape: tuple[int, ...] = X.shape if isinstance(X, np.ndarray) else ()
-    hint = "give one y for every sample"
+    hint = "give one y per sample"
     if len(shape) == 3 and targets in shape[1:]:
         axes = (1, 0, 2) if shape[1] == targets else (2, 0, 1)
         hint = f"the axes of {shape} look swapped, X.transpose{axes} has {targets} samples"

@@ -1,4 +1,4 @@
-"""What all pictures share: file formats, resolution, fonts, axes with readable numbers. No pyplot."""
+"""The common style of all pictures: file formats, resolution, fonts, readable axes. Does not use pyplot."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from headgate.storage import files
 
 FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf", ".jpg": "jpeg", ".jpeg": "jpeg"}
 DPI = 200  # twice matplotlib's own
-CHINESE = (  # families that have Chinese characters, on Linux, Windows and macOS; the first that is installed is used
+CHINESE = (  # font families with Chinese characters on Linux, Windows and macOS; the first one installed is used
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "STHeiti", "SimHei",
     "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Serif CJK SC", "Noto Serif CJK JP",
@@ -25,16 +25,18 @@ CHINESE = (  # families that have Chinese characters, on Linux, Windows and macO
 
 
 def check_picture(path: Path) -> None:
-    """InputError where a picture cannot have such a name, or there is no directory for it."""
+    """Raise InputError if the name of a picture has no known suffix, or if its directory does not exist."""
     if path.suffix.lower() not in FORMATS:
         *most, last = FORMATS
-        raise InputError(f"{path}: the name of a picture must end in {', '.join(most)} or {last}, which is its format")
+        raise InputError(
+            f"{path}: the name of a picture must end in {', '.join(most)} or {last}: choose one of these formats"
+        )
     if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no directory {path.parent}: make it, or name another place")
+        raise InputError(f"{path}: there is no directory {path.parent}: create it, or choose another place")
 
 
 def style() -> dict[str, Any]:
-    """matplotlib's settings (rcParams) for pictures: its own fonts first, for characters they lack a Chinese one."""
+    """Return matplotlib's settings (rcParams): its own fonts, and a Chinese font for characters that they lack."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -48,30 +50,32 @@ def style() -> dict[str, Any]:
 
 
 def _add_new_fonts(fonts: Any) -> None:
-    """Add the fonts that were installed after matplotlib wrote its list of them."""
+    """Add fonts that were installed after matplotlib cached its list of fonts."""
     from matplotlib.font_manager import findSystemFonts
 
     known = {font.fname for font in fonts.ttflist}
     for path in findSystemFonts():
         if path not in known:
-            with contextlib.suppress(OSError, RuntimeError):  # fonts that matplotlib cannot read, as those of bitmaps
+            with contextlib.suppress(
+                OSError, RuntimeError
+            ):  # formats that matplotlib cannot read, such as bitmap fonts
                 fonts.addfont(path)
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a picture: all of it or nothing. A link is followed."""
+    """Write a picture atomically; follow links."""
     check_picture(path)
     files.write_whole(Path(os.path.realpath(path)), rendered(figure, FORMATS[path.suffix.lower()]))
 
 
 def rendered(figure: Any, kind: str) -> bytes:
-    """The file of a picture. One warning where its characters need a font that is not installed."""
+    """Return the contents of a picture file. Warn once if its characters need a font that is not installed."""
     content = io.BytesIO()
     fonts = logging.getLogger("matplotlib.font_manager")
     level = fonts.level
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fonts.setLevel(logging.ERROR)  # it reports that a Chinese font has one weight, which may be called 500
+        fonts.setLevel(logging.ERROR)  # it logs that a Chinese font has only one weight, for instance 500
         try:
             figure.savefig(content, format=kind, dpi=DPI)
         finally:
@@ -82,15 +86,15 @@ def rendered(figure: Any, kind: str) -> bytes:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if lacking:
         warnings.warn(
-            "the picture shows boxes for characters that no font of matplotlib has: install a font, such as Noto Sans "
-            "CJK for Chinese",
+            "the picture shows boxes for characters that no font of matplotlib has: install a font that does, such as "
+            "Noto Sans CJK for Chinese",
             stacklevel=2,
         )
     return content.getvalue()
 
 
 def logarithmic_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones, to be written on a logarithmic axis.
+    """Return round numbers between two positive numbers, as ticks of a logarithmic axis.
 
     >>> logarithmic_ticks(1.7, 24), logarithmic_ticks(0.9, 2500)
     ([2.0, 3.0, 5.0, 10.0, 20.0], [1.0, 10.0, 100.0, 1000.0])
@@ -115,7 +119,10 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
 
 
 def make_logarithmic(axes: Any) -> None:
-    """Make the y axis of a plot that has its lines logarithmic, with numbers written out, if all are positive."""
+    """Make the y axis logarithmic, without exponents in its labels, if all values are positive.
+
+    Call it when all lines have been drawn.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
@@ -132,7 +139,7 @@ def make_logarithmic(axes: Any) -> None:
 
 
 def written_out(value: float) -> str:
-    """A number without an exponent, as far as one can read that.
+    """Format a number without an exponent unless it is very large or small.
 
     >>> written_out(20000.0), written_out(0.05), written_out(1e-9)
     ('20,000', '0.05', '1e-09')
@@ -141,7 +148,7 @@ def written_out(value: float) -> str:
 
 
 def whole_epochs(axes: Any, epochs: Sequence[int]) -> None:
-    """Make the x axis that of these epochs: whole numbers only."""
+    """Label the x axis as epochs, fit it to these, and put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")

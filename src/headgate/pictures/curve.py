@@ -1,4 +1,4 @@
-"""Pictures of a run: perplexity, or the loss, over epochs, on a logarithmic scale."""
+"""Training curves: perplexity or loss per epoch, on a logarithmic scale."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,10 @@ from headgate.settings.recipe import Published
 
 
 def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, published: Sequence[Published] = ()) -> None:
-    """Draw the reports of a log (:meth:`RunDirectory.log`), with the published numbers as points.
+    """Draw the perplexity in a log (:meth:`RunDirectory.log`), with published values as points.
 
-    The format of the file is what its name says."""
+    The suffix of ``path`` determines the format.
+    """
     with _plot(path, "perplexity", title=title) as (axes, epochs):
         for key, label, color in (("perplexity", "training", "C0"), ("held_out_perplexity", "held out", "C1")):
             epochs += _line(axes, _ends(log), key, color=color, label=label)
@@ -25,9 +26,10 @@ def draw_curve(log: Sequence[dict[str, Any]], path: Path, *, title: str, publish
 
 
 def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
-    """Draw the perplexity of several runs: solid where held out, dashed in training.
+    """Draw the perplexity of several runs: held out as solid lines, training as dashed lines.
 
-    The format of the file is what its name says."""
+    The suffix of ``path`` determines the format.
+    """
     with _plot(path, "perplexity", title="solid: held out; dashed: training", beside=True) as (axes, epochs):
         for number, (name, log) in enumerate(logs.items()):
             label = shortened(name, 32)
@@ -38,19 +40,19 @@ def draw_comparison(logs: Mapping[str, Sequence[dict[str, Any]]], path: Path) ->
 
 
 def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw the losses of a fit, and the held-out ones where there are any, into a file."""
+    """Draw the training losses of a fit, and the held-out losses if there are any."""
     with _plot(path, "mean loss", title="") as (axes, epochs):
         for key, label, color in (("loss", "training", "C0"), ("held_out", "held out", "C1")):
             epochs += _line(axes, history, key, color=color, label=label)
 
 
 def _ends(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last report of each epoch."""
+    """Return the last report of each epoch."""
     return list({entry["epoch"]: entry for entry in log}.values())
 
 
 def _line(axes: Any, entries: Sequence[dict[str, Any]], key: str, **looks: Any) -> list[int]:
-    """Draw one number of some reports as a line; returns the epochs that have it."""
+    """Draw one field of the reports as a line and return the epochs that have it."""
     points = [(entry["epoch"], entry[key]) for entry in entries if entry.get(key) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", **looks)
@@ -59,12 +61,14 @@ def _line(axes: Any, entries: Sequence[dict[str, Any]], key: str, **looks: Any) 
 
 @contextlib.contextmanager
 def _plot(path: Path, ylabel: str, *, title: str, beside: bool = False) -> Iterator[tuple[Any, list[int]]]:
-    """Context manager: axes to draw in, and a list for the epochs drawn; at its end the picture is written. The legend
-    is above the axes, or beside them."""
+    """Context manager: yield axes and a list to be filled with the epochs drawn, then write the picture.
+
+    The legend is above the axes, or to their right if ``beside``.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = appearance.style()  # typed by matplotlib as a dict of its five hundred names
+    settings: Any = appearance.style()  # Any: matplotlib's type lists all names of rcParams
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.4 if beside else 7, 4.4), layout="constrained")
         axes, epochs = figure.add_subplot(), list[int]()

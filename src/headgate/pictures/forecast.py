@@ -1,4 +1,4 @@
-"""A picture of forecasts: the end of each history, the forecast, its interval, and what came."""
+"""Pictures of forecasts: the end of each history, the forecast, its interval, and the actual values."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,15 @@ def draw_forecast(
     path: str | os.PathLike[str] | None = None,
     style: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Draw, one below the other, series with their forecasts (h,), half their intervals' widths (h,) or None, and what
-    came or None. Returns matplotlib's Figure, which a notebook shows, and writes it to ``path``, all of it or nothing,
-    in the format that the path ends with (PNG without an ending). ``style`` holds further rcParams, fonts for instance.
+    """Draw one chart per series, below each other, and return matplotlib's Figure, which a notebook displays.
+
+    A chart consists of a history, a forecast (h,), half the width of its interval (h,) or None, and the actual values
+    or None. The picture is written to ``path`` atomically, in the format of its suffix (PNG without one). ``style``
+    contains additional rcParams, such as fonts.
     """
     import matplotlib
 
-    settings: Any = {**appearance.style(), **(style or {})}  # typed by matplotlib as a dict of its five hundred names
+    settings: Any = {**appearance.style(), **(style or {})}  # Any: matplotlib's type lists all names of rcParams
     with matplotlib.rc_context(settings):
         figure = _figure(len(charts))
         for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
@@ -42,7 +44,7 @@ def _figure(charts: int) -> Any:
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        """A Figure that a notebook shows, also where neither pyplot nor a backend of IPython is loaded."""
+        """A Figure that a notebook displays even without pyplot or an IPython backend."""
 
         def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
             width, height = self.get_size_inches() * 100
@@ -79,8 +81,8 @@ def _draw(
         axes.fill_between(after, forecast - half, forecast + half, color="C0", alpha=0.2, linewidth=0, label=label)
     axes.plot(joined, [shown[-1], *forecast], color="C0", label="forecast")
     if actual is not None:
-        came = actual.values[:h]
-        axes.plot(after[: len(came)], came, color="C1", marker=".", linestyle="none", label="what came")
+        values = actual.values[:h]
+        axes.plot(after[: len(values)], values, color="C1", marker=".", linestyle="none", label="actual")
     axes.set_ylabel("y" if history.name is None else str(history.name))
     if not isinstance(history.index, pd.DatetimeIndex | pd.PeriodIndex):
         axes.set_xlabel("step")
@@ -89,7 +91,7 @@ def _draw(
 
 
 def _positions(index: pd.Index) -> list[Any]:
-    """What matplotlib can draw along its axis: dates or numbers."""
+    """Return the positions of an index on matplotlib's x axis: dates or numbers."""
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp()
     return list(index.to_pydatetime()) if isinstance(index, pd.DatetimeIndex) else list(index)
