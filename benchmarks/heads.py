@@ -28,7 +28,7 @@ def work(head: str, options: argparse.Namespace) -> None:
     """Train one step per line of stdin and print its time and memory as JSON."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    V, H = options.vocabulary, options.hidden
+    V, H = options.vocabulary, options.hidden_size
     name, _, backend = head.partition(", ")
     settings = ModelSettings(hidden_size=H, embedding=H, head=name, dropout=0.0)
     model = LanguageModel(settings, V, backend="auto")
@@ -82,7 +82,7 @@ def main() -> None:
         for head, worker in workers.items():
             print(file=worker.stdin, flush=True)
             measured[head].append(json.loads(worker.stdout.readline()))
-    print(f"V = {options.vocabulary:,}, H = {options.hidden}, {T} x {B} tokens per step, {options.threads} threads")
+    print(f"V = {options.vocabulary:,}, H = {options.hidden_size}, {T} x {B} tokens per step, {options.threads} threads")
     for head, steps in measured.items():
         speed = T * B / statistics.median(step["seconds"] for step in steps[2:])
         print(f"{head:<14} {steps[0]['parameters'] / 1e6:6.1f} M parameters  {speed:7,.0f} tokens/s  "

@@ -66,7 +66,7 @@ def resident(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1024, help="MiB (1024)")
-    parser.add_argument("--sequence-length", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=200, help="training steps (200)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tokenizer", default="characters")
     parser.add_argument("--partition", default="sequential")

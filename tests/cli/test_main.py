@@ -234,7 +234,7 @@ def test_an_empty_corpus_is_refused(fails, tmp_path: Path) -> None:
 def test_a_corpus_shorter_than_a_batch_is_refused(fails, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("x" * 200)
     message = fails("train", str(tmp_path / "short.txt"), "--out", str(tmp_path / "run"))
-    assert "has 180 tokens, one batch of 32 sequences of 64 steps needs 2113: give more text, or lower" in message
+    assert "has 180 tokens, but one batch of 32 sequences of 64 steps needs 2113: give more text, or lower" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -121,9 +121,8 @@ def test_standard_input_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     ("content", "message"),
     [
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1....", "PATH is an Excel workbook: save it as CSV in Excel"),
-        (zipped("[Content_Types].xml", "xl/workbook.xml"), "PATH is a workbook of Excel or LibreOffice, not CSV: "
-                                                           "save it "
-         "as CSV there"),
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), "PATH is a workbook of Excel or LibreOffice, "
+         "not CSV: open it there and save it as CSV"),
         (zipped("a.csv", "b.csv"), "PATH must hold one table, but holds 2 files (a.csv, b.csv): unpack it"),
         (gzip.compress(PLAIN)[:-9], "PATH cannot be read as CSV: it is damaged ("),
         (gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar\0".ljust(300, b"\0")), "PATH is a tar archive: unpack it"),

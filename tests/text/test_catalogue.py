@@ -76,7 +76,7 @@ def test_another_text_under_the_name_is_refused(tmp_path, named):
     with pytest.raises(
         InputError,
         match=rf"^{path} is not the rhyme corpus \(its SHA-256 is {hashlib.sha256(b'prose').hexdigest()}, that of the "
-        rf"corpus {hashlib.sha256(b'rhyme').hexdigest()}\): replace or remove the file$",
+        rf"corpus is {hashlib.sha256(b'rhyme').hexdigest()}\): replace or remove the file$",
     ):
         read(TextSettings("rhyme"), data_dir=tmp_path / "given")
 

@@ -139,7 +139,7 @@ def handed_over(texts, monkeypatch):
             given.extend(iterator)
 
     monkeypatch.setattr(subwords, "_tokenizer", Recording)
-    with pytest.raises(InputError, match="not for 290"):  # nothing was learned
+    with pytest.raises(InputError, match="not of 290"):  # nothing was learned
         SubwordTokenizer.train(texts, 290)
     monkeypatch.undo()
     split = small()._tokenizer.pre_tokenizer.pre_tokenize_str
@@ -182,7 +182,7 @@ def test_a_text_without_spaces_comes_back():
 
 @pytest.mark.parametrize("size", [0, -1, 256, (1 << 20) + 1])
 def test_sizes_that_cannot_be(size):
-    with pytest.raises(InputError, match=rf"from 257 to 1048576, got {size}: change --vocab-size$"):
+    with pytest.raises(InputError, match=rf"from 257 to 1048576 subwords, got {size}: change --vocab-size$"):
         SubwordTokenizer.train([TEXT], size)
 
 

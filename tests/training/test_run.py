@@ -121,7 +121,7 @@ def test_recipes_and_default_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"hiden": 5}, "unknown setting 'hiden': did you mean hidden_size"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"corpus": "nowhere.txt"}, "nowhere.txt"),
-        ({"limit": 30}, "has 27 tokens, one batch of 4 sequences of 10 steps needs 51"),
+        ({"limit": 30}, "has 27 tokens, but one batch of 4 sequences of 10 steps needs 51"),
         ({"recipe": "regression"}, "there is no recipe regression: known: "),
     ],
     ids=str,

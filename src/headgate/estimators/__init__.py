@@ -1,1 +1,1 @@
-"""Regression, classification and forecasts, by scikit-learn's contract."""
+"""scikit-learn estimators: regression and classification of sequences, and forecasts."""

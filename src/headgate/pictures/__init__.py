@@ -1,1 +1,1 @@
-"""Every picture: curves of runs, and forecasts."""
+"""Pictures: training curves and forecasts."""
