@@ -160,8 +160,8 @@ HEADGATE_API int32_t headgate_version(void);
 HEADGATE_API int32_t headgate_level(void);              /* the one in use: the highest that this machine has */
 HEADGATE_API int32_t headgate_use_level(int32_t level); /* for tests; HEADGATE_NO_LEVEL where it is not to be had */
 
-/* For tests and benchmarks: elementwise functions, and how many floating-point operations a second `threads` threads
- * can make at most (one fused multiply-add counts two), by running so many of them. */
+/* For tests and benchmarks: elementwise functions, and the peak of `threads` threads in floating-point operations per
+ * second, measured (a fused multiply-add counts as two). */
 HEADGATE_API void headgate_sigmoid_float(int64_t n, const float* x, float* y);
 HEADGATE_API void headgate_sigmoid_double(int64_t n, const double* x, double* y);
 HEADGATE_API void headgate_tanh_float(int64_t n, const float* x, float* y);

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from headgate.errors import InputError
 from headgate.settings.run import TrainingSettings
-from headgate.text.batches import Batches, shuffled
+from headgate.text.batches import Batches
+from headgate.text.permutation import permuted
 
 thorough = settings(deadline=None, max_examples=150)
 
@@ -240,12 +241,12 @@ def test_the_settings_of_a_run():
 def test_long_shuffles_are_shuffles(n: int) -> None:
     """Each place once; another order for another key; no trace of the order before in neighbours or in halves."""
     places = np.arange(min(n, 200_000))
-    first, second = (shuffled(places, n, (key, 1)) for key in (5, 6))
+    first, second = (permuted(places, n, (key, 1)) for key in (5, 6))
     assert len(np.unique(first)) == len(places)
     assert first.min() >= 0
     assert first.max() < n
     assert np.mean(first == second) < 1e-3
-    assert np.array_equal(first[7:9], shuffled(places[7:9], n, (5, 1)))
+    assert np.array_equal(first[7:9], permuted(places[7:9], n, (5, 1)))
     for lag in (1, 2, 64):
         assert abs(np.corrcoef(first[:-lag], first[lag:])[0, 1]) < 0.02
     assert abs(np.corrcoef(places, first)[0, 1]) < 0.02

@@ -267,7 +267,7 @@ def _drawn(name: str, draw: Callable[[Path], object]) -> bytes | None:
 
 
 def _fit_samples(
-    found: "pd.DataFrame", roles: "Roles", given: dict[str, Any], options: argparse.Namespace, say: Any
+    frame: "pd.DataFrame", roles: "Roles", parameters: dict[str, Any], options: argparse.Namespace, say: Any
 ) -> _Work:
     import numpy as np
 
@@ -275,8 +275,8 @@ def _fit_samples(
     from headgate.pictures.curve import draw_losses
     from headgate.sequences import table
 
-    found, left_out = table.answered(found, roles)
-    X, y, _ = table.samples(found, roles)
+    frame, left_out = table.answered(frame, roles)
+    X, y, _ = table.samples(frame, roles)
     assert y is not None
     lengths = [len(x) for x in X]
     shape = f"{min(lengths)} to {max(lengths)}" if min(lengths) < max(lengths) else f"{max(lengths)}"
@@ -287,12 +287,12 @@ def _fit_samples(
     )
     if left_out:
         say(f"{left_out:,} samples without {roles.target} left out: use headgate predict for them")
-    if roles.task == "regression" and "class_weight" in given:
+    if roles.task == "regression" and "class_weight" in parameters:
         raise InputError(f"--class-weight is for classes, but {roles.target} is a number: omit it, or give --task "
                          "classification")  # fmt: skip
     if roles.task == "classification":
         y = _classes(y, roles, options.task)
-    estimator: Any = (GRURegressor if roles.task == "regression" else GRUClassifier)(**given)
+    estimator: Any = (GRURegressor if roles.task == "regression" else GRUClassifier)(**parameters)
     training, test = _split(y, roles.task, 0.2 if options.test is None else options.test, options.seed)
 
     def score() -> None:
@@ -336,19 +336,19 @@ def _classes(y: "np.ndarray", roles: "Roles", task: str) -> "np.ndarray":
 
 
 def _fit_series(
-    found: "pd.DataFrame", roles: "Roles", given: dict[str, Any], options: argparse.Namespace, say: Any
+    frame: "pd.DataFrame", roles: "Roles", parameters: dict[str, Any], options: argparse.Namespace, say: Any
 ) -> _Work:
     from headgate.estimators.forecaster import GRUForecaster
     from headgate.pictures.curve import draw_losses
     from headgate.sequences import table
 
-    if options.horizon >= len(found):
-        raise InputError(f"--horizon {options.horizon} needs more than the {len(found)} rows of {options.data}: give a "
+    if options.horizon >= len(frame):
+        raise InputError(f"--horizon {options.horizon} needs more than the {len(frame)} rows of {options.data}: give a "
                          "smaller horizon or more rows")  # fmt: skip
-    long, ahead = table.series(found, roles)
+    long, ahead = table.series(frame, roles)
     if ahead is not None and len(ahead):
         say(f"{len(ahead):,} rows at the end without {roles.target} left out: use headgate predict for them")
-    forecaster = GRUForecaster(horizon=options.horizon, **given)
+    forecaster = GRUForecaster(horizon=options.horizon, **parameters)
 
     def train() -> None:
         forecaster.fit(long)

@@ -123,9 +123,9 @@ def _remember(ctx: Any, fields: Sequence[Any], outputs: tuple[Tensor, Tensor, Te
     ctx.set_materialize_grads(False)
 
 
-def _placed(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+def _placed(gradients: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     """Return a list with each gradient at the position of its argument, and None at the others."""
-    rest = iter(found)
+    rest = iter(gradients)
     return [next(rest) if need else None for need in needed]
 
 

@@ -167,19 +167,19 @@ class Panel:
             raise InputError(f"X has NaN or infinity among the features of {series.name!r}: fill them in")
         return features
 
-    def answer(self, found: Sequence[Mapping[str, np.ndarray]]) -> Any:
+    def answer(self, forecasts: Sequence[Mapping[str, np.ndarray]]) -> Any:
         """Return forecasts in the form in which the series were given.
 
-        ``found``: for each series its columns, (h,) each. One column is the forecast of y, returned as an array (h,) or
-        (h, k), a Series, a frame or a long frame. Several columns are returned as a frame: for several series side by
+        ``forecasts``: for each series its columns, (h,) each. One column is the forecast of y, returned as an array
+        (h,) or (h, k), a Series, a frame or a long frame. Several columns are returned as a frame: for several series side by
         side under the names of the series, in the long form as further columns.
         """
         frames = []
-        for series, columns in zip(self.series, found, strict=True):
+        for series, columns in zip(self.series, forecasts, strict=True):
             h = len(next(iter(columns.values())))
             index = pd.RangeIndex(1, h + 1, name="step") if self.form == "arrays" else series.future(h)
             frames.append(pd.DataFrame(dict(columns), index=index))
-        only = next(iter(found[0])) if len(found[0]) == 1 else None
+        only = next(iter(forecasts[0])) if len(forecasts[0]) == 1 else None
         if self.form == "long":
             long = []
             for series, frame in zip(self.series, frames, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from headgate.errors import InputError
 from headgate.settings.run import TrainingSettings
+from headgate.text.permutation import permuted
 from headgate.text.stored_ids import Ids
 
 
@@ -100,7 +101,7 @@ class Batches:
             starts = offset + step * self.T + length * np.arange(self.B)
         else:
             pieces = (len(self.ids) - offset - 1) // self.T
-            drawn = shuffled(np.arange(step * self.B, (step + 1) * self.B), pieces, (self.seed, epoch, 1))
+            drawn = permuted(np.arange(step * self.B, (step + 1) * self.B), pieces, (self.seed, epoch, 1))
             starts = offset + self.T * drawn
         starts = starts[self.rank :: self.world_size]
         places = np.arange(self.T)[:, None] + starts  # (T, B)
@@ -109,39 +110,3 @@ class Batches:
             self.ids[places + 1].astype(np.int64),
             carry=self.partition == "sequential" and step > 0,
         )
-
-
-def shuffled(places: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
-    """Apply the random permutation of 0 to n - 1 that belongs to ``key`` to ``places``.
-
-    A long permutation is never made as a whole: a Feistel network permutes 2^(2b) >= n numbers, and a result of n or
-    more goes through it again (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
-
-    >>> sorted(shuffled(np.arange(100_000), 100_000, (0, 7)).tolist()) == list(range(100_000))
-    True
-    """
-    generator = np.random.default_rng(key)
-    if n <= 1 << 16:
-        order: np.ndarray = generator.permutation(n)
-        taken: np.ndarray = order[places]
-        return taken
-    b = np.uint64(((n - 1).bit_length() + 1) // 2)
-    mask = (np.uint64(1) << b) - np.uint64(1)
-    rounds = generator.integers(0, 1 << 64, 8, np.uint64)
-    found = places.astype(np.uint64)
-    walking = np.ones(len(found), bool)
-    while walking.any():
-        left, right = found[walking] >> b, found[walking] & mask
-        for salt in rounds:
-            left, right = right, left ^ (_mixed(right + salt) & mask)
-        found[walking] = left << b | right
-        walking = found >= n
-    return found.astype(np.int64)
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """Mix 64 bits until each depends on every bit of x: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ x >> np.uint64(shift)) * np.uint64(factor)
-    mixed: np.ndarray = x ^ x >> np.uint64(31)
-    return mixed
