@@ -82,7 +82,9 @@ def main() -> None:
         for head, worker in workers.items():
             print(file=worker.stdin, flush=True)
             measured[head].append(json.loads(worker.stdout.readline()))
-    print(f"V = {options.vocabulary:,}, H = {options.hidden_size}, {T} x {B} tokens per step, {options.threads} threads")
+    print(
+        f"V = {options.vocabulary:,}, H = {options.hidden_size}, {T} x {B} tokens per step, {options.threads} threads"
+    )
     for head, steps in measured.items():
         speed = T * B / statistics.median(step["seconds"] for step in steps[2:])
         print(f"{head:<14} {steps[0]['parameters'] / 1e6:6.1f} M parameters  {speed:7,.0f} tokens/s  "

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from headgate import native
+from headgate.runtime.native_model import NativeModel
 from tests.helpers.levels import levels
 
 ROOT = Path(__file__).parent.parent  # not from conftest.py, which imports torch
@@ -389,7 +390,7 @@ def run_model(p: ModelProblem, place: Place = copied) -> dict[str, Array]:
         )
         for layer in range(p.layers)
     ]  # fmt: skip
-    model = native.Model(
+    model = NativeModel(
         draw("embedding", p.V, p.E) if p.E else None, layers, (draw("head", p.V, p.H), draw("head_bias", p.V)),
         reset="before" if p.before else "after", threads=p.threads, precision=p.precision,
     )  # fmt: skip
@@ -637,7 +638,7 @@ def test_weights_in_fewer_bits_are_rounded_by_row(precision: str, before: bool, 
     def step(matrices: list[Array], precision: str) -> tuple[Array, Array]:
         weight_ih, weight_hh, head = matrices
         layers, reset = [(weight_ih, weight_hh, *biases)], "before" if before else "after"
-        model = native.Model(embedding, layers, (head, bias), reset=reset, threads=1, precision=precision)
+        model = NativeModel(embedding, layers, (head, bias), reset=reset, threads=1, precision=precision)
         return model.step(ids, state)
 
     state = random.standard_normal((1, B, H)).astype(np.float32) / 2

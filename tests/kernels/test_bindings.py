@@ -18,6 +18,8 @@ from headgate import InputError, LanguageModel, Runtime, equations, gru, native
 from headgate.kernels import cross_entropy, native_gru
 from headgate.models.language_model import numpy_weights
 from headgate.runtime import runtime as runtime_module
+from headgate.runtime.native_model import NativeModel
+from headgate.runtime.sampling import Sampling
 from headgate.settings.run import ModelSettings
 from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
 from tests.helpers.definition import unbundled
@@ -325,9 +327,9 @@ def model_parts(seed: int = 5) -> tuple[Array, list[tuple[Array, ...]], tuple[Ar
     return drawn(9, V, E), result, (drawn(10, V, H), drawn(11, V))
 
 
-def model(**options: Any) -> native.Model:
+def model(**options: Any) -> NativeModel:
     embedding, layers, ends = model_parts()
-    return native.Model(embedding, layers, ends, **{"reset": "after", "threads": 1, **options})
+    return NativeModel(embedding, layers, ends, **{"reset": "after", "threads": 1, **options})
 
 
 def replaced(parts: Any, path: tuple[int, ...], value: Any) -> Any:
@@ -347,9 +349,9 @@ def test_inconsistent_weights_are_refused() -> None:
             if wrong.shape == right.shape:
                 continue
             with pytest.raises(ValueError, match="must"):
-                native.Model(*replaced(parts, path, wrong), reset="after", threads=1)
+                NativeModel(*replaced(parts, path, wrong), reset="after", threads=1)
         with pytest.raises(ValueError, match="must"):
-            native.Model(*replaced(parts, path, right.astype(np.complex64)), reset="after", threads=1)
+            NativeModel(*replaced(parts, path, right.astype(np.complex64)), reset="after", threads=1)
     for wrong in (
         (None, parts[1], parts[2]),  # the input of the first layer would be the vocabulary
         (parts[0], [], parts[2]),
@@ -360,10 +362,10 @@ def test_inconsistent_weights_are_refused() -> None:
         (parts[0], parts[1], (np.empty((0, H), np.float32), np.empty(0, np.float32))),
     ):
         if wrong[0] is None and wrong[1] == parts[1]:
-            assert native.Model(*wrong, reset="after", threads=1).V == 4
+            assert NativeModel(*wrong, reset="after", threads=1).V == 4
             continue
         with pytest.raises(ValueError, match="must"):
-            native.Model(*wrong, reset="after", threads=1)
+            NativeModel(*wrong, reset="after", threads=1)
     for options in ({"reset": "both"}, {"precision": "int4"}, {"threads": 0}):
         with pytest.raises(ValueError, match="must be"):
             model(**options)
@@ -376,7 +378,7 @@ def test_weights_in_any_layout_give_the_same() -> None:
         change = LAYOUTS[layout]
         embedding, layers, ends = parts
         changed = change(embedding), [tuple(map(change, layer)) for layer in layers], tuple(map(change, ends))
-        actual = native.Model(*changed, reset="after", threads=1).step(ids, state)
+        actual = NativeModel(*changed, reset="after", threads=1).step(ids, state)
         assert all(map(np.array_equal, actual, expected)), layout
 
 
@@ -384,7 +386,7 @@ def test_weights_in_any_layout_give_the_same() -> None:
 def test_unusual_arguments_of_the_native_model(precision: str) -> None:
     """Arrays in the layout of the library give correct numbers, all others an exception."""
     ours, random = model(precision=precision), np.random.default_rng(13)
-    ids, state, how = random.integers(V, size=(T, B)), drawn(14, L, B, H), native.Draw(1.2, 0.9, 0.9, 0.01, 5)
+    ids, state, how = random.integers(V, size=(T, B)), drawn(14, L, B, H), Sampling(1.2, 0.9, 5, 0.9, 0.01)
     forbidden, seen = random.random((2, V)) < 0.3
     forbidden[1] = False
 
@@ -419,14 +421,14 @@ def test_unusual_arguments_of_the_native_model(precision: str) -> None:
         with pytest.raises(IndexError, match=f"ids must be from 0 to {V - 1}, got"):
             getattr(ours, name)(wrong, state)
     assert ours.read(np.empty((2**40, 0), np.int64), state[:, :0])[0].shape == (2**40, 0, H)
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         ours.generate(None, *calls["generate"][1])
 
 
 def test_generate_updates_its_arguments_and_needs_a_whole_head() -> None:
     embedding, layers, (weight, bias) = model_parts()
-    part = native.Model(embedding, layers, (weight[:5], bias[:5]), reset="after", threads=1)
-    how, logits, state = native.Draw(1, 0, 1, 0, 0), drawn(17, V), drawn(18, L, 1, H)
+    part = NativeModel(embedding, layers, (weight[:5], bias[:5]), reset="after", threads=1)
+    how, logits, state = Sampling(), drawn(17, V), drawn(18, L, 1, H)
     arguments = np.zeros(2), np.zeros(V, bool), np.zeros(V, bool), logits, state
     with pytest.raises(ValueError, match=f"generate needs a head of {V} rows, this one has 5"):
         part.generate(how, *arguments)

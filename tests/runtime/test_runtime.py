@@ -358,7 +358,7 @@ def test_sampling_parameters_affect_the_text() -> None:
     for _ in range(20):
         logits = runtime.read(text)[0][0]
         logits[0] = -np.inf  # <unk> is never generated
-        text += TOKENIZER.decode([sampling.choose(logits, generator, TOKENIZER.encode(text).tolist())])
+        text += TOKENIZER.decode([sampling.choose(logits, generator.random(), TOKENIZER.encode(text).tolist())])
     assert runtime.generate("ab", 20, **vars(sampling), seed=8) == text
 
 

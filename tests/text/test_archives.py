@@ -251,7 +251,10 @@ def test_a_packed_file_in_a_pipe_is_named(monkeypatch):
 
     monkeypatch.setattr(archives, "ALLOWED", 1 << 20)
     monkeypatch.setattr("sys.stdin", Given)
-    with pytest.raises(InputError, match=r"^standard input is packed \(gzip\) and cannot be read there: unpack it, or give the path of the packed file$"):
+    with pytest.raises(
+        InputError,
+        match=r"^standard input is packed \(gzip\) and cannot be read there: unpack it, or give the path of the packed file$",
+    ):
         text_of("-")
 
 

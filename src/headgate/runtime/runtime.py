@@ -3,6 +3,7 @@
 Letters: T time steps, B batch, N tokens, V vocabulary, H hidden size, L layers. Equations: see equations.py.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ from headgate import machine, native
 from headgate.errors import InputError
 from headgate.runs.run_directory import RunDirectory
 from headgate.runtime import adaptive
-from headgate.runtime.sampling import Sampling, beam_search, log_softmax
+from headgate.runtime.native_model import NativeModel
+from headgate.runtime.numpy_model import NumpyModel
+from headgate.runtime.sampling import Sampling, beam_search, draw, log_softmax
 from headgate.settings.run import ModelSettings
 from headgate.settings.weights import check_weights
 from headgate.text.tokenizer import Tokenizer
@@ -86,9 +89,9 @@ class Runtime:
         check_weights(weights, settings, tokenizer.vocabulary_size)
         self.tokenizer = tokenizer
         self.settings = settings
-        self._embedding = weights["embedding.weight"] if settings.embedding else None
+        embedding = weights["embedding.weight"] if settings.embedding else None
         zero = np.zeros(3 * settings.hidden_size, np.float32)
-        self._layers = [
+        layers = [
             (
                 weights[f"gru.weight_ih_l{layer}"],
                 weights[f"gru.weight_hh_l{layer}"],
@@ -101,16 +104,18 @@ class Runtime:
         if settings.head == "adaptive":
             self._clusters = adaptive.Clusters(weights, tokenizer.vocabulary_size)
             shortlist = weights["head.head.weight"]
-            self._head = shortlist, np.zeros(len(shortlist), np.float32)
+            head = shortlist, np.zeros(len(shortlist), np.float32)
         else:
-            self._head = weights["embedding.weight" if settings.head == "tied" else "head.weight"], weights["head.bias"]
-        self._native = None
+            head = weights["embedding.weight" if settings.head == "tied" else "head.weight"], weights["head.bias"]
+        self._model: NativeModel | NumpyModel
         if native.load() is not None:
-            self._native = native.Model(
-                self._embedding, self._layers, self._head, reset=settings.reset,
-                threads=machine.capped(threads) or machine.threads(), precision=precision,
-            )  # fmt: skip
-        elif precision != "float32":
+            threads = machine.capped(threads) or machine.threads()
+            self._model = NativeModel(
+                embedding, layers, head, reset=settings.reset, threads=threads, precision=precision
+            )
+        elif precision == "float32":
+            self._model = NumpyModel(embedding, layers, head, reset=settings.reset)
+        else:
             raise InputError(f"weights in {precision} need the native library: {native.MISSING}")
 
     @classmethod
@@ -198,11 +203,8 @@ class Runtime:
         state = self._state(state, B)
         ids = _plain(ids, INT64)
         state = self._begun(ids, state)
-        if self._native is not None:
-            logits, state = self._native.step(ids, state)
-            return self._whole(state[-1], logits), state
-        outputs, state = self._run_on(ids[None], state)
-        return self._logits(outputs[0]), state
+        logits, state = self._model.step(ids, state)
+        return self._whole(state[-1], logits), state
 
     def read(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read a text, and compute the logits of the id that follows it.
@@ -280,39 +282,24 @@ class Runtime:
 
     def _stream(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[str]:
         write = self.tokenizer.stream_decoder(prefix)
-        natively = self._native is not None and self._clusters is None
-        for i in (self._draw_natively if natively else self._draw)(prefix, length, sampling, seed):
+        for i in self._draw(prefix, length, sampling, seed):
             if piece := write(i):
                 yield piece
         if piece := write(None):
             yield piece
 
     def _draw(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[int]:
-        logits, state = self.read(prefix)
-        seen = self.tokenizer.encode(prefix).tolist()
-        generator = np.random.default_rng(seed)
-        for _ in range(length):
-            i = sampling.choose(self._writable(logits[0]), generator, seen)
-            seen.append(i)
-            yield i
-            logits, state = self.step(np.array([i]), state)
-
-    def _draw_natively(self, prefix: str, length: int, sampling: Sampling, seed: int) -> Iterator[int]:
-        """Draw the same ids in growing chunks, the first of one id, so that text appears immediately."""
-        assert self._native is not None
+        """Draw the ids after a prefix in growing chunks, the first of one id, so that text appears immediately."""
         logits, state = self.read(prefix)
         seen, forbidden = (np.zeros(self.tokenizer.vocabulary_size, bool) for _ in range(2))
         seen[self.tokenizer.encode(prefix)] = True
         forbidden[self.tokenizer.special_ids] = True
         generator = np.random.default_rng(seed)
-        draw = native.Draw(
-            sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p,
-            min(sampling.top_k, len(seen)),
-        )  # fmt: skip
+        generate = self._model.generate if self._clusters is None else functools.partial(draw, self.step)
         drawn = 0
         while drawn < length:
             n = min(max(drawn, 1), 64, length - drawn)
-            yield from self._native.generate(draw, generator.random(n), forbidden, seen, logits[0], state).tolist()
+            yield from generate(sampling, generator.random(n), forbidden, seen, logits[0], state).tolist()
             drawn += n
 
     def generate(self, prefix: str, length: int, *, seed: int = 0, **sampling: float) -> str:
@@ -433,11 +420,13 @@ class Runtime:
         if x.ndim != 2 or x.shape != y.shape:
             raise InputError(f"x and y must be ids of the same shape (T, B), got {x.shape} and {y.shape}")
         state = self._state(state, x.shape[1])
-        self._check_range("targets", y)
+        V = self.tokenizer.vocabulary_size
+        if y.size and not (y.min() >= 0 and y.max() < V):
+            raise IndexError(f"targets must be from 0 to {V - 1}, got {y.min()} to {y.max()}")
         outputs, state = self._run(_plain(x, INT64), state)
         states, targets = outputs.reshape(x.size, outputs.shape[-1]), y.reshape(-1)
         nats = np.empty(len(targets))
-        n = max(LOGITS // self.tokenizer.vocabulary_size, 1)
+        n = max(LOGITS // V, 1)
         for start in range(0, len(targets), n):
             at = slice(start, start + n)
             nats[at] = self._losses(states[at], targets[at])
@@ -445,21 +434,14 @@ class Runtime:
 
     def _losses(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Compute the cross-entropy in nats: states (N, H), targets (N,) -> (N,)."""
-        logits = self._linear(states)
+        logits = self._model.logits(np.ascontiguousarray(states))
         if self._clusters is not None:
             return -self._clusters.log_probability(states, logits, targets)
         return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
     def _logits(self, states: np.ndarray) -> np.ndarray:
         """Compute the logits of all ids: states of the last layer (N, H) -> (N, V)."""
-        return self._whole(states, self._linear(states))
-
-    def _linear(self, states: np.ndarray) -> np.ndarray:
-        if self._native is not None:
-            return self._native.logits(np.ascontiguousarray(states))
-        weight, bias = self._head
-        logits: np.ndarray = states @ weight.T + bias
-        return logits
+        return self._whole(states, self._model.logits(np.ascontiguousarray(states)))
 
     def _whole(self, states: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Extend the linear layer's logits to all ids (N, V): log-probabilities if the head is adaptive."""
@@ -485,11 +467,6 @@ class Runtime:
             raise InputError(f"the state must hold real numbers, got {array.dtype}")
         return _plain(array, FLOAT32)
 
-    def _check_range(self, name: str, ids: np.ndarray) -> None:
-        V = self.tokenizer.vocabulary_size
-        if ids.size and not (ids.min() >= 0 and ids.max() < V):
-            raise IndexError(f"{name} must be from 0 to {V - 1}, got {ids.min()} to {ids.max()}")
-
     def _begun(self, ids: np.ndarray, state: np.ndarray) -> np.ndarray:
         """Return the state (L, B, H) before ids (B,), with zeros for the sequences where a document begins."""
         if self.tokenizer.document_id is None:
@@ -500,30 +477,13 @@ class Runtime:
     def _run(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run all layers: ids (T, B), state (L, B, H) -> states of the last layer (T, B, H), new state."""
         if self.tokenizer.document_id is None or not len(ids):
-            return self._run_on(ids, state)
+            return self._model.read(ids, state)
         begins = (ids == self.tokenizer.document_id).any(1)
         outputs = []
         for piece in np.split(ids, np.flatnonzero(begins[1:]) + 1):
-            states, state = self._run_on(piece, self._begun(piece[0], state))
+            states, state = self._model.read(piece, self._begun(piece[0], state))
             outputs.append(states)
         return np.concatenate(outputs) if len(outputs) > 1 else outputs[0], state
-
-    def _run_on(self, ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run all layers as ``_run`` does, on ids in which no document begins after the first step."""
-        if self._native is not None:
-            return self._native.read(ids, state)
-        self._check_range("ids", ids)
-        x: np.ndarray | None = None if self._embedding is None else self._embedding[ids]
-        last = []
-        for h, (W_ih, W_hh, b_ih, b_hh) in zip(state, self._layers, strict=True):
-            a = (W_ih.T[ids] if x is None else x @ W_ih.T) + b_ih  # (T, B, 3H)
-            x = np.empty((*ids.shape, h.shape[-1]), np.float32)
-            for t in range(len(ids) if ids.size else 0):
-                h = _step(a[t], h, W_hh, b_hh, self.settings.reset)
-                x[t] = h
-            last.append(h)
-        assert x is not None  # there is at least one layer
-        return x, np.stack(last)
 
 
 def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -547,21 +507,3 @@ def _length(length: int) -> int:
     if not isinstance(length, int | np.integer) or length < 0:  # type: ignore[redundant-expr]
         raise InputError(f"length must be a whole number of at least 0, got {length!r}")
     return int(length)
-
-
-def _step(a: np.ndarray, h: np.ndarray, W_hh: np.ndarray, b_hh: np.ndarray, reset: str) -> np.ndarray:
-    """Compute one step of equations.py: a (B, 3H), h (B, H) -> (B, H)."""
-    H = h.shape[-1]
-    if reset == "after":
-        g = h @ W_hh.T + b_hh  # (B, 3H)
-        r, z = np.split(_sigmoid(a[:, : 2 * H] + g[:, : 2 * H]), 2, 1)
-        n = np.tanh(a[:, 2 * H :] + r * g[:, 2 * H :])
-    else:
-        r, z = np.split(_sigmoid(a[:, : 2 * H] + h @ W_hh[: 2 * H].T + b_hh[: 2 * H]), 2, 1)
-        n = np.tanh(a[:, 2 * H :] + (r * h) @ W_hh[2 * H :].T + b_hh[2 * H :])
-    new: np.ndarray = (1 - z) * n + z * h
-    return new
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.tanh(0.5 * x) + 0.5  # never overflows

@@ -52,7 +52,7 @@ class Sampling:
         if wrong:
             raise InputError("; ".join(wrong))
 
-    def probabilities(self, logits: np.ndarray, seen: Sequence[int] = ()) -> np.ndarray:
+    def probabilities(self, logits: np.ndarray, seen: Sequence[int] | np.ndarray = ()) -> np.ndarray:
         """Return the distribution of the next id: logits (V,) and the ids of the text so far -> (V,) float64.
 
         A logit of -inf forbids its id. Greedy decoding gives one id the probability 1.
@@ -77,12 +77,34 @@ class Sampling:
         p[p < self.min_p * p.max()] = 0.0
         return np.asarray(p / p.sum())
 
-    def choose(self, logits: np.ndarray, generator: np.random.Generator, seen: Sequence[int] = ()) -> int:
-        """Draw the next id with one number from ``generator``, or with none if greedy."""
+    def choose(self, logits: np.ndarray, uniform: float, seen: Sequence[int] | np.ndarray = ()) -> int:
+        """Draw the next id with a random number ``uniform`` from [0, 1), which greedy decoding ignores."""
         p = self.probabilities(logits, seen)
         if self.temperature == 0:
             return int(p.argmax())
-        return min(int(np.searchsorted(np.cumsum(p), generator.random(), side="right")), int(p.nonzero()[0][-1]))
+        return min(int(np.searchsorted(np.cumsum(p), uniform, side="right")), int(p.nonzero()[0][-1]))
+
+
+def draw(
+    step: Step,
+    sampling: Sampling,
+    uniform: np.ndarray,
+    forbidden: np.ndarray,
+    seen: np.ndarray,
+    logits: np.ndarray,
+    state: np.ndarray,
+) -> np.ndarray:
+    """Draw one id for each of the numbers in ``uniform``, (n,) float64; return ids (n,) int64.
+
+    forbidden and seen (V,) bool, logits (V,), state (L, 1, H): the last three are updated in place.
+    """
+    ids = np.empty(len(uniform), np.int64)
+    for k, number in enumerate(uniform):
+        ids[k] = sampling.choose(np.where(forbidden, -np.inf, logits), number, np.flatnonzero(seen))
+        seen[ids[k]] = True
+        following, state[:] = step(ids[k : k + 1], state)
+        logits[:] = following[0]
+    return ids
 
 
 def seed_of(seed: int, number: int) -> int:

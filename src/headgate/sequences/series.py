@@ -171,8 +171,8 @@ class Panel:
         """Return forecasts in the form in which the series were given.
 
         ``forecasts``: for each series its columns, (h,) each. One column is the forecast of y, returned as an array
-        (h,) or (h, k), a Series, a frame or a long frame. Several columns are returned as a frame: for several series side by
-        side under the names of the series, in the long form as further columns.
+        (h,) or (h, k), a Series, a frame or a long frame. Several columns are returned as a frame: for several series
+        side by side under the names of the series, in the long form as further columns.
         """
         frames = []
         for series, columns in zip(self.series, forecasts, strict=True):
