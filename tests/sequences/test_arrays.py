@@ -1,4 +1,4 @@
-"""Sequences: every form that is read, every error with its words, take and padded against loops, scales, batches."""
+"""Sequences: the forms that are read, all errors, take and padded against loops, scales and batches."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def numbers(*shape: int) -> np.ndarray:
 
 
 def ragged(lengths: list[int], features: int = F) -> list[np.ndarray]:
-    """Arrays in which no number comes twice, so that any mix-up shows."""
+    """Make arrays in which all numbers differ, so that any mix-up shows."""
     starts = np.cumsum([0, *lengths[:-1]])
     return [
         np.arange(start * features, (start + length) * features, dtype=np.float64).reshape(length, features)
@@ -38,7 +38,7 @@ def objects(parts: list[Any]) -> np.ndarray:
 
 
 def assert_holds(read: Sequences, parts: list[np.ndarray]) -> None:
-    """Exactly these (T_i, F), one after another."""
+    """Assert that the sequences are exactly these (T_i, F), concatenated."""
     assert read.values.dtype == np.float64
     assert read.values.tolist() == [row.tolist() for part in parts for row in part]
     assert read.lengths.tolist() == [len(part) for part in parts]
@@ -136,14 +136,16 @@ def test_refused(X: Any, message: str) -> None:
         ([[[1.0, 2.0], [3.0]]], "X[0] must hold numbers: setting an array element with a sequence"),
     ],
 )
-def test_no_numbers(X: Any, beginning: str) -> None:
+def test_values_that_are_not_numbers_are_refused(X: Any, beginning: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(beginning)}"):
         Sequences.read(X)
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity (inf)"), (-np.inf, "infinity (inf)")])
 @pytest.mark.parametrize("form", [np.asarray, list, lambda X: [*X[:2], X[2][:4], X[3]]])
-def test_where_it_is_not_finite(value: float, word: str, form: Callable[[np.ndarray], Any]) -> None:
+def test_the_position_of_a_value_that_is_not_finite_is_named(
+    value: float, word: str, form: Callable[[np.ndarray], Any]
+) -> None:
     X = numbers(n, T, F)
     X[3, 4, 0] = np.nan
     X[2, 1, 2] = value
@@ -152,7 +154,7 @@ def test_where_it_is_not_finite(value: float, word: str, form: Callable[[np.ndar
         Sequences.read(form(X))
 
 
-def test_where_it_is_not_finite_at_a_border() -> None:
+def test_the_position_of_a_value_that_is_not_finite_at_a_border() -> None:
     """The first and the last number of a sequence belong to it, not to its neighbours."""
     for sample, step, feature in ((1, 0, 0), (1, 4, 1), (0, 1, 0), (2, 0, 1)):
         parts = [np.zeros((length, 2)) for length in (2, 5, 1)]
@@ -161,7 +163,7 @@ def test_where_it_is_not_finite_at_a_border() -> None:
             Sequences.read(parts)
 
 
-def test_errors_say_the_name_they_are_given() -> None:
+def test_errors_use_the_given_name() -> None:
     with pytest.raises(InputError, match=r"^Z\[1\] has complex"):
         Sequences.read([[1.0], [2j]], "Z")
     with pytest.raises(InputError, match=r"^Z has NaN"):
@@ -285,19 +287,19 @@ def padding(lengths: np.ndarray, batches: list[np.ndarray]) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_little_is_padded(seed: int) -> None:
-    """Within a piece of 50 batches lengths rise, so that all its padding is at most B times what they rise by."""
+    """Lengths rise within 50 batches, so their padding is at most B times the rise."""
     B, most = 4, 30
     lengths = np.random.default_rng(100 + seed).integers(1, most + 1, 1000)
     batches = list(batches_by_length(lengths, B, np.random.default_rng(seed)))
     assert padding(lengths, batches) <= 1000 / (50 * B) * B * (most - 1)
     assert padding(lengths, list(batches_by_length(lengths, B))) <= B * (most - 1)
     shuffled = np.random.default_rng(seed).permutation(1000)
-    assert padding(lengths, [shuffled[i : i + B] for i in range(0, 1000, B)]) > 5000  # what is saved
+    assert padding(lengths, [shuffled[i : i + B] for i in range(0, 1000, B)]) > 5000  # without sorting
 
 
 @pytest.mark.parametrize("same", [False, True])
 def test_random_order(same: bool) -> None:
-    """The same from the same generator state; from the next one other batches, and they come in another order."""
+    """The same generator state gives the same batches; the next state gives others, in another order."""
     lengths = np.full(90, 7) if same else np.random.default_rng(5).integers(1, 20, 90)
 
     def draw(random: np.random.Generator) -> list[list[int]]:
@@ -315,6 +317,6 @@ def test_random_order(same: bool) -> None:
 
 def test_order_without_random() -> None:
     lengths = np.array([5, 1, 4, 2, 1])
-    assert [b.tolist() for b in batches_by_length(lengths, 2)] == [[1, 4], [3, 2], [0]]  # equal ones as they come
+    assert [b.tolist() for b in batches_by_length(lengths, 2)] == [[1, 4], [3, 2], [0]]  # equal lengths stay in order
     assert [b.tolist() for b in batches_by_length(np.full(5, 3), 2)] == [[0, 1], [2, 3], [4]]
     assert [b.tolist() for b in batches_by_length(lengths, 99)] == [[1, 4, 3, 2, 0]]

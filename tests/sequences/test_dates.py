@@ -1,4 +1,4 @@
-"""Dates in the forms that people write: read, named, refused if they could be two; the first bad one has its line."""
+"""Dates in common forms: read, named, and refused if ambiguous; errors name the row of the first bad one."""
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ ISO = "dates like 2024-01-31"
 
 
 def read(*values: object, form: str | None = None) -> tuple[list[str], str]:
-    steps, found = read_steps(pd.Series(values, name="day"), form)
-    return [str(step).removesuffix(" 00:00:00") for step in steps], found
+    steps, form_read = read_steps(pd.Series(values, name="day"), form)
+    return [str(step).removesuffix(" 00:00:00") for step in steps], form_read
 
 
 def refused(*values: object) -> str:
@@ -88,10 +88,10 @@ def test_the_form_of_an_earlier_table_decides() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_date(values: list[object], message: str) -> None:
-    found = refused(*values)
-    assert found.startswith("column day ")
-    assert message in found
+def test_values_that_are_not_dates_are_refused(values: list[object], message: str) -> None:
+    result = refused(*values)
+    assert result.startswith("column day ")
+    assert message in result
 
 
 def test_dates_of_pandas_are_kept() -> None:

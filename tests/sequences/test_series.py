@@ -1,4 +1,4 @@
-"""Series are read from every form that users have them in, and answered in the same form, with the index continued."""
+"""Series are read from every form, and forecasts have the same form, with the index continued."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from headgate.storage import files
 
 nan, inf = np.nan, np.inf
 quick = settings(deadline=None, max_examples=60)
-N, H = 13, 5  # steps of the history, and of what follows
+N, H = 13, 5  # steps of the history and of the forecast
 
-# What an index is, from its first step to the last of the forecast, and the season it suggests
+# Each index, from its first step to the last of the forecast, and the season it suggests
 INDICES = {
     "months": (pd.date_range("2020-11-01", periods=N + H, freq="MS"), 12),
     "month ends": (pd.date_range("2020-11-30", periods=N + H, freq="ME"), 12),
@@ -51,12 +51,12 @@ INDICES = {
 
 
 def values(n: int, series: int = 0) -> np.ndarray:
-    """Numbers of which no two are alike, also between series."""
+    """Return numbers that all differ, also between series."""
     return np.arange(n) ** 2 / 7 + 100.0 * series - 3
 
 
 def bare(index: pd.Index) -> pd.Index:
-    """The same without the frequency that pandas keeps with dates."""
+    """Return the index without the frequency that pandas keeps with dates."""
     index = index.copy()
     if isinstance(index, pd.DatetimeIndex):
         index.freq = None
@@ -67,27 +67,27 @@ def refused(message: str):
     return pytest.raises(InputError, match=f"^{re.escape(message)}$")
 
 
-def assert_index(found: pd.Index, expected: pd.Index) -> None:
-    assert found.name == expected.name
+def assert_index(result: pd.Index, expected: pd.Index) -> None:
+    assert result.name == expected.name
     if "int" in str(expected.dtype):
-        assert "int" in str(found.dtype)
-        assert found.tolist() == expected.tolist()
+        assert "int" in str(result.dtype)
+        assert result.tolist() == expected.tolist()
     else:
-        pd.testing.assert_index_equal(bare(found), bare(expected), exact=True)
+        pd.testing.assert_index_equal(bare(result), bare(expected), exact=True)
 
 
-def assert_series(found: Series, name, expected, index: pd.Index, features=None) -> None:
-    assert type(found.name) is type(name)
-    assert found.name == name
-    assert found.values.dtype == found.features.dtype == np.float64
-    np.testing.assert_array_equal(found.values, expected)
-    np.testing.assert_array_equal(found.features, np.empty((len(expected), 0)) if features is None else features)
-    assert_index(found.index, index)
-    assert len(found) == len(expected)
+def assert_series(result: Series, name, expected, index: pd.Index, features=None) -> None:
+    assert type(result.name) is type(name)
+    assert result.name == name
+    assert result.values.dtype == result.features.dtype == np.float64
+    np.testing.assert_array_equal(result.values, expected)
+    np.testing.assert_array_equal(result.features, np.empty((len(expected), 0)) if features is None else features)
+    assert_index(result.index, index)
+    assert len(result) == len(expected)
 
 
 def long_form(lengths: dict, *, dates: bool = True, **more) -> pd.DataFrame:
-    """Series of these lengths below each other, series after series, each in order."""
+    """Make a long frame of series of these lengths, one after the other, each in order."""
     parts = []
     for number, (name, n) in enumerate(lengths.items()):
         ds = pd.date_range(f"202{number}-01-01", periods=n, freq="MS") if dates else 10 * number + 2 * np.arange(n)
@@ -153,7 +153,7 @@ def test_the_long_form_in_any_order_of_rows(dates, categorical):
         shuffled["unique_id"] = pd.Categorical(shuffled["unique_id"], ["z", "c", "a", "b"])
     panel = Panel.read(shuffled)
     assert (panel.form, panel.feature_names) == ("long", ("price", "day"))
-    assert [s.name for s in panel.series] == list(dict.fromkeys(shuffled["unique_id"]))  # as they first come
+    assert [s.name for s in panel.series] == list(dict.fromkeys(shuffled["unique_id"]))  # in order of appearance
     for series in panel.series:
         rows = ordered[ordered["unique_id"] == series.name]
         assert_series(series, series.name, rows["y"], pd.Index(rows["ds"]).rename(None), rows[["price", "day"]])
@@ -175,7 +175,7 @@ def test_the_long_form_without_features_and_with_numbers_as_names():
         (pd.DataFrame({"p": np.arange(6), "day": np.arange(6) % 4, "c": 2.5}), ("p", "day", "c")),
     ],
 )
-def test_features_go_with_all_series_alike(X, names):
+def test_features_are_shared_by_all_series(X, names):
     panel = Panel.read(np.ones((6, 3)), X)
     assert panel.feature_names == names
     expected = np.asarray(X, float).reshape(6, -1)
@@ -183,7 +183,7 @@ def test_features_go_with_all_series_alike(X, names):
         np.testing.assert_array_equal(series.features, expected)
 
 
-def test_nothing_that_was_given_is_changed():
+def test_arguments_are_not_changed():
     y = pd.Series([1.0, nan, 4.0], pd.date_range("2020-01-01", periods=3, freq="MS"), name="a")
     X = np.array([[1.0], [2.0], [3.0]])
     kept = y.copy(), X.copy()
@@ -200,12 +200,12 @@ def test_until(end, kept):
         assert_series(series, number, values(7, number)[:kept], pd.RangeIndex(kept), expected)
 
 
-# What follows
+# Future steps
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
 @pytest.mark.parametrize("kind", INDICES)
-def test_the_index_goes_on(kind, known):
+def test_the_index_is_continued(kind, known):
     index, season = INDICES[kind]
     index = index.rename("when")
     history = index[:N] if known else bare(index[:N])
@@ -216,12 +216,12 @@ def test_the_index_goes_on(kind, known):
     assert season_of(history) == season
 
 
-def test_hours_go_on_through_the_end_of_summer():
+def test_hours_continue_through_the_end_of_summer_time():
     [series] = Panel.read(pd.Series(values(N), INDICES["hours, summer ends in the forecast"][0][:N])).series
     assert [f"{t:%H %z}" for t in series.future(H)] == ["01 +0200", "02 +0200", "02 +0100", "03 +0100", "04 +0100"]
 
 
-def test_a_single_step_of_numbers_goes_on_by_one():
+def test_a_single_step_of_numbers_is_continued_by_one():
     [series] = Panel.read([4.0]).series
     assert series.future(3).tolist() == [1, 2, 3]
 
@@ -306,7 +306,7 @@ def test_missing_values_of_the_long_form_are_filled_series_by_series():
     ("y", "fill", "end", "expected"),
     [
         ([1, nan, 3, nan, nan, 9], "linear", 6, [1, 2, 3, 5, 7, 9]),
-        ([1, nan, 3, nan, nan, 9], "linear", 5, [1, 2, 3, 3, 3]),  # not 5 and 7, which the 9 tells
+        ([1, nan, 3, nan, nan, 9], "linear", 5, [1, 2, 3, 3, 3]),  # not 5 and 7, which the later 9 would give
         ([1, nan, 3, nan, nan, 9], "linear", -1, [1, 2, 3, 3, 3]),
         ([1, nan, 3, nan, nan, 9], "linear", 4, [1, 2, 3, 3]),
         ([1, nan, 3, nan, nan, 9], "linear", -4, [1, 1]),
@@ -315,11 +315,11 @@ def test_missing_values_of_the_long_form_are_filled_series_by_series():
         ([1, nan, 3, nan, nan, 9], "forward", 2, [1, 1]),
         ([1, nan, 3, nan, nan, 9], 7, 5, [1, 7, 3, 7, 7]),
         ([nan, nan, 4, 5], -2, 2, [-2, -2]),
-        ([nan, 2, nan, 6], "linear", 2, [2, 2]),  # what is before the first value has been left out
+        ([nan, 2, nan, 6], "linear", 2, [2, 2]),  # steps before the first value are dropped
         ([nan, 2, nan, 6], "forward", 3, [2, 2, 6]),
     ],
 )
-def test_gaps_are_filled_from_what_is_before_an_end_alone(y, fill, end, expected):
+def test_until_fills_gaps_from_earlier_values_alone(y, fill, end, expected):
     X = np.arange(2.0 * len(y)).reshape(len(y), 2)
     panel = Panel.read(y, X, fill=fill)
     [series] = panel.until(end).series
@@ -343,9 +343,9 @@ def test_gaps_are_filled_from_what_is_before_an_end_alone(y, fill, end, expected
     fill=st.sampled_from(["linear", "forward", 3]),
     ends=st.lists(st.integers(1, 20), min_size=1, max_size=3),
 )
-def test_what_comes_after_an_end_does_not_matter(y, fill, ends):
-    """A series until an end is the series that reads what is before the end, also where it was cut before."""
-    array = np.array([0.0, *y], float)  # so that there is a value before each end
+def test_until_does_not_depend_on_later_values(y, fill, ends):
+    """A series cut at an end equals the one read from the values before it, also if cut repeatedly."""
+    array = np.array([0.0, *y], float)  # so that each cut has a value
     [series] = Panel.read(array, fill=fill).series
     for end in sorted(ends, reverse=True):
         series = series.until(end)
@@ -368,15 +368,15 @@ def test_which_values_were_observed():
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 0])
-def test_gaps_can_be_left(fill):
+def test_gaps_can_be_kept(fill):
     y = pd.Series([nan, 2.0, nan, 5.0], MONTHS[:4])
     [series] = Panel.read(y, fill=fill, gaps=True).series
-    assert_series(series, None, y, MONTHS[:4])  # also what is before the first value
+    assert_series(series, None, y, MONTHS[:4])  # also before the first value
     np.testing.assert_array_equal(series.seen, y)
     np.testing.assert_array_equal(series.until(3).values, y[:3])
 
 
-def test_gaps_are_left_only_where_they_may_be():
+def test_gaps_are_kept_only_if_fill_allows_them():
     with refused(f"y has NaN at 1 (1 missing in all): {HINT}"):
         Panel.read([1.0, nan], gaps=True)
     with refused("y has NaN at 0 (2 missing in all): give at least one"):
@@ -385,13 +385,13 @@ def test_gaps_are_left_only_where_they_may_be():
         Panel.read([nan, inf], fill="linear", gaps=True)
 
 
-# Answers
+# Forecasts
 
 
 def answer(panel: Panel, *names: str):
-    """An answer of H steps; the number at step t of column c of series s is 100 s + 10 c + t."""
-    found = [{c: 100.0 * s + 10 * i + np.arange(H) for i, c in enumerate(names)} for s in range(len(panel.series))]
-    return panel.answer(found)
+    """Return an answer of H steps; its value at step t of column c of series s is 100 s + 10 c + t."""
+    result = [{c: 100.0 * s + 10 * i + np.arange(H) for i, c in enumerate(names)} for s in range(len(panel.series))]
+    return panel.answer(result)
 
 
 def test_the_answer_to_an_array():
@@ -461,24 +461,24 @@ def test_features_ahead_of_arrays():
     panel = Panel.read(np.ones((6, 3)), np.ones((6, 2)))
     X = np.arange(8.0).reshape(4, 2)
     for given_as in (X, X.tolist(), pd.DataFrame(X, columns=["b", "a"])):
-        found = panel.ahead(given_as, 4)
-        assert len(found) == 3
-        for features in found:
+        result = panel.ahead(given_as, 4)
+        assert len(result) == 3
+        for features in result:
             np.testing.assert_array_equal(features, X)
     [features] = Panel.read(np.ones(6), np.ones(6)).ahead([3, 1, 4], 3)
     np.testing.assert_array_equal(features, [[3], [1], [4]])
 
 
 def test_no_features_ahead():
-    found = Panel.read(np.ones((6, 3))).ahead(None, 4)
-    assert [(f.shape, f.dtype) for f in found] == [((4, 0), np.float64)] * 3
+    result = Panel.read(np.ones((6, 3))).ahead(None, 4)
+    assert [(f.shape, f.dtype) for f in result] == [((4, 0), np.float64)] * 3
 
 
 def test_features_ahead_are_taken_by_name():
     panel = Panel.read(np.ones(6), pd.DataFrame({"p": np.arange(6), "day": 1}))
     [features] = panel.ahead(pd.DataFrame({"day": [5, 6, 7], "else": 9, "p": [1, 2, 3]}), 3)
     np.testing.assert_array_equal(features, [[1, 5], [2, 6], [3, 7]])
-    [features] = panel.ahead([[1, 5], [2, 6]], 2)  # without names: in their order
+    [features] = panel.ahead([[1, 5], [2, 6]], 2)  # without names, columns are taken in order
     np.testing.assert_array_equal(features, [[1, 5], [2, 6]])
 
 
@@ -487,9 +487,9 @@ def test_features_ahead_of_the_long_form(dates):
     lengths = {"b": 4, "a": 7}
     panel = Panel.read(long_form(lengths, dates=dates, price=2, day=-3))
     rows = long_form({name: n + 6 for name, n in lengths.items()}, dates=dates, day=-3, price=2)
-    more = rows.assign(unique_id="z")  # of a series that is not asked for
-    found = panel.ahead(pd.concat([rows, more]).sample(frac=1, random_state=5).drop(columns="y"), 3)
-    for series, features in zip(panel.series, found, strict=True):
+    more = rows.assign(unique_id="z")  # an additional series, which is ignored
+    result = panel.ahead(pd.concat([rows, more]).sample(frac=1, random_state=5).drop(columns="y"), 3)
+    for series, features in zip(panel.series, result, strict=True):
         expected = rows[rows["unique_id"] == series.name].iloc[len(series) : len(series) + 3]
         np.testing.assert_array_equal(features, expected[["price", "day"]])
 
@@ -519,10 +519,10 @@ def test_features_must_have_the_index_of_the_series(index, column, frame):
         Panel.read(y, X)
     for given_as in (right, X.to_numpy()):  # an array has no index
         np.testing.assert_array_equal(Panel.read(y, given_as).series[0].features[:, 0], np.arange(6))
-    assert len(Panel.read(values(6), X).series) == 1  # nor has y
+    assert len(Panel.read(values(6), X).series) == 1  # neither has y
 
 
-def test_features_that_are_too_few_are_that_first():
+def test_too_few_features_are_reported_before_their_index():
     with refused("X must have the shape (6, features), one row per step, got (5, 1)"):
         Panel.read(pd.Series(values(6), MONTHS), pd.Series(np.ones(5), MONTHS[:5]))
 
@@ -560,12 +560,12 @@ def again(panel: Panel, folder: Path) -> Panel:
     return Panel.from_state(json.loads(json.dumps(facts)), files.parse_arrays(content, folder / "x"))
 
 
-def assert_same(found: Panel, expected: Panel) -> None:
-    assert (found.form, found.feature_names) == (expected.form, expected.feature_names)
-    assert (found.columns is None) == (expected.columns is None)
+def assert_same(result: Panel, expected: Panel) -> None:
+    assert (result.form, result.feature_names) == (expected.form, expected.feature_names)
+    assert (result.columns is None) == (expected.columns is None)
     if expected.columns is not None:
-        pd.testing.assert_index_equal(found.columns, expected.columns, exact="equiv")
-    for mine, theirs in zip(found.series, expected.series, strict=True):
+        pd.testing.assert_index_equal(result.columns, expected.columns, exact="equiv")
+    for mine, theirs in zip(result.series, expected.series, strict=True):
         assert_series(mine, theirs.name, theirs.values, theirs.index, theirs.features)
         assert_index(mine.future(H), theirs.future(H))
         assert (mine.fill, type(mine.fill)) == (theirs.fill, type(theirs.fill))
@@ -577,14 +577,14 @@ def assert_same(found: Panel, expected: Panel) -> None:
 
 @pytest.mark.parametrize("known", [True, False], ids=["with frequency", "inferred"])
 @pytest.mark.parametrize("kind", INDICES)
-def test_every_index_comes_back(tmp_path, kind, known):
+def test_every_index_survives_a_round_trip(tmp_path, kind, known):
     index = INDICES[kind][0][:N].rename("when")
     panel = Panel.read(
         pd.Series(values(N), index if known else bare(index), name="sales"), np.arange(2 * N).reshape(N, 2)
     )
-    found = again(panel, tmp_path)
-    assert_same(found, panel)
-    assert season_of(found.series[0].index) == season_of(index)
+    result = again(panel, tmp_path)
+    assert_same(result, panel)
+    assert season_of(result.series[0].index) == season_of(index)
 
 
 @pytest.mark.parametrize(
@@ -600,31 +600,31 @@ def test_every_index_comes_back(tmp_path, kind, known):
         pd.Series(values(5), name=2.5),
     ],
 )
-def test_every_form_comes_back(tmp_path, y):
+def test_every_form_survives_a_round_trip(tmp_path, y):
     panel = Panel.read(y)
     assert_same(again(panel, tmp_path), panel)
 
 
 @pytest.mark.parametrize("fill", ["linear", "forward", 0, 2.5])
-def test_gaps_come_back(tmp_path, fill):
+def test_gaps_survive_a_round_trip(tmp_path, fill):
     frame = pd.DataFrame({"a": [nan, 2, nan, 4, 9], "b": [1.0, 2, 3, 4, 5]}, MONTHS[:5])
     panel = Panel.read(frame, fill=fill)
-    found = again(panel, tmp_path)
-    assert_same(found, panel)
-    assert_same(found.until(-2), panel.until(-2))
+    result = again(panel, tmp_path)
+    assert_same(result, panel)
+    assert_same(result.until(-2), panel.until(-2))
 
 
-def test_names_of_features_come_back(tmp_path):
+def test_names_of_features_survive_a_round_trip(tmp_path):
     panel = Panel.read(np.ones(5), pd.DataFrame({"p": np.arange(5), "day": 1}))
     assert again(panel, tmp_path).feature_names == ("p", "day")
 
 
-def test_a_name_that_is_no_json():
+def test_a_name_that_json_cannot_represent_is_refused():
     with refused("the name ('a', 3) of a series cannot be saved: use strings or numbers as names"):
         Panel.read(pd.Series(values(5), name=("a", 3))).to_state()
 
 
-# What cannot be read
+# Errors
 
 
 MONTHS = pd.date_range("2020-01-01", periods=6, freq="MS")
@@ -711,7 +711,7 @@ def long_without(column: str) -> pd.DataFrame:
             pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-02", "2020-04"], freq="M")), None,
             "y lacks steps between 2020-02 and 2020-04: insert them as NaN",
         ),
-        (  # as far apart as each other, and yet each third month only
+        (  # equally far apart, but only every third month
             pd.Series(values(3), pd.PeriodIndex(["2020-01", "2020-04", "2020-07"], freq="M")), None,
             "y lacks steps between 2020-01 and 2020-04: insert them as NaN",
         ),
@@ -744,7 +744,7 @@ def long_without(column: str) -> pd.DataFrame:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read(y, X, message):
+def test_invalid_series_are_refused(y, X, message):
     with refused(message):
         Panel.read(y, X)
 
@@ -755,7 +755,7 @@ def test_what_cannot_be_read(y, X, message):
      1j, np.complex64(1), np.array([1.0]), np.array([1.0, 2.0]), pd.NA, pd.Timestamp("2020")],
     ids=lambda fill: repr(fill)[:20],
 )  # fmt: skip
-def test_what_is_no_filling(fill):
+def test_invalid_fill_is_refused(fill):
     for y in ([1.0, 2.0], [1.0, nan]):
         with refused(FILL + repr(fill)):
             Panel.read(y, fill=fill)
@@ -780,13 +780,13 @@ def test_infinity_and_missing_features_are_not_filled():
         (pd.DataFrame({"price": [1.0] * 3}), "X must have the columns price, day: day is missing"),
     ],
 )
-def test_what_cannot_be_the_features_ahead(X, message):
+def test_invalid_features_ahead_are_refused(X, message):
     panel = Panel.read(np.ones(6), pd.DataFrame({"price": np.arange(6), "day": 1}))
     with refused(message):
         panel.ahead(X, 3)
 
 
-def test_features_ahead_where_there_are_none():
+def test_features_ahead_are_refused_if_the_series_have_none():
     with refused("X must have the shape (3, 0) and only finite numbers, got the shape (3, 2)"):
         Panel.read(np.ones(6)).ahead(np.ones((3, 2)), 3)
 
@@ -828,7 +828,7 @@ def test_features_ahead_where_there_are_none():
         (lambda X: X.assign(day="x"), "X must hold numbers: could not convert string to float: 'x'"),
     ],
 )
-def test_what_cannot_be_the_features_ahead_in_the_long_form(change, message):
+def test_invalid_features_ahead_in_the_long_form_are_refused(change, message):
     panel = Panel.read(long_form({"b": 4, "a": 3}, price=2, day=-3))
     after = long_form({"b": 7, "a": 6}, price=2, day=-3).drop(index=[0, 1, 2, 3, 7, 8, 9], columns="y")
     after.index = range(6, 12)

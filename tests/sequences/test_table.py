@@ -1,4 +1,4 @@
-"""Tables become sequences and series with every column in its place; what cannot be read is said in a sentence."""
+"""Tables become sequences and series with every column in its place; errors are one sentence."""
 
 import io
 import sys
@@ -53,7 +53,7 @@ def test_reading_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("t.parquet", b"no parquet", "PATH cannot be read as Parquet: "),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -64,13 +64,13 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, m
 
 
 def test_groups_are_sequences_in_the_order_of_time() -> None:
-    found = roles(RIDES, "price", time="minute", group="ride")
-    assert (found.task, found.features) == ("regression", ("speed", "slope"))
-    X, y, names = samples(RIDES, found)
-    assert names["ride"].tolist() == ["b", "a"]  # as they come
+    result = roles(RIDES, "price", time="minute", group="ride")
+    assert (result.task, result.features) == ("regression", ("speed", "slope"))
+    X, y, names = samples(RIDES, result)
+    assert names["ride"].tolist() == ["b", "a"]  # in order of appearance
     assert [x.tolist() for x in X] == [[[0, 9], [1, 8], [2, 7]], [[10, 5], [11, 4]]]
     assert y.tolist() == [3.5, 1.5]
-    assert samples(RIDES.drop(columns="price"), found)[1] is None
+    assert samples(RIDES.drop(columns="price"), result)[1] is None
 
 
 def test_groups_without_time_keep_the_order_of_rows() -> None:
@@ -80,9 +80,9 @@ def test_groups_without_time_keep_the_order_of_rows() -> None:
 
 def test_rows_are_sequences_of_one_feature() -> None:
     table = pd.DataFrame({"s2": [1, 4], "y": ["no", "yes"], "s1": [2, 5], "s0": [3, 6]})
-    found = roles(table, "y")
-    assert found.task == "classification"
-    X, y, names = samples(table, found)
+    result = roles(table, "y")
+    assert result.task == "classification"
+    X, y, names = samples(table, result)
     assert X.tolist() == [[1, 2, 3], [4, 5, 6]]  # columns in their order
     assert y.tolist() == ["no", "yes"]
     assert names["row"].tolist() == [1, 2]
@@ -97,8 +97,8 @@ def test_the_task_follows_the_target(values: list, task: str) -> None:
 
 
 def test_roles_survive_json() -> None:
-    found = roles(RIDES, "price", time="minute", group="ride")
-    assert Roles.from_json(found.to_json()) == found
+    result = roles(RIDES, "price", time="minute", group="ride")
+    assert Roles.from_json(result.to_json()) == result
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_roles_survive_json() -> None:
         ("price", {"forecast": True}, "a forecast needs the column that orders the steps: name it with --time"),
     ],
 )  # fmt: skip
-def test_columns_that_cannot_be(target: str, given: dict, message: str) -> None:
+def test_invalid_columns_are_refused(target: str, given: dict, message: str) -> None:
     with pytest.raises(InputError) as caught:
         roles(RIDES, target, **given)
     assert str(caught.value) == message
@@ -132,16 +132,19 @@ def test_text_among_features() -> None:
 
 
 def test_a_target_that_is_missing_or_differs() -> None:
-    found = roles(RIDES, "price", group="ride")
-    assert samples(RIDES.assign(price=[1, 2, np.nan, np.nan, 1]), found)[1].tolist() == [1, 2]  # one a group is enough
+    result = roles(RIDES, "price", group="ride")
+    assert samples(RIDES.assign(price=[1, 2, np.nan, np.nan, 1]), result)[1].tolist() == [
+        1,
+        2,
+    ]  # one per group is enough
     without = RIDES.assign(price=[np.nan, 2, np.nan, np.nan, np.nan])
-    np.testing.assert_equal(samples(without, found)[1], [np.nan, 2])
-    known, left_out = answered(without, found)
+    np.testing.assert_equal(samples(without, result)[1], [np.nan, 2])
+    known, left_out = answered(without, result)
     assert (known["ride"].tolist(), known["price"].tolist(), left_out) == (["a", "a"], [2, 2], 1)
     with pytest.raises(
         InputError, match=r"column price has several values in group 'b' \(3.0 in row 1, 4.0 in row 3\): one for each"
     ):
-        samples(RIDES.assign(price=[3.0, 1, 4, 1, 3]), found)
+        samples(RIDES.assign(price=[3.0, 1, 4, 1, 3]), result)
 
 
 def test_series_with_features_end_where_the_target_does() -> None:
@@ -155,7 +158,7 @@ def test_series_with_features_end_where_the_target_does() -> None:
     ).sample(frac=1, random_state=0)
     history, future = series(table, roles(table, "sold", time="day", group="shop", features=["warm"], forecast=True))
     assert history.columns.tolist() == ["unique_id", "ds", "y", "warm"]
-    assert history["warm"].tolist() == [0, 1, 2, 5, 6, 7]  # the gap within stays, the end goes
+    assert history["warm"].tolist() == [0, 1, 2, 5, 6, 7]  # the gap within stays, the end is removed
     assert future["warm"].tolist() == [3, 4, 8]
     assert "y" not in future.columns
 
@@ -182,7 +185,7 @@ def test_a_frequency_makes_missing_steps_visible() -> None:
         series(table, roles(table, "sold", time="day", forecast=True, frequency="nonsense"))
 
 
-def test_series_that_cannot_be() -> None:
+def test_invalid_series_are_refused() -> None:
     table = pd.DataFrame({"day": ["first", "second"], "sold": [1.0, 2.0], "word": ["a", "b"]})
     with pytest.raises(
         InputError, match=r"day must hold dates like 2024-01-31 .*, or whole numbers, got 'first' in row 1"

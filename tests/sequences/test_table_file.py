@@ -1,4 +1,4 @@
-"""Files of tables in the forms that people have; what cannot be read is said in a sentence that names the line."""
+"""Table files in their common forms; errors are one sentence that names the line."""
 
 import bz2
 import gzip
@@ -24,7 +24,7 @@ PLAIN = b"a,b\n1,0.5\n2,1.5\n"
 
 
 def read(folder: Path, content: bytes | str, name: str = "t.csv") -> tuple[pd.DataFrame, list[str]]:
-    """The table in a file of this content, and what was said about it."""
+    """Return the table in a file of this content, and the notes about it."""
     path, said = folder / name, []
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     table = read_table(str(path), say=said.append)
@@ -70,9 +70,9 @@ def zstandard(content: bytes) -> bytes:
     ],
 )
 def test_forms_of_csv(tmp_path: Path, content: str, said: list[str]) -> None:
-    table, found = read(tmp_path, content)
+    table, result = read(tmp_path, content)
     assert table.to_dict("list") == {"a": [1, 2], "b": [0.5, 1.5]}
-    assert found == said
+    assert result == said
 
 
 def test_utf_16_as_excel_writes_it(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_large_numbers(tmp_path: Path, content: str, values: list[float]) -> Non
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.csv.bz2", "t.csv.xz", "t.csv.zst", "t.zip", "named.csv"])
 def test_compressed_files(tmp_path: Path, name: str) -> None:
-    """They are known by what they hold."""
+    """They are recognized by their content."""
     content = {
         "t.csv.gz": gzip.compress(PLAIN), "t.csv.bz2": bz2.compress(PLAIN), "t.csv.xz": lzma.compress(PLAIN),
         "t.csv.zst": zstandard(PLAIN), "t.zip": zipped("t/", "t/a.csv", "__MACOSX/a"),
@@ -140,16 +140,16 @@ def test_standard_input_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=range(14),
 )  # fmt: skip
-def test_what_is_no_table(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     assert refused(tmp_path, content).startswith(message)
 
 
-def test_directories_are_no_tables(tmp_path: Path) -> None:
+def test_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a directory: give a \.csv or \.parquet file in it$"):
         read_table(str(tmp_path))
 
 
-def test_a_first_line_of_numbers_is_warned_of(tmp_path: Path) -> None:
+def test_a_first_line_of_numbers_warns(tmp_path: Path) -> None:
     with pytest.warns(
         UserWarning, match=r"names the columns, but has only numbers \(1, 0\.5\): if these are values, put"
     ):
@@ -169,7 +169,7 @@ def test_a_first_line_of_numbers_is_warned_of(tmp_path: Path) -> None:
         ('a,y,z\n1,1,"two\nlines"\n\n1,2,x\n,1,x', 6),
     ],
 )
-def test_lines_are_those_of_the_file(tmp_path: Path, content: str, line: int) -> None:
+def test_errors_name_the_line_of_the_file(tmp_path: Path, content: str, line: int) -> None:
     table, _ = read(tmp_path, content)
     given: dict[str, Any] = {"time": None, "group": None, "features": ["a"], "forecast": False, "task": "auto"}
     with pytest.raises(InputError) as caught:
@@ -180,7 +180,7 @@ def test_lines_are_those_of_the_file(tmp_path: Path, content: str, line: int) ->
 
 
 def test_columns_without_a_name(tmp_path: Path) -> None:
-    """An index that pandas wrote is no feature; empty columns, as of Excel, are none."""
+    """Neither an index that pandas wrote nor an empty column, as from Excel, is a feature."""
     table, _ = read(tmp_path, ",x0,x1,y,\n0,5,6,1,\n1,7,8,2,\n")
     assert table.columns.tolist() == ["Unnamed: 0", "x0", "x1", "y"]
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""Texts out of archives and compressed files: which members are read, in what order, and what is refused."""
+"""Texts in archives and compressed files: the members that are read, their order, and what is refused."""
 
 import bz2
 import gzip
@@ -25,10 +25,10 @@ def text_of(path, **chosen) -> str:
 
 
 def zipped(files, compression=zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip archive of (name, content) pairs; the names may come twice."""
+    """Make a zip archive of (name, content) pairs; names may be repeated."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that come twice
+        warnings.simplefilter("ignore")  # about repeated names
         with zipfile.ZipFile(stream, "w", compression) as archive:
             for name, content in files.items() if isinstance(files, dict) else files:
                 archive.writestr(name, content)
@@ -64,20 +64,20 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[str, tarfile.TarI
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_is_known_by_what_it_is(tmp_path, name, pack, format):
-    """Whatever its name; the members in the order that the archive has them in."""
+def test_a_tar_is_recognized_by_its_content(tmp_path, name, pack, format):
+    """Whatever its name is; its members are read in the order of the archive."""
     (tmp_path / name).write_bytes(pack(tarred(FILES, format)))
     assert text_of(tmp_path / name) == "3\n1\n分\n"
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a", "a.txt"])
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_a_packed_text_is_known_by_what_it_is(tmp_path, name, pack):
+def test_a_packed_text_is_recognized_by_its_content(tmp_path, name, pack):
     (tmp_path / name).write_bytes(pack("分\r\n开".encode()))
     assert text_of(tmp_path / name) == "分\n开"
 
 
-def test_a_zip_is_known_by_what_it_is(tmp_path):
+def test_a_zip_is_recognized_by_its_content(tmp_path):
     (tmp_path / "corpus").write_bytes(zipped(FILES))
     assert text_of(tmp_path / "corpus") == "1\n分\n3\n"
 
@@ -88,7 +88,7 @@ def test_a_text_may_begin_like_a_packed_one(tmp_path):
         assert text_of(tmp_path / "a.txt") == text
 
 
-def test_bytes_are_unpacked_only_where_the_name_says_so(tmp_path):
+def test_bytes_are_unpacked_only_if_the_name_says_so(tmp_path):
     raw = gzip.compress(b"text", mtime=0)
     (tmp_path / "a.bin").write_bytes(raw)
     (tmp_path / "a.gz").write_bytes(raw)
@@ -96,7 +96,7 @@ def test_bytes_are_unpacked_only_where_the_name_says_so(tmp_path):
     assert text_of(tmp_path / "a.gz", tokenizer="bytes") == "text"
 
 
-def test_a_tar_from_before_there_was_a_mark(tmp_path):
+def test_an_old_tar_without_ustar_in_its_header(tmp_path):
     header = bytearray(tarred({"a.txt": b"text"}, tarfile.USTAR_FORMAT))
     header[257:265] = bytes(8)
     header[148:156] = b" " * 8
@@ -109,13 +109,13 @@ def test_a_tar_from_before_there_was_a_mark(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_members_of_one_name_are_each_read(tmp_path, pack):
+def test_all_members_with_the_same_name_are_read(tmp_path, pack):
     (tmp_path / "a.x").write_bytes(pack([("a.txt", b"first\n"), ("b.txt", b"second\n"), ("a.txt", b"third\n")]))
     assert sorted(text_of(tmp_path / "a.x").splitlines()) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_only_texts_are_read_and_the_others_are_counted(tmp_path, pack):
+def test_only_texts_are_read_and_other_files_are_counted(tmp_path, pack):
     files = {
         "a.txt": b"1\n", "cover.jpg": b"\xff", "x/README": b"no", "b.zip": zipped({"c.txt": b"no"}), "t.tar.gz": b"no",
         ".hidden.txt": b"no", ".git/a.txt": b"no", "__MACOSX/a.txt": b"\xff", "x/._a.txt": b"\xff", "./z.md": b"2\n",
@@ -155,12 +155,12 @@ def test_a_link_in_a_zip_is_left_out(tmp_path):
 
 def test_members_are_documents(tmp_path):
     (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred(FILES), mtime=0))
-    found = sources.passages(TextSettings(corpus=str(tmp_path / "a.tgz"), documents="files"))
-    assert [(p.text, p.begins) for p in found] == [("3\n", True), ("1\n", True), ("分\n", True)]
+    result = sources.passages(TextSettings(corpus=str(tmp_path / "a.tgz"), documents="files"))
+    assert [(p.text, p.begins) for p in result] == [("3\n", True), ("1\n", True), ("分\n", True)]
 
 
 def test_a_zip_is_opened_once_however_many_members_it_has(tmp_path, monkeypatch):
-    """Each opening reads the list of all members."""
+    """Opening it reads the list of all members."""
     opened = []
 
     class Counted(zipfile.ZipFile):
@@ -176,8 +176,8 @@ def test_a_zip_is_opened_once_however_many_members_it_has(tmp_path, monkeypatch)
 
 def test_a_tar_is_read_once_and_forgets_its_members(tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(tarred({f"{i:03}.txt": b"%d\n" % i for i in range(300)}))
-    found = list(archives.texts(tmp_path / "a.tar"))
-    assert len(found) == 300
+    result = list(archives.texts(tmp_path / "a.tar"))
+    assert len(result) == 300
     counted = []
 
     class Counted(tarfile.TarFile):
@@ -238,7 +238,7 @@ def test_an_archive_without_texts(tmp_path, pack):
 )  # fmt: skip
 @pytest.mark.parametrize("rename", [False, True])
 def test_other_formats_are_named(tmp_path, name, raw, message, rename):
-    """By what they are, whatever they are called."""
+    """By their content, whatever their names are."""
     path = tmp_path / ("a.txt" if rename and not name.endswith(".gz") else name)
     path.write_bytes(raw)
     with pytest.raises(InputError, match=f"^{path} {message}"):
@@ -258,7 +258,7 @@ def test_a_packed_file_in_a_pipe_is_named(monkeypatch):
         text_of("-")
 
 
-def test_bytes_may_be_anything_but_what_their_name_says_is_compressed(tmp_path):
+def test_bytes_may_be_anything_except_files_named_as_compressed(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
     assert text_of(tmp_path / "a.pdf", tokenizer="bytes") == "%PDF-1.7"
     (tmp_path / "a.zst").write_bytes(b"\x28\xb5\x2f\xfdrest")
@@ -275,7 +275,7 @@ def test_bytes_may_be_anything_but_what_their_name_says_is_compressed(tmp_path):
         ("a.zip", lambda raw: zipped({"a.txt": raw})),
     ],
 )
-def test_no_more_is_unpacked_than_a_text_is_packed_into(tmp_path, monkeypatch, name, pack):
+def test_no_more_is_unpacked_than_a_text_can_unpack_to(tmp_path, monkeypatch, name, pack):
     monkeypatch.setattr(archives, "ALLOWED", 10_000)
     (tmp_path / name).write_bytes(pack(b"x" * 300_000))
     assert (tmp_path / name).stat().st_size * archives.EXPANSION < 300_000
@@ -288,14 +288,14 @@ def test_no_more_is_unpacked_than_a_text_is_packed_into(tmp_path, monkeypatch, n
     assert text_of(tmp_path / name) == "x" * 9_000
 
 
-def test_a_tar_bomb_is_stopped_in_what_is_not_read_too(tmp_path, monkeypatch):
+def test_a_tar_bomb_is_stopped_in_skipped_members_too(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "ALLOWED", 10_000)
     (tmp_path / "a.tgz").write_bytes(gzip.compress(tarred({"a.jpg": b"x" * 900_000, "a.txt": b"text"}), mtime=0))
     with pytest.raises(InputError, match=rf"^{tmp_path}/a\.tgz unpacks to more than "):
         text_of(tmp_path / "a.tgz")
 
 
-def test_a_zip_that_claims_the_absurd_is_refused_before_it_is_read(tmp_path):
+def test_a_zip_that_declares_an_absurd_size_is_refused_before_it_is_read(tmp_path):
     raw = bytearray(zipped({"a.txt": b"text"}))
     place = raw.index(b"PK\x01\x02") + 24
     raw[place : place + 4] = struct.pack("<I", 0xFFFFFFF0)
@@ -305,7 +305,7 @@ def test_a_zip_that_claims_the_absurd_is_refused_before_it_is_read(tmp_path):
 
 
 def test_members_that_overlap_are_refused(tmp_path):
-    """A zip whose list names one member many times unpacks to the square of its size."""
+    """A zip that lists one member many times unpacks to the square of its size."""
     raw = zipped({"a.txt": bytes(range(256)) * 8}, zipfile.ZIP_STORED)
     begin, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
     entry, tail = raw[begin:end], bytearray(raw[end:])
@@ -343,13 +343,13 @@ def test_a_header_of_absurd_size_is_refused(tmp_path):
         (lambda raw: raw + raw, "there is data after its end"),
     ],
 )
-def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_path, change, what):
+def test_a_tar_damaged_in_the_middle_is_not_read_as_a_shorter_one(tmp_path, change, what):
     (tmp_path / "a.tar").write_bytes(change(tarred({"a.txt": b"first", "b.txt": b"second"})))
     with pytest.raises(InputError, match=rf"a\.tar cannot be unpacked \({what}\): unpack it yourself, or replace it$"):
         text_of(tmp_path / "a.tar")
 
 
-def test_a_checksum_behind_the_end_of_a_tar_is_looked_at(tmp_path):
+def test_a_checksum_after_the_end_of_a_tar_is_verified(tmp_path):
     raw = bytearray(gzip.compress(tarred({"a.txt": b"text"}), mtime=0))
     raw[-8] ^= 1
     (tmp_path / "a.tgz").write_bytes(raw)

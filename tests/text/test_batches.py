@@ -1,4 +1,4 @@
-"""Where every batch lies: the book's layout, what an epoch covers, seeds and offsets, shares of several processes."""
+"""Batches: the book's layout, the tokens of an epoch, seeds and offsets, and the shares of several processes."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ thorough = settings(deadline=None, max_examples=150)
 
 
 def make(N: int, B: int, T: int, partition="sequential", *, random_offset=False, seed=0, **shares) -> Batches:
-    """Batches of the text 0, 1, 2, ...: every id is its own place."""
+    """Make batches of the text 0, 1, 2, ...: every id is its own position."""
     return Batches(np.arange(N, dtype=np.int32), B, T, partition, random_offset, seed, **shares)
 
 
@@ -25,7 +25,7 @@ def epoch_of(batches: Batches, epoch: int) -> list[np.ndarray]:
 
 
 def book_sequential(ids, B, T, offset):
-    """The book's sequential partition, its way: cut into B rows, then into columns of T steps."""
+    """Return the book's sequential partition: B rows, cut into columns of T steps."""
     length = (len(ids) - offset - 1) // B
     X = ids[offset : offset + B * length].reshape(B, length)
     Y = ids[offset + 1 : offset + 1 + B * length].reshape(B, length)
@@ -34,7 +34,7 @@ def book_sequential(ids, B, T, offset):
 
 
 def offsets_of(partition: str, random_offset: bool, T: int) -> int:
-    """How many offsets an epoch may have, 0 being one of them."""
+    """Return the number of possible offsets of an epoch, including 0."""
     if partition == "random":
         return T
     return T + 1 if random_offset else 1
@@ -46,7 +46,7 @@ def largest_offset(batches: Batches) -> int:
 
 @st.composite
 def some_batches(draw, **fixed):
-    """Batches of any shape and partition, for a text with a rest that fills no batch."""
+    """Draw batches of any shape and partition, for a text whose end may not fill a batch."""
     B, T = draw(st.integers(1, 5)), draw(st.integers(1, 6))
     partition = fixed.get("partition") or draw(st.sampled_from(["sequential", "random"]))
     random_offset = fixed["random_offset"] if "random_offset" in fixed else draw(st.booleans())
@@ -68,7 +68,7 @@ def test_the_sequential_layout_by_hand():
     assert second.y.T.tolist() == [[0, 7], [6, 4], [13, 12]]
     assert (first.carry, second.carry) == (False, True)
     assert first.x.dtype == first.y.dtype == np.int64
-    assert batches.at(7, 1).x.tolist() == second.x.tolist()  # every epoch alike
+    assert batches.at(7, 1).x.tolist() == second.x.tolist()  # the same in every epoch
 
 
 def test_the_random_layout_by_hand():
@@ -109,13 +109,13 @@ def test_an_epoch_predicts_every_token_at_most_once(batches, epoch):
         used += batch.x.flatten().tolist()
     assert len(set(used)) == len(used) == batches.per_epoch * batches.tokens
     assert max(used) + 1 < len(batches.ids)
-    predictable = len(batches.ids) - 1 - largest_offset(batches)  # whatever the offset
-    assert 0 <= predictable - len(used) < batches.tokens  # what is left would not fill a batch
+    predictable = len(batches.ids) - 1 - largest_offset(batches)  # for every offset
+    assert 0 <= predictable - len(used) < batches.tokens  # the rest would not fill a batch
 
 
 @thorough
 @given(batches=some_batches(partition="sequential"), epoch=st.integers(0, 30))
-def test_a_carried_row_goes_on_where_it_stopped(batches, epoch):
+def test_a_carried_row_continues_where_it_stopped(batches, epoch):
     for step in range(1, batches.per_epoch):
         np.testing.assert_array_equal(batches.at(epoch, step).x[0], batches.at(epoch, step - 1).y[-1])
 
@@ -133,7 +133,7 @@ def test_random_batches_are_pieces_of_one_cut(batches, epoch):
 
 @thorough
 @given(batches=some_batches(), data=st.data())
-def test_a_batch_follows_from_seed_epoch_and_step_alone(batches, data):
+def test_seed_epoch_and_step_alone_determine_a_batch(batches, data):
     places = st.tuples(st.integers(0, 5), st.integers(0, batches.per_epoch - 1))
     asked = data.draw(st.lists(places, min_size=1, max_size=6))
     for epoch, step in asked:  # in any order, repeatedly
@@ -143,7 +143,7 @@ def test_a_batch_follows_from_seed_epoch_and_step_alone(batches, data):
 
 
 def order_of(batches: Batches, epoch: int) -> list[int]:
-    """The pieces of a random partition in their order, whatever the offset; no piece may be left out."""
+    """Return the order of the pieces of a random partition, for any offset. Fails if a piece is missing."""
     starts = np.concatenate([x[0] for x in epoch_of(batches, epoch)])
     order = ((starts - starts.min()) // batches.T).tolist()
     assert sorted(order) == list(range(len(order)))
@@ -152,21 +152,21 @@ def order_of(batches: Batches, epoch: int) -> list[int]:
 
 def test_random_epochs_and_seeds_differ():
     batches = make(4 * 5 * 10 + 5, B=4, T=5, partition="random", seed=3)
-    orders = [order_of(batches, epoch) for epoch in range(12)]  # among them every offset twice
+    orders = [order_of(batches, epoch) for epoch in range(12)]  # every offset occurs twice
     orders += [order_of(dataclasses.replace(batches, seed=4), epoch) for epoch in range(12)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
     assert order_of(dataclasses.replace(batches), 2) == orders[2]
 
 
 @pytest.mark.parametrize(("partition", "random_offset"), [("sequential", True), ("random", True), ("random", False)])
-def test_every_offset_comes_once_in_random_order_before_any_comes_again(partition, random_offset):
+def test_every_offset_is_used_once_in_random_order_before_any_is_used_again(partition, random_offset):
     n = offsets_of(partition, random_offset, T=7)
     batches = make(2 * 3 * 7 + n, B=3, T=7, partition=partition, random_offset=random_offset, seed=6)
     assert batches.per_epoch == 2
     offsets = [min(int(x.min()) for x in epoch_of(batches, epoch)) for epoch in range(60 * n)]
     rounds = [offsets[i : i + n] for i in range(0, 60 * n, n)]
     assert all(sorted(order) == list(range(n)) for order in rounds)
-    assert len({tuple(order) for order in rounds}) > 55  # of 60, each its own order
+    assert len({tuple(order) for order in rounds}) > 55  # of 60, nearly all distinct
     counts = np.bincount([order[0] for order in rounds], minlength=n)
     assert counts.max() < 60 / n + 4 * np.sqrt(60 / n)
 
@@ -201,13 +201,13 @@ def test_a_batch_that_cannot_be_shared_evenly():
         make(100, B=7, T=3, world_size=2)
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
 @pytest.mark.parametrize("random_offset", [False, True])
 @pytest.mark.parametrize(("B", "T"), [(1, 1), (4, 1), (1, 5), (3, 7)])
-def test_a_text_too_short_says_what_it_needs(partition, random_offset, B, T):
+def test_a_text_that_is_too_short_reports_the_tokens_needed(partition, random_offset, B, T):
     needed = B * T + offsets_of(partition, random_offset, T)
     for length in (0, 1, needed - 1):
         with pytest.raises(InputError) as caught:
@@ -230,16 +230,16 @@ def test_a_step_that_is_not_in_the_epoch(step):
 
 def test_the_settings_of_a_run():
     chosen = TrainingSettings(batch_size=6, sequence_length=4, partition="random", random_offset=False, seed=5)
-    found = Batches.of(np.arange(80), chosen, rank=1, world_size=2)
+    result = Batches.of(np.arange(80), chosen, rank=1, world_size=2)
     expected = make(80, B=6, T=4, partition="random", seed=5, rank=1, world_size=2)
-    np.testing.assert_array_equal(found.at(3, 1).x, expected.at(3, 1).x)
-    assert (found.B, found.T, found.partition, found.random_offset, found.seed) == (6, 4, "random", False, 5)
+    np.testing.assert_array_equal(result.at(3, 1).x, expected.at(3, 1).x)
+    assert (result.B, result.T, result.partition, result.random_offset, result.seed) == (6, 4, "random", False, 5)
     assert Batches.of(np.arange(80), chosen).world_size == 1
 
 
 @pytest.mark.parametrize("n", [40_000, 100_003, 3_000_017])
 def test_long_shuffles_are_shuffles(n: int) -> None:
-    """Each place once; another order for another key; no trace of the order before in neighbours or in halves."""
+    """Each position occurs once; another key gives another order; neighbours and halves are uncorrelated."""
     places = np.arange(min(n, 200_000))
     first, second = (permuted(places, n, (key, 1)) for key in (5, 6))
     assert len(np.unique(first)) == len(places)

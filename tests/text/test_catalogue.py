@@ -1,4 +1,4 @@
-"""Corpora that have a name: where they lie, what is downloaded, and what is refused."""
+"""Named corpora: where they are looked for, what is downloaded, and what is refused."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from headgate.text.sources import passages
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """No test sees the cache or the settings of whoever runs it."""
+    """Hide the user's cache and settings from the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
 
@@ -29,7 +29,7 @@ def read(chosen: TextSettings, **options: Any) -> str:
 
 @pytest.fixture
 def named(monkeypatch):
-    """Gives NAMED a corpus 'rhyme', whose file is rhyme.txt with the content ``rhyme``."""
+    """A function that adds to NAMED a corpus 'rhyme', whose file is rhyme.txt with the content ``rhyme``."""
 
     def add(*addresses: str) -> NamedCorpus:
         corpus = NamedCorpus(
@@ -70,7 +70,7 @@ def test_the_cache_is_in_the_home_directory_by_default(tmp_path, monkeypatch, na
     assert locate(named()) == cached
 
 
-def test_another_text_under_the_name_is_refused(tmp_path, named):
+def test_another_text_with_the_same_file_name_is_refused(tmp_path, named):
     named()
     path = put(tmp_path / "given", b"prose")
     with pytest.raises(
@@ -82,8 +82,8 @@ def test_another_text_under_the_name_is_refused(tmp_path, named):
 
 
 @pytest.mark.parametrize("by", ["--data-dir", "HEADGATE_DATA"])
-def test_a_data_directory_that_is_not_there_is_named(tmp_path, monkeypatch, named, by):
-    """Also where the text is in the cache: something else was meant."""
+def test_a_missing_data_directory_is_named(tmp_path, monkeypatch, named, by):
+    """Even if the text is in the cache, because the user meant another place."""
     named()
     put(tmp_path / "cache" / "headgate")
     monkeypatch.setenv("HEADGATE_DATA", str(tmp_path / "env"))
@@ -94,7 +94,7 @@ def test_a_data_directory_that_is_not_there_is_named(tmp_path, monkeypatch, name
         match=rf"^{given} is not a directory, but {by} says that rhyme\.txt is in it: correct {by}, or omit it",
     ):
         read(TextSettings("rhyme"), data_dir=given if by == "--data-dir" else None)
-    assert read(TextSettings("voyage"), data_dir=tmp_path / "given")  # that one comes with the package
+    assert read(TextSettings("voyage"), data_dir=tmp_path / "given")  # bundled with the package
 
 
 def test_a_data_directory_without_the_text_is_named(tmp_path, named):
@@ -104,7 +104,7 @@ def test_a_data_directory_without_the_text_is_named(tmp_path, named):
         read(TextSettings("rhyme"), data_dir=tmp_path / "given")
 
 
-def test_a_named_text_that_may_not_be_read(tmp_path, monkeypatch, named):
+def test_a_named_text_without_read_permission(tmp_path, monkeypatch, named):
     named()
     path = put(tmp_path / "given")
 
@@ -117,7 +117,7 @@ def test_a_named_text_that_may_not_be_read(tmp_path, monkeypatch, named):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers with what ``answers`` has for a path: a status and a body, or a function of the handler."""
+    """A server whose ``answers`` give, for each path, a status and a body, or a function of the handler."""
 
     answers: dict[str, Any]
 
@@ -138,7 +138,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def served():
-    """Answers by path, and the address at which they are served."""
+    """The answers of a server by path, and its address."""
     handler = type("Handler", (Server,), {"answers": {}})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -195,7 +195,7 @@ def test_a_named_text_is_downloaded_once_into_the_cache(tmp_path, named, served)
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
-def test_the_next_address_is_asked_where_one_fails(tmp_path, monkeypatch, named, served, answer, reason):
+def test_the_next_address_is_tried_if_one_fails(tmp_path, monkeypatch, named, served, answer, reason):
     monkeypatch.setattr(catalogue, "TIMEOUT", 0.2)
     answers, address = served
     named(f"{address}/first.txt", f"{address}/second.txt")
@@ -221,6 +221,6 @@ def test_downloaded_texts_have_a_checksum_and_two_addresses():
             assert all(address.endswith("/" + corpus.file) for address in corpus.addresses)
 
 
-def test_the_textbooks_files_are_found_by_environment_too(data_dir, monkeypatch):
+def test_the_textbooks_files_are_found_through_the_environment(data_dir, monkeypatch):
     monkeypatch.setenv("HEADGATE_DATA", str(data_dir))
     assert {locate(NAMED[name]).parent for name in ("time-machine", "jay-lyrics")} == {data_dir}

@@ -1,4 +1,4 @@
-"""A text as ids: its vocabulary, and the part held out."""
+"""Texts as ids: vocabulary, held-out part, documents and errors."""
 
 import dataclasses
 import hashlib
@@ -41,7 +41,7 @@ def test_an_empty_corpus(tmp_path):
         ("a\0" * 2, "bytes", 4),
     ],
 )
-def test_texts_of_next_to_nothing(tmp_path, text, tokenizer, tokens):
+def test_very_short_texts(tmp_path, text, tokenizer, tokens):
     (tmp_path / "a.txt").write_text(text)
     corpus = load(TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer=tokenizer, validation_fraction=0.0))
     assert (len(corpus.training), corpus.characters) == (tokens, len(text))
@@ -66,7 +66,7 @@ def test_memory_that_runs_out_while_ids_are_made(tmp_path, monkeypatch):
         load(TextSettings(corpus=f"{tmp_path}/a.txt"))
 
 
-def test_another_text_is_said_to_be_one(tmp_path):
+def test_another_text_is_reported(tmp_path):
     run = tmp_path / "run"
     assert another_text(TextSettings("a.txt"), run, "0.1") == (
         f"a.txt is not the text that {run} was trained on, or gives another vocabulary: continue with that text, or "
@@ -80,8 +80,8 @@ def test_another_text_is_said_to_be_one(tmp_path):
         )
 
 
-def test_a_run_on_an_older_bundled_text_does_not_go_on_with_the_new_one(tmp_path, monkeypatch, capsys):
-    """With the old text by its path it does."""
+def test_a_run_on_an_older_bundled_text_does_not_continue_on_the_new_one(tmp_path, monkeypatch, capsys):
+    """It continues if the old text is given by its path."""
     run, old, new = tmp_path / "run", tmp_path / "old.txt", tmp_path / "new.txt"
     old.write_text("the old tale\n" * 40)
     new.write_text("the new tale\n" * 60)
@@ -132,7 +132,7 @@ def test_nothing_is_held_out(tmp_path):
     assert corpus.beginning == ("abc" * 100)[:200]
 
 
-def test_a_held_out_part_too_short(tmp_path):
+def test_a_held_out_part_that_is_too_short(tmp_path):
     (tmp_path / "a.txt").write_text("abcdefghijklmno")
     with pytest.raises(
         InputError,
@@ -170,7 +170,7 @@ def test_bytes_of_a_text(tmp_path):
 @pytest.mark.parametrize(
     "raw", [b"\xff\x00a\r\n\xe5\x88", b"\xef\xbb\xbfa\rb\xed\xa0\x80", bytes(range(256))], ids=["half", "bom", "all"]
 )
-def test_bytes_that_are_no_text_survive_exactly(tmp_path, raw):
+def test_bytes_that_are_not_text_are_preserved_exactly(tmp_path, raw):
     (tmp_path / "a.bin").write_bytes(raw)
     corpus = load(TextSettings(corpus=f"{tmp_path}/a.bin", tokenizer="bytes", validation_fraction=0.0))
     assert bytes(corpus.training.tolist()) == raw
@@ -178,14 +178,14 @@ def test_bytes_that_are_no_text_survive_exactly(tmp_path, raw):
 
 @quick
 @given(raw=st.binary(min_size=1, max_size=50))
-def test_any_bytes_survive_exactly(raw, tmp_path_factory):
+def test_any_bytes_are_preserved_exactly(raw, tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "a.bin"
     path.write_bytes(raw)
     corpus = load(TextSettings(corpus=str(path), tokenizer="bytes", validation_fraction=0.0))
     assert bytes(corpus.training.tolist()) == raw
 
 
-def test_bytes_of_another_encoding_are_those_of_the_text(tmp_path):
+def test_bytes_of_a_text_in_another_encoding_are_its_utf_8(tmp_path):
     (tmp_path / "a.txt").write_bytes("分\r\n".encode("gb18030"))
     corpus = load(
         TextSettings(corpus=f"{tmp_path}/a.txt", tokenizer="bytes", encoding="gb18030", validation_fraction=0.0)
@@ -194,19 +194,19 @@ def test_bytes_of_another_encoding_are_those_of_the_text(tmp_path):
 
 
 def test_documents_have_separators_before_them(tmp_path):
-    """One more id, the last; where documents begin is part of what the text is."""
+    """The separator is one more id, the last; the checksum includes where documents begin."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for name, text in {"a/1.txt": "ab", "a/2.txt": "cd", "b/1.txt": "abc", "b/2.txt": "d"}.items():
         (tmp_path / name).write_text(text)
-    found = {}
+    results = {}
     for folder in "ab":
         corpus = load(TextSettings(corpus=str(tmp_path / folder), documents="files", validation_fraction=0.0))
         assert corpus.tokenizer.document_id == 5
-        found[folder] = (corpus.training.tolist(), corpus.sha256)
-    assert found["a"][0] == [5, 1, 2, 5, 3, 4]
-    assert found["b"][0] == [5, 1, 2, 3, 5, 4]
-    assert found["a"][1] != found["b"][1]
+        results[folder] = (corpus.training.tolist(), corpus.sha256)
+    assert results["a"][0] == [5, 1, 2, 5, 3, 4]
+    assert results["b"][0] == [5, 1, 2, 3, 5, 4]
+    assert results["a"][1] != results["b"][1]
 
 
 def test_words_of_lines_stay_apart(tmp_path):
@@ -227,7 +227,7 @@ def test_bundled_texts_train_as_they_are():
         assert corpus.tokenizer.decode(corpus.training[:200]) == corpus.beginning
 
 
-# The textbook's texts, where they are on this machine
+# The textbook's texts, if they are on this machine
 
 
 def test_the_time_machine_is_prepared_as_in_the_book(data_dir):

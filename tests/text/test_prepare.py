@@ -1,4 +1,4 @@
-"""Texts prepared once and for all: the ids that reading them makes, by any number of processes, also after a kill."""
+"""Prepared corpora: the same ids as from reading, with any number of processes and after interruptions."""
 
 import dataclasses
 import gzip
@@ -39,7 +39,7 @@ def text(tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Passages of at most 40 characters, shards of 300: some six of them."""
+    """Make passages of at most 40 characters and shards of 300, so that there are about six."""
     monkeypatch.setattr(preparation, "SHARD", 300)
     monkeypatch.setattr(sources.passages, "__kwdefaults__", {**sources.passages.__kwdefaults__, "size": 40})
 
@@ -63,18 +63,18 @@ def all_of(ids):
     ],
     ids=lambda how: "-".join(map(str, how.values())) or "default",
 )
-def test_the_same_as_read_into_memory(text, tmp_path, monkeypatch, how, documents):
-    """Cut elsewhere, but the same ids, vocabulary, split and numbers."""
+def test_a_prepared_corpus_equals_the_text_read_into_memory(text, tmp_path, monkeypatch, how, documents):
+    """It is cut elsewhere, but has the same ids, vocabulary, split and counts."""
     chosen = TextSettings(corpus=str(text), documents=documents, **how)
     made = prepare([str(text)], chosen, tmp_path / "made")
     assert len(list((tmp_path / "made").glob("shard-*"))) > 2
-    found = load(dataclasses.replace(chosen, corpus=str(tmp_path / "made")))
+    result = load(dataclasses.replace(chosen, corpus=str(tmp_path / "made")))
     monkeypatch.undo()
     expected = load(chosen)
-    assert found.tokenizer.to_json() == expected.tokenizer.to_json()
-    assert np.array_equal(all_of(found.training), expected.training)
-    assert np.array_equal(all_of(found.held_out), expected.held_out)
-    assert (found.characters, found.beginning) == (expected.characters, expected.beginning)
+    assert result.tokenizer.to_json() == expected.tokenizer.to_json()
+    assert np.array_equal(all_of(result.training), expected.training)
+    assert np.array_equal(all_of(result.held_out), expected.held_out)
+    assert (result.characters, result.beginning) == (expected.characters, expected.beginning)
     assert made.ids._dtype == (np.uint8 if expected.tokenizer.vocabulary_size <= 256 else np.uint16)
     if documents != "one":
         separators = int(np.sum(all_of(made.ids) == made.tokenizer.document_id))
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "lock" and p.is_file()}
 
 
-def test_any_number_of_processes_makes_the_same(text, tmp_path):
+def test_any_number_of_processes_writes_the_same_files(text, tmp_path):
     for count in (1, 2):
         prepare([str(text)], TextSettings(), tmp_path / str(count), processes=count)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
@@ -98,7 +98,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("stage", ["vocabulary", "ids"])
 @pytest.mark.parametrize("after", [0, 700])
-def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, after):
+def test_an_interrupted_preparation_is_continued(text, tmp_path, monkeypatch, stage, after):
     prepare([str(text)], TextSettings(), tmp_path / "whole")
     read = {"vocabulary": 0, "ids": 0}
 
@@ -117,7 +117,7 @@ def test_it_goes_on_where_it_was_cut_short(text, tmp_path, monkeypatch, stage, a
 
 
 @pytest.mark.parametrize("damage", ["gone", "facts", "empty facts", "begun"])
-def test_what_was_damaged_meanwhile_is_made_again(text, tmp_path, damage):
+def test_shards_damaged_in_the_meantime_are_made_again(text, tmp_path, damage):
     prepare([str(text)], TextSettings(), tmp_path / "whole")
 
     def stop(stage, characters):
@@ -136,7 +136,7 @@ def test_what_was_damaged_meanwhile_is_made_again(text, tmp_path, damage):
     assert contents(tmp_path / "made") == contents(tmp_path / "whole")
 
 
-def test_a_text_that_changed_meanwhile_is_refused(text, tmp_path):
+def test_a_text_changed_in_the_meantime_is_refused(text, tmp_path):
     def stop(stage, characters):
         if stage == "ids" and len(list((tmp_path / "made").glob("shard-*.json"))) == 3:
             raise StoppedError
@@ -148,8 +148,8 @@ def test_a_text_that_changed_meanwhile_is_refused(text, tmp_path):
         prepare([str(text)], TextSettings(), tmp_path / "made")
 
 
-def test_what_is_there_already(text, tmp_path):
-    """The same again is opened as it is; anything else is refused and left alone."""
+def test_existing_files_and_directories(text, tmp_path):
+    """The same corpus is opened as it is; anything else is refused and left unchanged."""
     out = tmp_path / "made"
     prepare([str(text)], TextSettings(), out)
     before = contents(out)
@@ -173,8 +173,8 @@ def test_what_is_there_already(text, tmp_path):
         prepare([str(text)], TextSettings(), out)
 
 
-def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
-    """A source that is not there: nothing is made. An encoding that is wrong: the right one may be given next."""
+def test_a_failed_start_does_not_block_the_next(text, tmp_path):
+    """A missing source creates nothing; after a wrong encoding, the right one may follow."""
     with pytest.raises(InputError, match=r"^there is no file or corpus none\.txt"):
         prepare([str(text), "none.txt"], TextSettings(), tmp_path / "made")
     assert not (tmp_path / "made").exists()
@@ -184,7 +184,7 @@ def test_what_failed_at_once_leaves_nothing_in_the_way(text, tmp_path):
 
 
 def test_subwords_are_learned_from_a_sample_of_a_long_text(monkeypatch):
-    """Whole passages, in order, as many as fit; others for another seed; all of a text that is short enough."""
+    """It has as many whole passages as fit, in order, others for another seed, and all of a short text."""
     texts = [chr(97 + number) * 10 for number in range(20)]
     monkeypatch.setattr(preparation, "SAMPLE", 55)
     samples = [list(preparation._sample(lambda: iter(texts), seed)) for seed in (0, 0, 1)]
@@ -211,7 +211,7 @@ def test_no_text(tmp_path):
         prepare([str(tmp_path / "a.txt")], TextSettings(tokenizer="bytes"), tmp_path / "made")
 
 
-# What is damaged
+# Damage
 
 
 def damaged(file: Path, change) -> None:
@@ -252,7 +252,7 @@ def test_a_missing_shard_is_named(text, tmp_path):
         PreparedCorpus.open(tmp_path / "made")
 
 
-def test_processes_of_one_machine_share_the_checking(text, tmp_path):
+def test_processes_share_the_checking(text, tmp_path):
     out = tmp_path / "made"
     prepare([str(text)], TextSettings(), out)
     damaged(out / "shard-000003.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]))
@@ -289,8 +289,8 @@ SMALL = (
 )
 
 
-def test_trained_on_it_is_trained_on_the_text(text, tmp_path, capsys):
-    """The same weights, to the bit, from the prepared text and from the text itself; and it goes on."""
+def test_training_on_a_prepared_corpus_equals_training_on_the_text(text, tmp_path, capsys):
+    """The weights are equal to the bit, and the run can be continued."""
     flags = ("--documents", "lines", "--tokenizer", "words")
     assert main(["prepare", str(text), "--out", str(tmp_path / "made"), "--processes", "1", *flags]) == 0
     said = capsys.readouterr().out
@@ -307,7 +307,7 @@ def test_trained_on_it_is_trained_on_the_text(text, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(with_numpy["loss"], rel=1e-6)
 
 
-def test_what_was_settled_is_settled(text, tmp_path, capsys):
+def test_settings_of_a_prepared_corpus_cannot_change(text, tmp_path, capsys):
     out = str(tmp_path / "made")
     assert main(["prepare", str(text), "--out", out, "--processes", "1", "--quiet"]) == 0
     assert main(["train", out, "--out", str(tmp_path / "run"), "--tokenizer", "bytes", *SMALL]) == 2
@@ -319,7 +319,7 @@ def test_what_was_settled_is_settled(text, tmp_path, capsys):
     assert (settings.corpus, settings.tokenizer) == (out, "characters")
 
 
-def test_what_can_be_read_once_needs_a_vocabulary_that_is_known(tmp_path):
+def test_a_pipe_needs_a_tokenizer_with_a_fixed_vocabulary(tmp_path):
     receive, send = os.pipe()
     os.write(send, b"a text")
     os.close(send)
@@ -333,7 +333,7 @@ def test_what_can_be_read_once_needs_a_vocabulary_that_is_known(tmp_path):
     os.close(receive)
 
 
-def test_a_run_on_another_preparation_does_not_go_on(text, tmp_path, capsys):
+def test_a_run_does_not_continue_on_another_prepared_corpus(text, tmp_path, capsys):
     made = tmp_path / "made"
     assert main(["prepare", str(text), "--out", str(made), "--processes", "1", "--quiet"]) == 0
     assert main(["train", str(made), "--out", str(tmp_path / "run"), "--max-steps", "3", *SMALL]) == 0
@@ -379,8 +379,8 @@ def test_workers_do_not_outlive_their_parent(text, tmp_path):
     raise AssertionError("workers are still there")
 
 
-def test_killed_again_and_again(text, tmp_path):
-    """Wherever kill -9 falls, the next attempt goes on; in the end all is as if nothing had happened."""
+def test_a_preparation_killed_repeatedly_is_completed(text, tmp_path):
+    """After any kill -9 the next attempt continues, and the result is that of an undisturbed preparation."""
     prepare([str(text)], TextSettings(), tmp_path / "whole")
     generator = np.random.default_rng(5)
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""Texts from everywhere they can come from, normalized and cut; and what cannot be read, in one sentence."""
+"""Texts from every kind of source, normalized and cut into passages; errors for what cannot be read."""
 
 import bz2
 import errno
@@ -28,13 +28,13 @@ quick = settings(deadline=None, max_examples=60)
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """No test sees the cache or the settings of whoever runs it, or the network; paths are relative to ``tmp_path``."""
+    """Hide the user's cache and settings from the tests; paths are relative to ``tmp_path``."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HEADGATE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
-# Where a text comes from
+# Sources
 
 
 def test_a_file(tmp_path):
@@ -42,12 +42,12 @@ def test_a_file(tmp_path):
     assert text_of(tmp_path / "any.name") == "分开\nab"
 
 
-def test_line_ends_and_the_byte_order_mark_are_made_the_same(tmp_path):
+def test_line_ends_and_the_byte_order_mark_are_normalized(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\nfour\r\n\r\n")
     assert text_of(tmp_path / "a.txt") == "one\ntwo\nthree\nfour\n\n"
 
 
-def test_only_a_leading_byte_order_mark_goes(tmp_path):
+def test_only_a_leading_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.txt").write_text("\ufeffa\ufeffb", "utf-8")
     assert text_of(tmp_path / "a.txt") == "a\ufeffb"
 
@@ -84,7 +84,7 @@ def test_a_directory_in_the_order_of_paths(tmp_path):
         (folder / name).write_bytes(content)
     (folder / "e.txt").mkdir()
     with pytest.warns(UserWarning, match=rf"^{folder}: 5 texts read, 2 files left out \(ignored(\.py)?, "):
-        assert text_of(folder) == "1\n2\n3\n4\n5\n6"  # each on its own lines
+        assert text_of(folder) == "1\n2\n3\n4\n5\n6"  # each begins on a new line
 
 
 def test_a_directory_without_texts(tmp_path):
@@ -114,7 +114,7 @@ def test_standard_input(monkeypatch):
         ("dir/none.txt", "known: jay-lyrics, time-machine, verses, voyage"),
     ],
 )
-def test_what_is_not_there_suggests_the_nearest_names(source, hint):
+def test_a_missing_source_suggests_the_nearest_names(source, hint):
     with pytest.raises(
         InputError,
         match=rf"^there is no file or corpus {source}: give the path of a text, or a name \({hint}\)$",
@@ -122,13 +122,13 @@ def test_what_is_not_there_suggests_the_nearest_names(source, hint):
         text_of(source)
 
 
-def test_a_name_goes_before_a_file_of_that_name(tmp_path):
+def test_a_corpus_name_takes_precedence_over_a_file(tmp_path):
     (tmp_path / "voyage").write_text("not this")
     assert "not this" not in text_of("voyage")
     assert text_of("./voyage") == "not this"
 
 
-# What cannot be read
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_name_goes_before_a_file_of_that_name(tmp_path):
         (b"\xef\xbb\xbfab\xff", "utf-8-sig", "byte 0xff at offset 5"),
     ],
 )
-def test_bytes_that_are_no_text_are_named_with_their_offset(tmp_path, raw, encoding, what):
+def test_invalid_bytes_are_reported_with_their_offset(tmp_path, raw, encoding, what):
     (tmp_path / "a.txt").write_bytes(raw)
     with pytest.raises(
         InputError,
@@ -152,13 +152,13 @@ def test_bytes_that_are_no_text_are_named_with_their_offset(tmp_path, raw, encod
         text_of(tmp_path / "a.txt", encoding=encoding)
 
 
-def test_the_piece_of_an_archive_is_named(tmp_path):
+def test_the_member_of_an_archive_is_named(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped({"ok.txt": b"ok", "x/bad.txt": b"\n\xfe"}))
     with pytest.raises(InputError, match=rf"^{tmp_path}/a\.zip:x/bad\.txt is not utf-8: byte 0xfe at offset 1; "):
         text_of(tmp_path / "a.zip")
 
 
-def test_the_bytes_tokenizer_is_no_remedy_for_who_uses_it(tmp_path):
+def test_the_bytes_tokenizer_is_not_suggested_if_it_is_used(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"ab\xff")
     with pytest.raises(InputError, match="is not ascii: byte 0xff at offset 2; ") as caught:
         text_of(tmp_path / "a.txt", encoding="ascii", tokenizer="bytes")
@@ -177,7 +177,7 @@ def test_an_unknown_encoding(tmp_path, encoding):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 @pytest.mark.parametrize("order", ["le", "be"])
-def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, order):
+def test_a_byte_order_mark_determines_the_encoding(tmp_path, encoding, order):
     (tmp_path / "a.txt").write_bytes("\ufeffé分\r\nb".encode(f"{encoding}-{order}"))
     assert text_of(tmp_path / "a.txt") == "é分\nb"
     assert text_of(tmp_path / "a.txt", encoding=encoding) == "é分\nb"
@@ -202,7 +202,7 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, order):
     ],
     ids=["little", "big", "zeros"],
 )  # fmt: skip
-def test_many_zeros_are_no_text(tmp_path, raw, message):
+def test_many_zeros_are_refused(tmp_path, raw, message):
     (tmp_path / "a.txt").write_bytes(raw)
     with pytest.raises(InputError, match=f"a.txt is not UTF-8 text {message}$"):
         text_of(tmp_path / "a.txt")
@@ -215,7 +215,7 @@ def test_a_few_zeros_are_characters(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-7", "unicode_escape"])
-def test_half_a_surrogate_pair_is_no_text(tmp_path, encoding):
+def test_half_a_surrogate_pair_is_refused(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes(b"a+2AA-b" if encoding == "utf-7" else rb"a\ud800b")
     with pytest.raises(
         InputError,
@@ -241,7 +241,7 @@ def broken_zip(compression: int) -> bytes:
 
 
 def locked_zip() -> bytes:
-    """An archive that says its file is encrypted."""
+    """Make a zip archive whose member is marked as encrypted."""
     whole = bytearray(zipped({"a.txt": b"text"}))
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         whole[whole.index(signature) + flags] |= 1
@@ -276,7 +276,7 @@ def test_an_archive_that_cannot_be_unpacked(tmp_path, name, raw):
 
 
 def packed(name: str) -> bytes:
-    """An archive, or a packed file, of that name with a short text in it."""
+    """Make an archive or a packed file with a short text in it."""
     two = {"a.txt": b"some", "é.txt": b"text"}
     return {
         "a.gz": lambda: gzip.compress(b"some text"),
@@ -306,7 +306,7 @@ def test_a_damaged_archive_is_a_text_or_an_input_error(data, name, tmp_path_fact
     assert not message or (str(path) in message and "\n" not in message)
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_without_read_permission(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -321,7 +321,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
 def test_a_device_is_refused(path):
-    """One of them has no end."""
+    """One of them is endless."""
     with pytest.raises(
         InputError, match=f"^{path} is a device, not a text: give a file, or '-' and pipe the text into it"
     ):
@@ -329,7 +329,7 @@ def test_a_device_is_refused(path):
 
 
 def test_a_named_pipe_is_refused(tmp_path):
-    """It would be waited at for somebody who writes."""
+    """Opening it would wait for a writer."""
     (tmp_path / "texts").mkdir()
     os.mkfifo(tmp_path / "texts" / "a.txt")
     for path in (tmp_path / "texts", tmp_path / "texts" / "a.txt"):
@@ -346,7 +346,7 @@ def test_a_pipe_of_a_shell_is_read(tmp_path):
     os.close(receive)
 
 
-def test_standard_input_without_an_end_or_none(monkeypatch):
+def test_standard_input_that_is_a_device_or_closed(monkeypatch):
     with open("/dev/zero") as stream:
         monkeypatch.setattr(sys, "stdin", stream)
         with pytest.raises(InputError, match=r"^standard input is a device, not a text: pipe a text into it"):
@@ -362,7 +362,7 @@ def test_standard_input_without_an_end_or_none(monkeypatch):
         assert text_of("-") == ""
 
 
-def test_a_link_to_nowhere_in_a_directory_is_named(tmp_path):
+def test_a_broken_link_in_a_directory_is_named(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
     for target, message in (
@@ -392,7 +392,7 @@ def test_hidden_files_of_a_directory_are_not_read(tmp_path):
     assert text_of(tmp_path / ".hidden") == "a.txt"
 
 
-def test_a_file_or_directory_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+def test_a_file_or_directory_without_read_permission_is_named(tmp_path, monkeypatch):
     (tmp_path / "texts" / "closed").mkdir(parents=True)
     (tmp_path / "texts" / "a.txt").write_text("text")
     (tmp_path / "texts" / "b.txt").write_text("text")
@@ -413,7 +413,7 @@ def test_a_file_or_directory_that_may_not_be_read_is_named(tmp_path, monkeypatch
         text_of(tmp_path / "texts")
 
 
-def test_a_text_for_its_path():
+def test_a_text_given_instead_of_its_path():
     with pytest.raises(
         InputError,
         match=r"^'word\\nword\\n.{50,70}\.\.\.' cannot be read \(File name too long\): give the path",
@@ -425,12 +425,12 @@ def test_a_text_for_its_path():
         text_of("")
 
 
-# What does not fit
+# Memory
 
 
 def test_a_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     with (tmp_path / "a b.txt").open("wb") as file:
-        file.truncate(1 << 40)  # it takes no room
+        file.truncate(1 << 40)  # sparse: it occupies no space
     monkeypatch.setattr(sources, "free_memory", lambda: 1 << 33)
     monkeypatch.setattr(sources, "passages", None)
     with pytest.raises(
@@ -442,7 +442,7 @@ def test_a_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkey
 
 
 def test_memory_that_runs_out_while_a_text_is_read(tmp_path, monkeypatch):
-    """Packed, it does not say how large it is; what counts is what is left when ids are to be made."""
+    """The size of a packed text is not known before; enough memory must remain to make the ids."""
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"word " * 200_000))
     monkeypatch.setattr(sources, "PASSAGE", 1_000)
     read, original = [], sources.passages
@@ -478,19 +478,19 @@ def test_standard_input_too_large_for_memory(monkeypatch):
         sources.whole(TextSettings(corpus="-"))
 
 
-def test_a_link_to_nowhere_is_no_file(tmp_path):
+def test_a_link_to_itself_is_reported_as_missing(tmp_path):
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     with pytest.raises(InputError, match=r"^there is no file or corpus .*loop\.txt: "):
         text_of(tmp_path / "loop.txt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "utf_8"])
-def test_bytes_survive_by_whichever_name_of_utf_8(tmp_path, encoding):
+def test_bytes_are_preserved_for_every_name_of_utf_8(tmp_path, encoding):
     (tmp_path / "a.bin").write_bytes(b"a\r\n\xff")
     assert text_of(tmp_path / "a.bin", tokenizer="bytes", encoding=encoding) == "a\r\n\udcff"
 
 
-# Normalized, and cut into passages
+# Normalization and passages
 
 
 def test_normalize():
@@ -508,7 +508,7 @@ def test_a_limit_counts_normalized_characters(tmp_path):
     assert text_of(tmp_path / "a.txt", normalize="letters", limit=18) == "the time machineby"
 
 
-def test_what_lies_behind_the_limit_is_not_read(tmp_path):
+def test_text_after_the_limit_is_not_read(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"ab\n" * 700_000 + b"\xff")
     assert text_of(tmp_path / "a.txt", limit=5) == "ab\nab"
     with pytest.raises(InputError, match="byte 0xff at offset 2100000"):
@@ -521,16 +521,16 @@ PIECES = st.text(alphabet="abc \n\r,\u4e2d\U0001f600", max_size=40)
 @quick
 @given(texts=st.lists(PIECES, min_size=1, max_size=4), size=st.integers(2, 9), how=st.sampled_from(["keep", "spaces"]))
 def test_passages_are_the_text(texts, size, how, tmp_path_factory):
-    """However small the passages are; a piece is behind a line break, or else a space, where there is one."""
+    """However small the passages are; each ends after a line break or else a space, if it has one."""
     folder = tmp_path_factory.mktemp("texts")
     for number, text in enumerate(texts):
         (folder / f"{number}.txt").write_bytes(text.encode())
     chosen = TextSettings(corpus=str(folder), normalize=how)
-    found = list(passages(chosen, size=size))
-    assert "".join(p.text for p in found) == read(chosen)
-    assert [p.begins for p in found] == [True] + [False] * (len(found) - 1) if found else True
-    assert all(len(p.text) <= size for p in found)
-    for passage in found[:-1] if how == "keep" else ():
+    result = list(passages(chosen, size=size))
+    assert "".join(p.text for p in result) == read(chosen)
+    assert [p.begins for p in result] == [True] + [False] * (len(result) - 1) if result else True
+    assert all(len(p.text) <= size for p in result)
+    for passage in result[:-1] if how == "keep" else ():
         assert passage.text.endswith("\n") or "\n" not in passage.text
         assert passage.text.endswith(("\n", " ")) or len(passage.text) == size
 
@@ -538,19 +538,19 @@ def test_passages_are_the_text(texts, size, how, tmp_path_factory):
 @quick
 @given(words=st.lists(st.tuples(st.sampled_from(["ab", "Cde", "fghi"]), st.sampled_from([" ", ",\n", "\n", "7-"]))))
 def test_letters_are_the_same_however_the_text_is_cut(words, tmp_path_factory):
-    """A line is cut inside a word, where nothing is stripped."""
-    text = "".join(word + behind for word, behind in words)
+    """A line is cut within a word, where nothing is stripped."""
+    text = "".join(word + separator for word, separator in words)
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_text(text)
-    found = passages(TextSettings(corpus=str(path), normalize="letters"), size=9)
-    assert "".join(p.text for p in found) == normalize(text, "letters")
+    result = passages(TextSettings(corpus=str(path), normalize="letters"), size=9)
+    assert "".join(p.text for p in result) == normalize(text, "letters")
 
 
 def test_files_are_documents(tmp_path):
     for name, text in {"a.txt": "one\ntwo\n", "b.txt": "", "c.txt": "three four", "d.txt": "\n"}.items():
         (tmp_path / name).write_text(text)
-    found = passages(TextSettings(corpus=str(tmp_path), documents="files"), size=6)
-    assert [(p.text, p.begins) for p in found] == [
+    result = passages(TextSettings(corpus=str(tmp_path), documents="files"), size=6)
+    assert [(p.text, p.begins) for p in result] == [
         ("one\n", True), ("two\n", False), ("three ", True), ("four", False), ("\n", True)
     ]  # fmt: skip
 
@@ -558,8 +558,8 @@ def test_files_are_documents(tmp_path):
 def test_lines_are_documents(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo is long\x0b\u2028x\n\n\n")
     (tmp_path / "b.txt").write_text("three")
-    found = passages(TextSettings(corpus=str(tmp_path), documents="lines"), size=7)
-    assert [(p.text, p.begins) for p in found] == [
+    result = passages(TextSettings(corpus=str(tmp_path), documents="lines"), size=7)
+    assert [(p.text, p.begins) for p in result] == [
         ("one", True), ("two is ", True), ("long\x0b\u2028x", False), ("three", True)
     ]  # fmt: skip
 
@@ -567,8 +567,8 @@ def test_lines_are_documents(tmp_path):
 def test_several_sources_are_one_text(tmp_path):
     for name in "ba":
         (tmp_path / name).write_text(name)
-    found = passages(TextSettings(), [str(tmp_path / "b"), str(tmp_path / "a")])
-    assert "".join(p.text for p in found) == "b\na"
+    result = passages(TextSettings(), [str(tmp_path / "b"), str(tmp_path / "a")])
+    assert "".join(p.text for p in result) == "b\na"
 
 
 # The bundled texts
@@ -582,7 +582,7 @@ def test_bundled_texts(name, characters, distinct):
     assert [c for c in text if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0] == []
     assert text.endswith("\n")
     assert not text.startswith(("\n", "\ufeff"))
-    assert locate(NAMED[name]).read_bytes() == text.encode()  # UTF-8, line feeds alone
+    assert locate(NAMED[name]).read_bytes() == text.encode()  # UTF-8, with line feeds only
     assert not NAMED[name].addresses
 
 

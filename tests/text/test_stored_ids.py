@@ -1,4 +1,4 @@
-"""Ids in files are read as an array of them is, and do not stay in memory."""
+"""Ids in files can be read like an array, and do not stay in memory."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from headgate.text.stored_ids import StoredIds
 
 
 def store(folder, counts, dtype="<u2"):
-    """Files with so many ids each, and all of them as one array."""
+    """Write one file per count with that many ids; return them as StoredIds and as one array."""
     whole = np.random.default_rng(3).integers(0, 200, sum(counts)).astype(dtype)
     files = [folder / f"{number}.bin" for number in range(len(counts))]
     for file, part in zip(files, np.split(whole, np.cumsum(counts)[:-1]), strict=True):
@@ -32,14 +32,14 @@ def test_read_as_an_array(data, dtype, tmp_path_factory):
     if not len(part):
         return
     places = np.array(data.draw(st.lists(st.integers(0, len(part) - 1), min_size=6, max_size=6))).reshape(3, 2)
-    found = part[places]
-    assert (found.dtype, found.shape) == (np.dtype(dtype), (3, 2))
-    assert np.array_equal(found, whole[start:stop][places])
+    result = part[places]
+    assert (result.dtype, result.shape) == (np.dtype(dtype), (3, 2))
+    assert np.array_equal(result, whole[start:stop][places])
     again = part[1:][:2]
     assert np.array_equal(again[np.arange(len(again))], whole[start:stop][1:][:2])
 
 
-def test_what_lies_outside_is_refused(tmp_path):
+def test_positions_outside_are_refused(tmp_path):
     ids, _ = store(tmp_path, [3, 4])
     for places, part in (([7], ids), ([-1], ids), ([2], ids[1:3])):
         with pytest.raises(IndexError, match="places must be from 0 to "):
@@ -48,7 +48,7 @@ def test_what_lies_outside_is_refused(tmp_path):
         ids[::2]
 
 
-def test_files_are_let_go_of(tmp_path, monkeypatch):
+def test_pages_of_files_are_released(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "ROWS", 5)
     monkeypatch.setattr(stored, "MAPS", 2)
     ids, whole = store(tmp_path, [3, 4, 5])
@@ -60,7 +60,7 @@ def test_files_are_let_go_of(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_what_was_read_does_not_stay_resident(tmp_path, monkeypatch):
+def test_ids_that_were_read_do_not_stay_resident(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "ROWS", 4)
 
     def resident() -> float:

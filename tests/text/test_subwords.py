@@ -1,4 +1,4 @@
-"""Byte-pair encoding: any text comes back, training is the same everywhere, damaged JSON is refused."""
+"""Byte-pair encoding: any text survives a round trip, training is reproducible, damaged JSON is refused."""
 
 import copy
 import hashlib
@@ -56,7 +56,7 @@ def test_the_bytes_come_first_then_the_pairs():
 
 @thorough
 @given(text=any_text | spaces)
-def test_any_text_comes_back_whole_and_id_by_id(text):
+def test_any_text_survives_a_round_trip_whole_and_id_by_id(text):
     tokenizer = small()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -66,14 +66,14 @@ def test_any_text_comes_back_whole_and_id_by_id(text):
 
 @thorough
 @given(ids=st.lists(st.integers(0, 289), max_size=20))
-def test_a_writer_says_what_decode_says(ids):
+def test_a_stream_decoder_equals_decode(ids):
     write = small().stream_decoder()
     assert "".join(map(write, [*ids, None])) == small().decode(ids)
 
 
 @thorough
 @given(text=any_text | spaces, size=st.integers(1, 5))
-def test_ids_are_the_library_s_however_the_text_is_cut(text, size):
+def test_ids_equal_the_library_s_however_the_text_is_cut(text, size):
     whole = tokenizers.Tokenizer.from_str(json.dumps(small().to_json())).encode(text).ids
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subwords, "_BLOCK", size)
@@ -83,7 +83,7 @@ def test_ids_are_the_library_s_however_the_text_is_cut(text, size):
 
 @thorough
 @given(lines=st.lists(spaces, min_size=1, max_size=5))
-def test_lines_one_after_the_other_are_the_whole(lines):
+def test_ids_of_lines_concatenate_to_those_of_the_text(lines):
     lines = [line + "\n" for line in lines]
     assert [i for line in lines for i in small().encode(line)] == small().encode("".join(lines)).tolist()
 
@@ -114,7 +114,7 @@ def test_training_is_the_same_in_any_process_with_any_threads(threads):
 
 @thorough
 @given(text=spaces, size=st.integers(257, 262))
-def test_training_twice_is_training_once(text, size):
+def test_training_is_repeatable(text, size):
     def train() -> str:
         try:
             return json.dumps(SubwordTokenizer.train([text * 3], size).to_json())
@@ -125,8 +125,8 @@ def test_training_twice_is_training_once(text, size):
 
 
 def handed_over(texts, monkeypatch):
-    """What the library's trainer is given of ``texts``, and the words that it takes apart."""
-    given = []
+    """Return what the library's trainer receives of ``texts``, and the lengths of its words."""
+    received = []
 
     class Recording:
         def __init__(self, model, make=subwords._tokenizer):
@@ -136,14 +136,14 @@ def handed_over(texts, monkeypatch):
             return getattr(self.inner, name)
 
         def train_from_iterator(self, iterator, trainer):
-            given.extend(iterator)
+            received.extend(iterator)
 
     monkeypatch.setattr(subwords, "_tokenizer", Recording)
-    with pytest.raises(InputError, match="not of 290"):  # nothing was learned
+    with pytest.raises(InputError, match="not of 290"):  # because the trainer learned nothing
         SubwordTokenizer.train(texts, 290)
     monkeypatch.undo()
     split = small()._tokenizer.pre_tokenizer.pre_tokenize_str
-    return given, [end - start for text in given for _, (start, end) in split(text)]
+    return received, [end - start for text in received for _, (start, end) in split(text)]
 
 
 @pytest.mark.parametrize(
@@ -157,23 +157,23 @@ def handed_over(texts, monkeypatch):
     ],
     ids=["chinese", "letters", "digits", "signs", "spaces"],
 )
-def test_no_word_that_is_learned_from_is_long(text, monkeypatch):
-    """Each merge costs the trainer the length of the word, so that time would grow with its square."""
+def test_long_words_are_cut_for_training(text, monkeypatch):
+    """The cost of each merge grows with the length of the word, so time would grow with its square."""
     texts = [text + "\n", TEXT, text]
     given, lengths = handed_over(texts, monkeypatch)
     assert "".join(given) == "".join(texts)
     assert max(lengths) == 1_024
 
 
-def test_words_of_ordinary_length_are_learned_from_whole(monkeypatch):
-    """A line without spaces that has punctuation is many words; it is handed over uncut."""
+def test_words_of_ordinary_length_are_not_cut_for_training(monkeypatch):
+    """A line without spaces but with punctuation has many words, and is passed on uncut."""
     line = "天地玄黄，" * 1_000 + "ab1" * 1_000 + "\n"
     given, lengths = handed_over([line], monkeypatch)
     assert given == [line]
     assert max(lengths) == 4
 
 
-def test_a_text_without_spaces_comes_back():
+def test_a_text_without_spaces_survives_a_round_trip():
     text = "天地玄黄宇宙洪荒" * 1_000
     tokenizer = SubwordTokenizer.train([text], 275)
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -181,12 +181,12 @@ def test_a_text_without_spaces_comes_back():
 
 
 @pytest.mark.parametrize("size", [0, -1, 256, (1 << 20) + 1])
-def test_sizes_that_cannot_be(size):
+def test_sizes_out_of_range_are_refused(size):
     with pytest.raises(InputError, match=rf"from 257 to 1048576 subwords, got {size}: change --vocab-size$"):
         SubwordTokenizer.train([TEXT], size)
 
 
-def test_too_few_pairs_say_how_many_there_are():
+def test_too_few_pairs_report_the_largest_vocabulary():
     message = (
         r"^the text has enough pairs for a vocabulary of 257 subwords, not of 300: lower --vocab-size to at most 257"
     )
@@ -195,7 +195,7 @@ def test_too_few_pairs_say_how_many_there_are():
     assert SubwordTokenizer.train(["ab ab"], 257).decode([256]) == "ab"
 
 
-def test_what_goes_wrong_in_the_texts_is_not_hidden():
+def test_errors_of_the_texts_are_not_hidden():
     def texts():
         yield TEXT
         raise InputError("the second file is damaged")
@@ -216,7 +216,7 @@ def test_json_is_the_library_s_own(tmp_path):
     assert again.encode(TEXT).tolist() == small().encode(TEXT).tolist()
 
 
-def test_it_can_be_handed_to_another_process():
+def test_it_can_be_pickled():
     assert pickle.loads(pickle.dumps(small())).encode(TEXT).tolist() == small().encode(TEXT).tolist()
 
 
@@ -224,7 +224,7 @@ def test_symbols_are_the_library_s():
     assert set(subwords._BYTES) == set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_a_missing_library_is_reported_with_what_to_install(monkeypatch):
     described = json.dumps(small().to_json())
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     for use in (lambda: from_json(described), lambda: SubwordTokenizer.train([TEXT], 290)):
@@ -233,7 +233,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
 
 def places(value, path=()):
-    """The paths to everything inside a JSON value, but for most of the vocabulary and the merges."""
+    """Yield the paths to all values in a JSON value, except most of the vocabulary and the merges."""
     yield path
     if isinstance(value, dict):
         for key in list(value)[:300:37] if len(value) > 50 else value:

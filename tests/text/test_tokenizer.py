@@ -1,4 +1,4 @@
-"""Texts to ids and back, whole and id by id; documents; the JSON of a tokenizer, intact and damaged."""
+"""Tokenizers: texts to ids and back, whole and id by id; documents; intact and damaged JSON."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from headgate.text.tokenizer import TOKENIZERS, ByteTokenizer, CharacterTokenize
 from headgate.text.words import UNKNOWN, WordTokenizer
 
 thorough = settings(deadline=None, max_examples=150)
-any_text = st.text(st.characters(codec="utf-8"), max_size=40)  # all of Unicode but lone surrogates
+any_text = st.text(st.characters(codec="utf-8"), max_size=40)  # all of Unicode except lone surrogates
 few_letters = st.text(st.sampled_from("ab é分开\n\U0001f600"), max_size=30)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -24,13 +24,13 @@ json_values = st.recursive(
 
 
 def write_one_by_one(tokenizer, ids) -> list[str]:
-    """The pieces that a writer returns, the flushed rest last."""
+    """Return the pieces that a stream decoder returns, the flushed rest last."""
     write = tokenizer.stream_decoder()
     return [*(write(int(i)) for i in ids), write(None)]
 
 
 def encode_slowly(tokenizer: CharacterTokenizer, text: str) -> list[int]:
-    """What encode is, one dictionary look-up a character."""
+    """Encode with one dictionary look-up per character."""
     first = 1 if tokenizer.replacement is None else 0
     known = {c: first + place for place, c in enumerate(tokenizer.characters)}
     return [known.get(c, 0 if tokenizer.replacement is None else known[tokenizer.replacement]) for c in text]
@@ -94,7 +94,7 @@ def test_empty_text_has_no_ids():
         assert tokenizer.decode([]) == ""
 
 
-def test_unknown_characters_of_a_byte_vocabulary_there_are_none():
+def test_nothing_is_unknown_to_a_byte_vocabulary():
     assert ByteTokenizer().out_of_vocabulary("é分\0") == []
     assert (ByteTokenizer().vocabulary_size, ByteTokenizer().special_ids) == (256, [])
 
@@ -120,7 +120,7 @@ def test_encode_is_a_dictionary_look_up(vocabulary, text, unknown):
 
 @thorough
 @given(text=few_letters.filter(len), unknown=st.booleans(), data=st.data())
-def test_characters_written_one_by_one_are_what_decode_says(text, unknown, data):
+def test_characters_decoded_one_by_one_equal_decode(text, unknown, data):
     tokenizer = CharacterTokenizer.from_text(text, unknown=unknown)
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=20))
     pieces = write_one_by_one(tokenizer, ids)
@@ -137,7 +137,7 @@ def test_characters_written_one_by_one_are_what_decode_says(text, unknown, data)
     ],
 )
 def test_half_a_surrogate_pair_in_a_vocabulary(described):
-    """It could be neither written nor printed."""
+    """It is refused: it could be neither written nor printed."""
     what = r"the vocabulary contains half a surrogate pair, U\+D800, which is not a character"
     with pytest.raises(
         InputError, match=rf"^runs/a/tokenizer\.json: (runs/a/tokenizer\.json: )?{what}: restore the file"
@@ -151,7 +151,7 @@ def test_half_a_surrogate_pair_in_a_text_is_unknown():
     assert CharacterTokenizer("ab").encode("a\ud800b\udcff").tolist() == [1, 0, 2, 0]
 
 
-def test_vocabularies_that_cannot_be():
+def test_invalid_vocabularies_are_refused():
     with pytest.raises(InputError, match=r"^the text is empty: a vocabulary needs at least one character$"):
         CharacterTokenizer.from_text("")
     with pytest.raises(InputError, match=r"^no character of the text occurs 3 times or more: lower --min-frequency$"):
@@ -168,14 +168,14 @@ def test_vocabularies_that_cannot_be():
 
 @thorough
 @given(text=any_text | few_letters)
-def test_count_is_a_counter_of_pieces_too(text):
+def test_counts_of_pieces_add_up(text):
     counts = CharacterTokenizer.count(text[:3]) + CharacterTokenizer.count(text[3:])
     assert counts == Counter(text)
     if text:
         assert CharacterTokenizer.from_counts(counts).to_json() == CharacterTokenizer.from_text(text).to_json()
 
 
-def test_blocks_of_a_long_text_are_put_together(monkeypatch):
+def test_blocks_of_a_long_text_are_joined(monkeypatch):
     text = "ab分\U0001f600é" * 7
     tokenizer = CharacterTokenizer("ab分")
     expected = encode_slowly(tokenizer, text)
@@ -206,12 +206,12 @@ def test_bytes_decode_what_encode_returned():
 
 @thorough
 @given(raw=st.binary(max_size=30))
-def test_bytes_written_one_by_one_are_what_decode_says(raw):
+def test_bytes_decoded_one_by_one_equal_decode(raw):
     pieces = write_one_by_one(ByteTokenizer(), raw)
     assert "".join(pieces) == ByteTokenizer().decode(raw) == raw.decode("utf-8", "replace")
 
 
-def test_a_character_is_written_at_its_last_byte_and_not_before():
+def test_a_character_is_returned_at_its_last_byte_and_not_before():
     assert write_one_by_one(ByteTokenizer(), "é分a".encode()) == ["", "é", "", "", "分", "a", ""]
 
 
@@ -219,7 +219,7 @@ def test_half_a_character_at_the_end_is_flushed_as_unknown():
     assert write_one_by_one(ByteTokenizer(), b"a\xe5\x88") == ["a", "", "", UNKNOWN]
 
 
-def test_writers_do_not_share_what_they_hold_back():
+def test_stream_decoders_do_not_share_incomplete_characters():
     tokenizer = ByteTokenizer()
     one, other = tokenizer.stream_decoder(), tokenizer.stream_decoder()
     assert (one(0xC3), other(0x61), one(0xA9), other(None)) == ("", "a", "é", "")
@@ -242,11 +242,11 @@ def test_documents_have_one_more_id_that_is_never_written(inner):
     assert "".join(write_one_by_one(tokenizer, separated)) == inner.decode(ids)
 
 
-def test_documents_pass_on_what_was_written_before():
+def test_documents_pass_on_the_preceding_text():
     assert DocumentTokenizer(WordTokenizer(["a"])).stream_decoder("x")(1) == " a"
 
 
-def test_documents_are_not_made_of_documents():
+def test_documents_cannot_contain_documents():
     with pytest.raises(InputError, match="a documents tokenizer cannot contain another one"):
         DocumentTokenizer(DocumentTokenizer(ByteTokenizer()))
 
@@ -310,7 +310,7 @@ def test_json_round_trip(make, ascii_only):
         ('{"type": "characters", "characters": "ab", "replacement": "c"}', r"runs/a/tokenizer\.json.*replacement 'c'"),
     ],
 )
-def test_json_that_is_no_tokenizer_names_the_file(text, message):
+def test_json_that_is_not_a_tokenizer_names_the_file(text, message):
     with pytest.raises(InputError, match=message):
         from_json(text, "runs/a/tokenizer.json")
 

@@ -1,4 +1,4 @@
-"""Words to ids and back, whole and word by word; what becomes of whitespace."""
+"""Words to ids and back, whole and word by word; the treatment of whitespace."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ some_text = st.text(st.sampled_from("ab é分\n\n\t  \r\x1c\u2028"), max_size=30
 
 
 def tidy(text: str) -> str:
-    """What a text is after encoding and decoding: single spaces, none beside a line break."""
+    """Return a text as it is after encoding and decoding: single spaces, none next to a line break."""
     return "\n".join(" ".join(line.split()) for line in text.split("\n"))
 
 
@@ -69,7 +69,7 @@ def test_blocks_change_nothing(text, vocabulary, size):
     ("after", "text"),
     [("", "a b\nb"), ("x", " a b\nb"), ("x ", "a b\nb"), ("x\n", "a b\nb"), ("x\t", "a b\nb")],
 )
-def test_a_space_comes_before_the_first_word_where_a_word_was_before(after, text):
+def test_a_space_precedes_the_first_word_after_a_word(after, text):
     tokenizer = WordTokenizer(["a", "b", "\n"])
     write = tokenizer.stream_decoder(after)
     assert "".join(map(write, [1, 2, 3, 2, None])) == text
@@ -79,7 +79,7 @@ def test_no_space_before_a_line_break():
     assert WordTokenizer(["a", "\n"]).stream_decoder("x")(2) == "\n"
 
 
-def test_vocabularies_that_cannot_be():
+def test_invalid_vocabularies_are_refused():
     with pytest.raises(InputError, match=r"^the text has no words: a vocabulary needs at least one$"):
         WordTokenizer.from_counts(Counter())
     with pytest.raises(InputError, match=r"^no word of the text occurs 3 times or more: lower --min-frequency$"):
