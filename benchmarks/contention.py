@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -20,25 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SECONDS = 2.0  # each call is repeated for this long per round, and at least three times
-TRAIN = [
-    "train",
-    "voyage",
-    "--limit",
-    "47000",
-    "--epochs",
-    "2",
-    "--hidden-size",
-    "256",
-    "--embedding",
-    "64",
-    "--sequence-length",
-    "35",
-    "--batch-size",
-    "32",
-    "--sample-every",
-    "0",
-    "--quiet",
-]
+TRAIN = shlex.split(
+    "train voyage --limit 47000 --epochs 2 --hidden-size 256 --embedding 64 --sequence-length 35 "
+    "--batch-size 32 --sample-every 0 --quiet"
+)
 QUOTA = 100_000  # microseconds of processor time, per period of the same length
 
 

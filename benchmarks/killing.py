@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,34 +34,11 @@ from headgate.cli.main import main as headgate
 from headgate.runs.run_directory import RunDirectory, is_run
 from headgate.text import corpus  # noqa: F401
 
-FLAGS = [
-    "verses",
-    "--limit",
-    "3000",
-    "--hidden-size",
-    "16",
-    "--embedding",
-    "64",
-    "--batch-size",
-    "8",
-    "--sequence-length",
-    "7",
-    "--dropout",
-    "0.3",
-    "--epochs",
-    "4",
-    "--checkpoint-every",
-    "3",
-    "--report-every",
-    "1",
-    "--sample-every",
-    "1",
-    "--sample-length",
-    "9",
-    "--threads",
-    "1",
-    "--quiet",
-]
+FLAGS = shlex.split(
+    "verses --limit 3000 --hidden-size 16 --embedding 64 --batch-size 8 --sequence-length 7 --dropout 0.3 "
+    "--epochs 4 --checkpoint-every 3 --report-every 1 --sample-every 1 --sample-length 9 --threads 1 "
+    "--quiet"
+)
 SHARE = 0.25  # of an uninterrupted run's time: twice the start-up, so that cuts fall both into it and after it
 DISK = 3_500_000  # bytes: twice what the run needs with one checkpoint
 

@@ -15,6 +15,7 @@ such hosts cannot be created (needs Linux with unshare and ip, and user namespac
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,25 +27,10 @@ from pathlib import Path
 
 from headgate.runs.run_directory import RunDirectory, is_run
 
-FLAGS = [
-    "verses",
-    "--limit",
-    "3000",
-    "--hidden-size",
-    "24",
-    "--batch-size",
-    "8",
-    "--sequence-length",
-    "7",
-    "--dropout",
-    "0.3",
-    "--epochs",
-    "14",
-    "--checkpoint-every",
-    "50",
-    "--sample-every",
-    "0",
-]
+FLAGS = shlex.split(
+    "verses --limit 3000 --hidden-size 24 --batch-size 8 --sequence-length 7 --dropout 0.3 --epochs 14 "
+    "--checkpoint-every 50 --sample-every 0"
+)
 ADDRESSES = {"one": "10.77.0.1", "two": "10.77.0.2"}
 PATIENCE = 300  # seconds; more than anything here takes
 

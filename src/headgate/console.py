@@ -155,9 +155,14 @@ def progress_bar(total: int | None = None, *, unit: str, shown: bool, **options:
     if total is not None:
         options["bar_format"] = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
     return tqdm(
-        total=total, unit=unit, disable=not (shown and sys.stdout.isatty()), file=sys.stdout, dynamic_ncols=True,
-        leave=False, **options,
-    )  # fmt: skip
+        total=total,
+        unit=unit,
+        disable=not (shown and sys.stdout.isatty()),
+        file=sys.stdout,
+        dynamic_ncols=True,
+        leave=False,
+        **options,
+    )
 
 
 def coloured(stream: Any) -> bool:

@@ -27,11 +27,22 @@ class Gru(ctypes.Structure):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "ids", "h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "lengths", "resets", "reset_state",
-                "packed", "states", "last", "gates",
+                "ids",
+                "h0",
+                "weight_ih",
+                "weight_hh",
+                "bias_ih",
+                "bias_hh",
+                "lengths",
+                "resets",
+                "reset_state",
+                "packed",
+                "states",
+                "last",
+                "gates",
             )
         ),
-    )  # fmt: skip
+    )
 
 
 class Gradients(ctypes.Structure):
@@ -40,10 +51,18 @@ class Gradients(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_void_p)
         for name in (
-            "d_states", "d_last", "d_gates", "d_x", "d_h0", "d_weight_ih", "d_weight_hh", "d_bias_ih", "d_bias_hh",
+            "d_states",
+            "d_last",
+            "d_gates",
+            "d_x",
+            "d_h0",
+            "d_weight_ih",
+            "d_weight_hh",
+            "d_bias_ih",
+            "d_bias_hh",
             "d_reset_state",
         )
-    )  # fmt: skip
+    )
 
 
 class Head(ctypes.Structure):

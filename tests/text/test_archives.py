@@ -253,7 +253,8 @@ def test_a_packed_file_in_a_pipe_is_named(monkeypatch):
     monkeypatch.setattr("sys.stdin", Given)
     with pytest.raises(
         InputError,
-        match=r"^standard input is packed \(gzip\) and cannot be read there: unpack it, or give the path of the packed file$",
+        match=r"^standard input is packed \(gzip\) and cannot be read there: "
+        "unpack it, or give the path of the packed file$",
     ):
         text_of("-")
 
@@ -281,7 +282,8 @@ def test_no_more_is_unpacked_than_a_text_can_unpack_to(tmp_path, monkeypatch, na
     assert (tmp_path / name).stat().st_size * archives.EXPANSION < 300_000
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}/{name} unpacks to more than \d+,\d+ bytes, which no text of its size does: if you trust it, unpack it",
+        match=rf"^{tmp_path}/{name} unpacks to more than \d+,\d+ bytes, which no text of its size does: "
+        "if you trust it, unpack it",
     ):
         text_of(tmp_path / name)
     (tmp_path / name).write_bytes(pack(b"x" * 9_000))

@@ -394,3 +394,9 @@ def test_a_preparation_killed_repeatedly_is_completed(text, tmp_path):
     prepare([str(text)], TextSettings(), tmp_path / "made")
     assert contents(tmp_path / "made") == contents(tmp_path / "whole")
     assert hashlib.sha256((tmp_path / "made" / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_a_limit_is_refused(tmp_path):
+    with pytest.raises(InputError, match="limit applies to training, not to a prepared corpus: omit it"):
+        prepare(["voyage"], TextSettings(limit=100), tmp_path / "made")
+    assert not (tmp_path / "made").exists()

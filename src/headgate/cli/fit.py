@@ -37,18 +37,22 @@ NOT_FLAGS = ("warm_start", "verbose", "random_state", "horizon")  # these have t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", nargs="?", metavar="DATA",
+        "data",
+        nargs="?",
+        metavar="DATA",
         help="CSV with any usual separator, compressed or not, or Parquet; '-': CSV from standard input",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--target", metavar="COLUMN",
+        "--target",
+        metavar="COLUMN",
         help="column to predict: numbers or classes; rows without a value are left out, for predict to fill in",
-    )  # fmt: skip
+    )
     parser.add_argument("--time", metavar="COLUMN", help="column that orders the rows: dates or whole numbers")
     parser.add_argument(
-        "--group", metavar="COLUMN",
+        "--group",
+        metavar="COLUMN",
         help="column with one value per sequence (or series); each row must have one",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--features", nargs="+", metavar="COLUMN", help="columns to predict from (all others; a forecast: none)"
     )
@@ -64,18 +68,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     more = parser.add_argument_group("options of the table and the test")
     more.add_argument(
-        "--frequency", metavar="FREQ",
+        "--frequency",
+        metavar="FREQ",
         help="for a forecast: interval of the dates as pandas spells it: D, MS, h, ...; dates that the table lacks are "
         "missing values",
-    )  # fmt: skip
+    )
     more.add_argument(
-        "--task", choices=("auto", "regression", "classification"), default="auto",
+        "--task",
+        choices=("auto", "regression", "classification"),
+        default="auto",
         help="auto: regression if the target holds numbers (auto)",
-    )  # fmt: skip
+    )
     more.add_argument(
-        "--test", type=float, metavar="SHARE",
+        "--test",
+        type=float,
+        metavar="SHARE",
         help="fraction of the samples held out to test the model; 0: none (0.2)",
-    )  # fmt: skip
+    )
     more.add_argument("--backtest", type=int, metavar="N", help="test a forecast in N folds (0)")
     both = parser.add_argument_group("more settings")
     of_samples = parser.add_argument_group("settings of regression and classification")
@@ -123,9 +132,16 @@ def _run(options: argparse.Namespace, signals: "_Signals") -> None:
     parameters = _given(options, forecast)
     frame = table_file.read_table(options.data, say=say)
     roles = table.assign_roles(
-        frame, options.target, time=options.time, group=options.group, features=options.features, forecast=forecast,
-        task=options.task, frequency=options.frequency, say=say,
-    )  # fmt: skip
+        frame,
+        options.target,
+        time=options.time,
+        group=options.group,
+        features=options.features,
+        forecast=forecast,
+        task=options.task,
+        frequency=options.frequency,
+        say=say,
+    )
     work = (_fit_series if forecast else _fit_samples)(frame, roles, parameters, options, say)
     try:
         out = work.finish(options, signals, say)
@@ -288,8 +304,9 @@ def _fit_samples(
     if left_out:
         say(f"{left_out:,} samples without {roles.target} left out: use headgate predict for them")
     if roles.task == "regression" and "class_weight" in parameters:
-        raise InputError(f"--class-weight is for classes, but {roles.target} is a number: omit it, or give --task "
-                         "classification")  # fmt: skip
+        raise InputError(
+            f"--class-weight is for classes, but {roles.target} is a number: omit it, or give --task classification"
+        )
     if roles.task == "classification":
         y = _classes(y, roles, options.task)
     estimator: Any = (GRURegressor if roles.task == "regression" else GRUClassifier)(**parameters)
@@ -309,15 +326,21 @@ def _fit_samples(
         value = estimator.score(_take(X, test), y[test])
         labels, counts = np.unique(y[training], return_counts=True)
         naive = float((y[test] == labels[counts.argmax()]).mean())
-        say(f"test   accuracy {value:.3f} on {len(test)} held-out sequences (always "
-            f"{labels[counts.argmax()]}: {naive:.3f})")  # fmt: skip
+        say(
+            f"test   accuracy {value:.3f} on {len(test)} held-out sequences (always "
+            f"{labels[counts.argmax()]}: {naive:.3f})"
+        )
 
     return _Work(
-        estimator, roles, numbers=4 * features + len(np.unique(y)) * 8 * (roles.task == "classification"),
+        estimator,
+        roles,
+        numbers=4 * features + len(np.unique(y)) * 8 * (roles.task == "classification"),
         outputs=len(np.unique(y)) if roles.task == "classification" else 1,
-        train=lambda: estimator.fit(_take(X, training), y[training]), test=score, history=lambda: estimator.history_,
+        train=lambda: estimator.fit(_take(X, training), y[training]),
+        test=score,
+        history=lambda: estimator.history_,
         pictures={"curve.png": lambda path: draw_losses(estimator.history_, path)},
-    )  # fmt: skip
+    )
 
 
 def _classes(y: "np.ndarray", roles: "Roles", task: str) -> "np.ndarray":
@@ -343,8 +366,10 @@ def _fit_series(
     from headgate.sequences import table
 
     if options.horizon >= len(frame):
-        raise InputError(f"--horizon {options.horizon} needs more than the {len(frame)} rows of {options.data}: give a "
-                         "smaller horizon or more rows")  # fmt: skip
+        raise InputError(
+            f"--horizon {options.horizon} needs more than the {len(frame)} rows of {options.data}: give a "
+            "smaller horizon or more rows"
+        )
     long, ahead = table.series(frame, roles)
     if ahead is not None and len(ahead):
         say(f"{len(ahead):,} rows at the end without {roles.target} left out: use headgate predict for them")
@@ -367,9 +392,15 @@ def _fit_series(
     if not roles.features:
         pictures["forecast.png"] = lambda path: forecaster.plot(path=path)
     return _Work(
-        forecaster, roles, numbers=len(long) * (4 + len(roles.features) + min(options.horizon, len(long))), outputs=1,
-        train=train, test=lambda: None, history=lambda: forecaster.regressor_.history_, pictures=pictures,
-    )  # fmt: skip
+        forecaster,
+        roles,
+        numbers=len(long) * (4 + len(roles.features) + min(options.horizon, len(long))),
+        outputs=1,
+        train=train,
+        test=lambda: None,
+        history=lambda: forecaster.regressor_.history_,
+        pictures=pictures,
+    )
 
 
 class _Signals:

@@ -22,13 +22,17 @@ MOST_STEPS = 100_000  # of a forecast
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="RUN", help="a run directory that fit made")
     parser.add_argument(
-        "data", nargs="?", metavar="DATA",
+        "data",
+        nargs="?",
+        metavar="DATA",
         help="a table as for fit; a forecaster continues its series (those it was fitted with)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--horizon", type=int, metavar="N",
+        "--horizon",
+        type=int,
+        metavar="N",
         help="forecast N steps (one per row at the end without a target, or --horizon of fit)",
-    )  # fmt: skip
+    )
     parser.add_argument("--coverage", type=float, metavar="X", help="coverage of a forecast's interval; 0: none (0.8)")
     parser.add_argument(
         "--probabilities", action="store_true", help="for a classifier: add the probability of each class"
@@ -154,8 +158,10 @@ def _forecast(forecaster: Any, roles: "Roles", options: argparse.Namespace) -> "
         if horizon is None and asked:
             horizon = min(asked, forecaster.horizon)
             if horizon < asked:
-                tell(f"{horizon} of the {asked} rows without {roles.target} are forecast, the horizon of fit: "
-                      f"use --horizon {asked} --coverage 0 for all")  # fmt: skip
+                tell(
+                    f"{horizon} of the {asked} rows without {roles.target} are forecast, the horizon of fit: "
+                    f"use --horizon {asked} --coverage 0 for all"
+                )
     elif roles.features:
         raise InputError(
             f"the forecast needs {', '.join(roles.features)} of the future steps: give a table whose last rows have "

@@ -6,9 +6,15 @@ from pathlib import Path
 from headgate import console
 
 LOOKS = {  # colours of states
-    "running": "cyan", "finished": "green", "fitted": "green", "stopped early": "green", "interrupted": "yellow",
-    "diverged": "red", "damaged": "red", "unreadable": "red",
-}  # fmt: skip
+    "running": "cyan",
+    "finished": "green",
+    "fitted": "green",
+    "stopped early": "green",
+    "interrupted": "yellow",
+    "diverged": "red",
+    "damaged": "red",
+    "unreadable": "red",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,13 +66,22 @@ def run(options: argparse.Namespace) -> int:
 
     if options.overwrite and (options.resume or not options.out):
         raise InputError("--overwrite replaces the run in --out: give --out, and omit --resume")
-    given = {f.name: getattr(options, f.name) for kind in SECTIONS.values() for f in dataclasses.fields(kind)
-             if hasattr(options, f.name)}  # fmt: skip
+    given = {
+        f.name: getattr(options, f.name)
+        for kind in SECTIONS.values()
+        for f in dataclasses.fields(kind)
+        if hasattr(options, f.name)
+    }
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     with opened(
-        Path(options.out) if options.out else None, given, recipe=options.recipe, resume=options.resume,
-        overwrite=options.overwrite, data_dir=Path(options.data_dir) if options.data_dir else None, quiet=options.quiet,
-    ) as session:  # fmt: skip
+        Path(options.out) if options.out else None,
+        given,
+        recipe=options.recipe,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        data_dir=Path(options.data_dir) if options.data_dir else None,
+        quiet=options.quiet,
+    ) as session:
         path, report, first = session.directory.path, session.report, session.processes.is_main
         resume = f"{command()} train --resume --out {shlex.quote(str(path))}"
         with Signals() as signals:

@@ -204,10 +204,12 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         panel, horizon = self._history(y, past_X), self._checked_horizon(horizon)
         forecasts = self._forecasts(panel, panel.ahead(X, horizon), horizon)
         halves = self._halves(panel.series, horizon, coverage)
-        frame: pd.DataFrame = panel.answer([
-            {"lower": row - half, "forecast": row, "upper": row + half}
-            for row, half in zip(forecasts, halves, strict=True)
-        ])  # fmt: skip
+        frame: pd.DataFrame = panel.answer(
+            [
+                {"lower": row - half, "forecast": row, "upper": row + half}
+                for row, half in zip(forecasts, halves, strict=True)
+            ]
+        )
         return frame
 
     def score(self, y: Any, X: Any = None, *, coverage: float = 0.8) -> Score:
@@ -254,10 +256,12 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
                 )
         forecasts = self._forecasts(self.panel_, self.panel_.ahead(X, horizon), horizon)
         halves = self._halves_if_any(self.panel_.series, horizon, coverage)
-        return mean_score([
-            score_forecast(before.values, row, actual[before.name].values, self.season_length_, half)
-            for before, row, half in zip(self.panel_.series, forecasts, halves, strict=True)
-        ])  # fmt: skip
+        return mean_score(
+            [
+                score_forecast(before.values, row, actual[before.name].values, self.season_length_, half)
+                for before, row, half in zip(self.panel_.series, forecasts, halves, strict=True)
+            ]
+        )
 
     def backtest(
         self, folds: int = 5, y: Any = None, X: Any = None, *, horizon: int | None = None, coverage: float = 0.8
@@ -537,9 +541,7 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             )
         fitted.short_ = tuple(s.name for s in short)
         tails = [tail if n >= need else 0 for tail, n in zip(tails, left, strict=True)]
-        learned = [
-            s.until(len(s) - tail) for s, tail, n in zip(panel.series, tails, left, strict=True) if n >= need
-        ]  # fmt: skip
+        learned = [s.until(len(s) - tail) for s, tail, n in zip(panel.series, tails, left, strict=True) if n >= need]
         fitted._train(self._regressor(), learned, short)
         fitted.errors_, fitted.tail_score_ = fitted._calibrated(tails, horizon)
         if share is None and any(tail > -(-n // 5) for tail, n in zip(tails, lengths, strict=True)):

@@ -280,10 +280,15 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if missing:
             raise InputError(f'device must be one that torch can use on this machine, got {self.device!r}: use "cpu"')
         return TrainingSettings(
-            epochs=epochs, batch_size=int(self.batch_size), optimizer="adamw", learning_rate=float(self.learning_rate),
-            weight_decay=float(self.weight_decay), schedule=self.schedule if epochs > 1 else "constant",
-            clip=float(self.clip), patience=int(self.patience),
-        )  # fmt: skip
+            epochs=epochs,
+            batch_size=int(self.batch_size),
+            optimizer="adamw",
+            learning_rate=float(self.learning_rate),
+            weight_decay=float(self.weight_decay),
+            schedule=self.schedule if epochs > 1 else "constant",
+            clip=float(self.clip),
+            patience=int(self.patience),
+        )
 
     def _read(self, X: Any, *, fitting: bool) -> Sequences:
         """Check X and read it; store its form if ``fitting``, otherwise require the stored one."""
@@ -363,9 +368,17 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
     def _begin(self, features: int, outputs: int, settings: TrainingSettings, seed: int) -> FitState:
         with self._own_random(seed):
             model = SequenceModel(
-                features, int(self.hidden_size), outputs, int(self.num_layers), bidirectional=bool(self.bidirectional),
-                pool=self.pool, dropout=float(self.dropout), reset=self.reset, backend=self.backend, device=self.device,
-            )  # fmt: skip
+                features,
+                int(self.hidden_size),
+                outputs,
+                int(self.num_layers),
+                bidirectional=bool(self.bidirectional),
+                pool=self.pool,
+                dropout=float(self.dropout),
+                reset=self.reset,
+                backend=self.backend,
+                device=self.device,
+            )
         loss = cross_entropy if isinstance(self, ClassifierMixin) else squared_error
         return FitState(model, settings, loss, np.random.default_rng(seed))
 

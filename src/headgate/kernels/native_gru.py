@@ -40,9 +40,16 @@ class _Arguments(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, h0: Tensor, weights: Weights, options: Options) -> "_Arguments":
         return cls(
-            x, h0, *weights, options.reset_state, options.lengths, options.resets, options.reset == "before",
-            options.reverse, options.batch_invariant,
-        )  # fmt: skip
+            x,
+            h0,
+            *weights,
+            options.reset_state,
+            options.lengths,
+            options.resets,
+            options.reset == "before",
+            options.reverse,
+            options.batch_invariant,
+        )
 
     @property
     def differentiable(self) -> tuple[Tensor | None, ...]:
@@ -154,9 +161,13 @@ def _through_the_definition(
     ]
     x, h0, *weights, reset_state = leaves
     options = Options(
-        "before" if arguments.before else "after", arguments.reverse, arguments.lengths, arguments.resets, reset_state,
+        "before" if arguments.before else "after",
+        arguments.reverse,
+        arguments.lengths,
+        arguments.resets,
+        reset_state,
         return_gates=True,
-    )  # fmt: skip
+    )
     outputs = equations.sequence(x, h0, Weights(*weights), options)
     pairs = [
         (output, unblocked(d, output.shape[-1] // 3) if d.dim() == 5 else d)
@@ -212,8 +223,10 @@ def _backward(
     if needed[0] and not arguments.x.is_floating_point():
         raise RuntimeError("ids have no gradient")
     owners = (*arguments.differentiable[:-1], h0)  # of reset_state each row gets its own gradient, summed below
-    gradients = [memory.empty(v.shape, v.dtype) if need and v is not None else None
-                 for v, need in zip(owners, needed, strict=True)]  # fmt: skip
+    gradients = [
+        memory.empty(v.shape, v.dtype) if need and v is not None else None
+        for v, need in zip(owners, needed, strict=True)
+    ]
     pointers = [None if v is None else v.data_ptr() for v in (*incoming, *gradients)]
     native.call(f"backward_{native.SUFFIXES[h0.itemsize]}", described, native.Gradients(*pointers))
     del alive, kept
@@ -250,20 +263,42 @@ def _describe(arguments: _Arguments, checked: bool) -> tuple[native.Gru, list[Te
         *(
             None if v is None else dense(name, v, shape, dtype)
             for name, v, shape in (
-                ("h0", h0, (B, H)), ("weight_ih", weight_ih, (3 * H, I)), ("weight_hh", weight_hh, (3 * H, H)),
-                ("bias_ih", bias_ih, (3 * H,)), ("bias_hh", bias_hh, (3 * H,)), ("reset_state", reset_state, (H,)),
+                ("h0", h0, (B, H)),
+                ("weight_ih", weight_ih, (3 * H, I)),
+                ("weight_hh", weight_hh, (3 * H, H)),
+                ("bias_ih", bias_ih, (3 * H,)),
+                ("bias_hh", bias_hh, (3 * H,)),
+                ("reset_state", reset_state, (H,)),
             )
         ),
         None if lengths is None else _read("lengths", lengths, (B,), T, checked),
         resets,
-    ]  # fmt: skip
+    ]
     x_at, *at = (None if v is None else v.data_ptr() for v in alive)
     h0_at, weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, reset_state_at, lengths_at, resets_at = at
     described = native.Gru(
-        T, B, I, H, arguments.before, arguments.reverse, machine.capped(torch.get_num_threads()), ids,
-        arguments.invariant, None if ids else x_at, x.stride(0), x.stride(1), x_at if ids else None, h0_at,
-        weight_ih_at, weight_hh_at, bias_ih_at, bias_hh_at, lengths_at, resets_at, reset_state_at,
-    )  # fmt: skip
+        T,
+        B,
+        I,
+        H,
+        arguments.before,
+        arguments.reverse,
+        machine.capped(torch.get_num_threads()),
+        ids,
+        arguments.invariant,
+        None if ids else x_at,
+        x.stride(0),
+        x.stride(1),
+        x_at if ids else None,
+        h0_at,
+        weight_ih_at,
+        weight_hh_at,
+        bias_ih_at,
+        bias_hh_at,
+        lengths_at,
+        resets_at,
+        reset_state_at,
+    )
     return described, alive
 
 

@@ -277,10 +277,18 @@ class GRU(nn.RNNBase):
                 else:
                     h0 = torch.zeros(B, H, dtype=dtype, device=x.device)
                 states, h, *rzn = gru(
-                    x, h0, *self._weights(suffix), reset=self.reset, reverse=direction == 1, lengths=lengths,
-                    resets=resets, reset_state=start, return_gates=return_gates,
-                    batch_invariant=self.batch_invariant or not self.training, backend=self.backend,
-                )  # fmt: skip
+                    x,
+                    h0,
+                    *self._weights(suffix),
+                    reset=self.reset,
+                    reverse=direction == 1,
+                    lengths=lengths,
+                    resets=resets,
+                    reset_state=start,
+                    return_gates=return_gates,
+                    batch_invariant=self.batch_invariant or not self.training,
+                    backend=self.backend,
+                )
                 both.append(states)
                 last.append(h)
                 gates += rzn
@@ -436,9 +444,15 @@ class GRU(nn.RNNBase):
                 "learned_state=True: use torch.jit.trace, torch.compile or torch.export"
             )
         plain = nn.GRU(
-            self.input_size, self.hidden_size, self.num_layers, bool(self.bias), self.batch_first, self.dropout,
-            self.bidirectional, device="meta",
-        )  # fmt: skip
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            bool(self.bias),
+            self.batch_first,
+            self.dropout,
+            self.bidirectional,
+            device="meta",
+        )
         for name in self._flat_weights_names:
             setattr(plain, name, getattr(self, name))
         return plain.train(self.training)
@@ -464,6 +478,14 @@ class GRU(nn.RNNBase):
 
     def extra_repr(self) -> str:
         return represent(
-            self, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, reset="after",
-            learned_state=False, batch_invariant=True, backend="auto",
-        )  # fmt: skip
+            self,
+            num_layers=1,
+            bias=True,
+            batch_first=False,
+            dropout=0.0,
+            bidirectional=False,
+            reset="after",
+            learned_state=False,
+            batch_invariant=True,
+            backend="auto",
+        )

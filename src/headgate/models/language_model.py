@@ -170,9 +170,12 @@ class LanguageModel(nn.Module):
         """
         states, state = self._read(tokens, state)
         loss = self.head.loss(
-            states.flatten(0, 1), targets.flatten(), reduction=reduction, batch_invariant=not self.training,
+            states.flatten(0, 1),
+            targets.flatten(),
+            reduction=reduction,
+            batch_invariant=not self.training,
             backend=self.gru.backend,
-        )  # fmt: skip
+        )
         return loss, state
 
     def _read(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

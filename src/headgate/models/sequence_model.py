@@ -69,10 +69,19 @@ class SequenceModel(nn.Module):
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         self.pool = pool
         self.gru = GRU(
-            input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout if num_layers > 1 else 0.0, bidirectional=bidirectional, reset=reset,
-            batch_invariant=False, backend=backend, device=device, dtype=dtype,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout if num_layers > 1 else 0.0,
+            bidirectional=bidirectional,
+            reset=reset,
+            batch_invariant=False,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), output_size, device=device, dtype=dtype)
 

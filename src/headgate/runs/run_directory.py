@@ -89,9 +89,11 @@ class RunDirectory:
         where = f"{path}/config.json"
         _check_kind(path)
         tables, facts, version = files.parse_json(
-            (path / "config.json").read_bytes(), where, lambda c: (c["settings"], c["facts"], c["format"]),
+            (path / "config.json").read_bytes(),
+            where,
+            lambda c: (c["settings"], c["facts"], c["format"]),
             remedy="restore it, or train again",
-        )  # fmt: skip
+        )
         if type(version) is not int or not 1 <= version <= FORMAT:
             raise InputError(
                 f"{where} has format {version!r}, but this headgate reads 1 to {FORMAT}: use the version that wrote it"

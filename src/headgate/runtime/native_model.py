@@ -65,23 +65,33 @@ class NativeModel:
         arrays = [
             [_weight(name, v, shape) for v, shape in zip(column, expected, strict=True)]
             for name, column, expected in zip(
-                ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), zip(*layers, strict=True), zip(*shapes, strict=True),
+                ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+                zip(*layers, strict=True),
+                zip(*shapes, strict=True),
                 strict=True,
             )
-        ]  # fmt: skip
+        ]
         pointers = [(ctypes.c_void_p * len(column))(*(v.ctypes.data for v in column)) for column in arrays]
         ends = [
             None if v is None else _weight(name, v, shape)
             for name, v, shape in (
-                ("the embedding", embedding, (self.V, E)), ("the head", head[0], (self.O, self.H)),
+                ("the embedding", embedding, (self.V, E)),
+                ("the head", head[0], (self.O, self.H)),
                 ("the head's bias", head[1], (self.O,)),
             )
-        ]  # fmt: skip
+        ]
         weights = Weights(
-            self.V, E, self.H, self.L, self.O, reset == "before", PRECISIONS.index(precision),
+            self.V,
+            E,
+            self.H,
+            self.L,
+            self.O,
+            reset == "before",
+            PRECISIONS.index(precision),
             *(None if v is None else v.ctypes.data for v in ends[:1]),
-            *(ctypes.cast(p, ctypes.c_void_p) for p in pointers), *(v.ctypes.data for v in ends[1:] if v is not None),
-        )  # fmt: skip
+            *(ctypes.cast(p, ctypes.c_void_p) for p in pointers),
+            *(v.ctypes.data for v in ends[1:] if v is not None),
+        )
         self._library, self._handle = library, library.headgate_model_new(ctypes.byref(weights))
         if not self._handle:
             raise MemoryError("not enough memory for the model")

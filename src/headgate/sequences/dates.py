@@ -72,8 +72,10 @@ def read_steps(column: pd.Series, form: str | None = None) -> tuple[Any, str]:
     name = column.name
     if column.isna().any():
         at = int(column.isna().to_numpy().argmax())
-        raise InputError(f"column {name} has no value in {place(column, at)} ({column.isna().sum()} in all): each row "
-                         "needs its date or number")  # fmt: skip
+        raise InputError(
+            f"column {name} has no value in {place(column, at)} ({column.isna().sum()} in all): each row "
+            "needs its date or number"
+        )
     if pd.api.types.is_datetime64_any_dtype(column) or isinstance(column.dtype, pd.PeriodDtype):
         return column.array, _DATES
     if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all() and (column.abs() < 2**53).all():

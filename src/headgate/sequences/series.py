@@ -141,8 +141,10 @@ class Panel:
         if self.feature_names is not None and isinstance(X, pd.DataFrame):
             keys = list(LONG[:2]) if self.form == "long" else []
             if absent := [c for c in (*keys, *self.feature_names) if c not in X.columns]:
-                raise InputError(f"X must have the columns {', '.join(map(str, [*keys, *self.feature_names]))}: "
-                                 f"{absent[0]} is missing")  # fmt: skip
+                raise InputError(
+                    f"X must have the columns {', '.join(map(str, [*keys, *self.feature_names]))}: "
+                    f"{absent[0]} is missing"
+                )
             if self.form == "long":
                 return [self._features_after(X, series, h) for series in self.series]
             X = X[list(self.feature_names)]

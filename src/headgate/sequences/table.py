@@ -66,8 +66,9 @@ def assign_roles(
     used = [c for c in (target, time, group, *(features or ())) if c is not None]
     require(table, used)
     if twice := next((c for c in used if used.count(c) > 1), None):
-        raise InputError(f"column {twice} is used twice: --target, --time, --group and --features must name different "
-                         "columns")  # fmt: skip
+        raise InputError(
+            f"column {twice} is used twice: --target, --time, --group and --features must name different columns"
+        )
     if forecast and time is None:
         raise InputError("a forecast needs the column that orders the steps: name it with --time")
     if forecast and task != "auto":
@@ -308,8 +309,9 @@ def _kind(table: pd.DataFrame, name: str) -> str:
     if strange := next((kind for kind in kinds if not issubclass(kind, str | bool | np.bool_ | int | float)), None):
         at = next(i for i, value in enumerate(present) if type(value) is strange)
         called = {"ndarray": "lists", "list": "lists", "dict": "structs", "bytes": "bytes"}.get(strange.__name__)
-        raise InputError(f"column {name} holds {called or strange.__name__} ({place(present, at)}): give a column of "
-                         "numbers or text")  # fmt: skip
+        raise InputError(
+            f"column {name} holds {called or strange.__name__} ({place(present, at)}): give a column of numbers or text"
+        )
     return "text"
 
 

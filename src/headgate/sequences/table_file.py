@@ -178,16 +178,24 @@ def _csv(text: str, path: str, say: Say) -> pd.DataFrame:
     ):
         decimal = ","
     if separator != ",":
-        say(f"{path}: columns separated by {SEPARATORS.get(separator, repr(separator))}"
-            + ("; decimal commas" if decimal == "," else ""))  # fmt: skip
+        say(
+            f"{path}: columns separated by {SEPARATORS.get(separator, repr(separator))}"
+            + ("; decimal commas" if decimal == "," else "")
+        )
     named = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                io.StringIO(text), sep=separator, decimal=decimal, header=0, names=named, index_col=False,
-                skipinitialspace=True, low_memory=False,
-            )  # fmt: skip
+                io.StringIO(text),
+                sep=separator,
+                decimal=decimal,
+                header=0,
+                names=named,
+                index_col=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
     except pd.errors.ParserWarning:
         raise InputError(
             f"{path} has rows with more than the {len(named)} fields of its first line ({_few(named)}): name every "

@@ -39,8 +39,12 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {
     "xz": lzma.LZMAFile,
 }
 _BEGINNINGS = {  # of the formats that can be read
-    b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
-}  # fmt: skip
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+}
 _COMPRESSED = {  # of the formats that cannot
     b"\x28\xb5\x2f\xfd": ("Zstandard (zstd -d unpacks it)", ".zst"),
     b"7z\xbc\xaf\x27\x1c": ("7-Zip (7z x unpacks it)", ".7z"),
@@ -166,9 +170,18 @@ def explained(path: Path | str) -> Iterator[None]:
     except InputError:
         raise
     except (
-        gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
-        NotImplementedError, ValueError, OverflowError, struct.error,
-    ) as error:  # fmt: skip
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+        OverflowError,
+        struct.error,
+    ) as error:
         raise InputError(f"{path} cannot be unpacked ({error}): unpack it yourself, or replace it") from None
     except OSError as error:
         if error.errno is None:  # from bz2, for damaged data

@@ -62,6 +62,8 @@ def prepare(
     sample of it, drawn with ``seed``.
     Raises InputError for a text that cannot be read, and for a folder that holds something else or is in use.
     """
+    if settings.limit:
+        raise InputError("limit applies to training, not to a prepared corpus: omit it, or prepare a shorter text")
     job = {
         "format": FORMAT,
         "sources": [

@@ -153,8 +153,11 @@ class SubwordTokenizer:
             raise InputError("the model must be byte-pair encoding (BPE)")
         # A value that is null, false or empty only says that an option is not used.
         options = [k for k, v in model.items() if v and k not in ("type", "vocab", "merges")]
-        options += [k for k in description.keys() | _AROUND.keys() if k != "model"
-                    and (description.get(k) or None) != _AROUND.get(k)]  # fmt: skip
+        options += [
+            k
+            for k in description.keys() | _AROUND.keys()
+            if k != "model" and (description.get(k) or None) != _AROUND.get(k)
+        ]
         if options:
             raise InputError(
                 f"only tokenizers that headgate wrote can be read, but this one differs in {', '.join(sorted(options))}"
@@ -189,10 +192,12 @@ def _tokenizer(model: Any) -> Any:
     """Make the library's tokenizer around a model; ``_AROUND`` is its description."""
     package = library()
     tokenizer = package.Tokenizer(model)
-    tokenizer.pre_tokenizer = package.pre_tokenizers.Sequence([
-        package.pre_tokenizers.Split("\n", "merged_with_previous"),
-        package.pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = package.pre_tokenizers.Sequence(
+        [
+            package.pre_tokenizers.Split("\n", "merged_with_previous"),
+            package.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = package.decoders.ByteLevel()
     return tokenizer
 
