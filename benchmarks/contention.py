@@ -36,7 +36,7 @@ def cases(threads: int) -> dict[str, Callable[[], object]]:
     from headgate import GRU, LanguageModel, Runtime
     from headgate.models.language_model import numpy_weights
     from headgate.settings.run import ModelSettings
-    from headgate.text.tokenizer import CharacterTokenizer
+    from headgate.text.characters import CharacterTokenizer
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headgate import LanguageModel, Runtime, native
 from headgate.models.language_model import numpy_weights
 from headgate.settings.run import ModelSettings
-from headgate.text.tokenizer import CharacterTokenizer
+from headgate.text.characters import CharacterTokenizer
 from rounds import conclude, in_turn, machine, ratio, start
 
 H, LENGTH = 256, 1000

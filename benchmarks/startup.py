@@ -20,7 +20,7 @@ from headgate.models.language_model import LanguageModel, numpy_weights
 from headgate.runs.checkpoint import Checkpoint
 from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import ModelSettings, Settings
-from headgate.text.tokenizer import CharacterTokenizer
+from headgate.text.characters import CharacterTokenizer
 
 V, H = 1027, 256
 

@@ -26,8 +26,8 @@ from headgate.settings import recipe as recipes
 from headgate.settings.run import Settings
 from headgate.text import corpus as corpora
 from headgate.text.batches import Batches
+from headgate.text.characters import CharacterTokenizer
 from headgate.text.corpus import Corpus
-from headgate.text.tokenizer import CharacterTokenizer
 from headgate.training.loop import train
 from headgate.training.optimization import clip_gradients, make_optimizer
 from headgate.training.report import Report

@@ -91,7 +91,7 @@ def test_a_room_imports_only_rooms_above_it() -> None:
         ("runtime.runtime", "def f():\n    import torch.nn", "runtime.runtime imports torch.nn"),
         ("runs.overview", "if TYPE_CHECKING:\n    from torch import Tensor", "runs.overview imports torch.Tensor"),
         ("cli.runs", "from headgate.training import loop", "cli.runs imports headgate.training.loop when it is loaded"),
-        ("text.words", "import headgate.text.tokenizer", "a circle: text.words -> text.tokenizer -> text.words"),
+        ("text.words", "import headgate.text.characters", "a circle: text.words -> text.characters -> text.words"),
         ("text.words", "from headgate.training import loop", "text.words imports headgate.training.loop"),
         ("errors", "from headgate.errors import InputError", "a circle: errors -> errors"),
         ("storage.files", "from . import lock", "storage.files imports ..lock"),

@@ -21,7 +21,7 @@ from headgate.runs.run_directory import RunDirectory
 from headgate.runtime import sampling
 from headgate.settings.run import Settings
 from headgate.storage import files
-from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
 
 SMALL = Settings().replaced(hidden_size=7, num_layers=2, embedding=5, sample_prefixes=("gate",))
 TEXT = "the gate is shut, \u00e9\u8def\U0001f600\n"

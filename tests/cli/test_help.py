@@ -16,7 +16,7 @@ from headgate.cli.help import EXAMPLES, WELCOME, highlighted
 from headgate.cli.main import _parser, main
 from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import Settings
-from headgate.text.tokenizer import CharacterTokenizer
+from headgate.text.characters import CharacterTokenizer
 from headgate.training.report import Report
 
 COMMANDS = sorted(_parser()[1])

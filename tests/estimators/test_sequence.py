@@ -1027,8 +1027,8 @@ def kind(name: str, what: type, value: Any) -> tuple[dict[str, Any], str]:
         ({"device": "none"}, "device must be one that torch can use on this machine, got 'none': use \"cpu\""),
         (
             {"hidden_size": -1, "pool": "sum", "clip": -3, "epochs": 1.5},
-            "hidden_size must be at least 1 and finite, got -1; pool must be one of last, mean, max, got 'sum'; "
-            "epochs must be a whole number, got 1.5; clip must be at least 0 and finite, got -3.0",
+            "hidden_size must be at least 1 and finite, got -1; epochs must be a whole number, got 1.5; "
+            "pool must be one of last, mean, max, got 'sum'; clip must be at least 0 and finite, got -3.0",
         ),
     ],
     ids=str,

@@ -21,7 +21,8 @@ from headgate.runtime import runtime as runtime_module
 from headgate.runtime.native_model import NativeModel
 from headgate.runtime.sampling import Sampling
 from headgate.settings.run import ModelSettings
-from headgate.text.tokenizer import CharacterTokenizer, DocumentTokenizer
+from headgate.text.characters import CharacterTokenizer
+from headgate.text.tokenizer import DocumentTokenizer
 from tests.helpers.definition import unbundled
 
 L, T, B, H = 2, 5, 3, 9

@@ -22,7 +22,7 @@ from headgate.runs import estimator_directory
 from headgate.runs.run_directory import RunDirectory
 from headgate.sequences.arrays import Scale
 from headgate.settings.run import Settings
-from headgate.text.tokenizer import CharacterTokenizer
+from headgate.text.characters import CharacterTokenizer
 
 n, T, F = 12, 5, 3
 X = np.random.default_rng(0).normal(size=(n, T, F))

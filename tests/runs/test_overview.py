@@ -19,7 +19,7 @@ from headgate.runs.overview import differences, find, look
 from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import Settings
 from headgate.storage.lock import locked
-from headgate.text.tokenizer import CharacterTokenizer
+from headgate.text.characters import CharacterTokenizer
 
 SMALL = Settings().replaced(hidden_size=3, epochs=4, patience=2)
 

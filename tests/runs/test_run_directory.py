@@ -23,7 +23,7 @@ from headgate.runs.run_directory import FORMAT, RunDirectory, is_run
 from headgate.settings.run import ModelSettings, Settings, TextSettings, TrainingSettings
 from headgate.storage import files
 from headgate.storage.lock import locked
-from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
 
 quick = settings(deadline=None, max_examples=80)
 SETTINGS = Settings(

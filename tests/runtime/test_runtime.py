@@ -20,7 +20,8 @@ from headgate.runtime import runtime as runtime_module
 from headgate.runtime import sampling as sampling_module
 from headgate.runtime.sampling import Sampling
 from headgate.settings.run import ModelSettings, Settings
-from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
+from headgate.text.tokenizer import DocumentTokenizer
 from headgate.text.words import WordTokenizer
 from tests.helpers.imports import BLOCKER
 

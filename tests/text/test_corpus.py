@@ -12,8 +12,8 @@ import headgate
 from headgate.cli.main import main
 from headgate.errors import InputError
 from headgate.settings.run import TextSettings
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
 from headgate.text.corpus import another_text, load
-from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer
 from tests.helpers.texts import read, zipped
 
 quick = settings(deadline=None, max_examples=60)

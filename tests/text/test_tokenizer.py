@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headgate.errors import InputError
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
 from headgate.text.subwords import SubwordTokenizer
-from headgate.text.tokenizer import TOKENIZERS, ByteTokenizer, CharacterTokenizer, DocumentTokenizer, from_json
+from headgate.text.tokenizer import TOKENIZERS, DocumentTokenizer, from_json
 from headgate.text.words import UNKNOWN, WordTokenizer
 
 thorough = settings(deadline=None, max_examples=150)
@@ -179,9 +180,9 @@ def test_blocks_of_a_long_text_are_joined(monkeypatch):
     text = "ab分\U0001f600é" * 7
     tokenizer = CharacterTokenizer("ab分")
     expected = encode_slowly(tokenizer, text)
-    monkeypatch.setattr("headgate.text.tokenizer._BLOCK", 3)
+    monkeypatch.setattr("headgate.text.characters._BLOCK", 3)
     assert tokenizer.encode(text).tolist() == expected
-    monkeypatch.setattr("headgate.text.tokenizer._BLOCK", 1)
+    monkeypatch.setattr("headgate.text.characters._BLOCK", 1)
     assert CharacterTokenizer.count(text) == Counter(text)
 
 

@@ -22,8 +22,8 @@ from headgate.runs.run_directory import RunDirectory
 from headgate.settings.run import Settings
 from headgate.storage import files
 from headgate.text.batches import Batches
+from headgate.text.characters import CharacterTokenizer
 from headgate.text.corpus import Corpus
-from headgate.text.tokenizer import CharacterTokenizer
 from headgate.training import loop
 from headgate.training.device import Device
 from headgate.training.loop import prefixes

@@ -11,13 +11,11 @@ from headgate.settings.field import BACKENDS, invalid_values, setting
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class SequenceParameters:
-    """The parameters that GRURegressor and GRUClassifier have in common."""
+class NetworkParameters:
+    """The parameters that all estimators have in common."""
 
     hidden_size: int = setting(64, "units per layer", low=1)
     num_layers: int = setting(1, "GRU layers", low=1)
-    bidirectional: bool = setting(False, "read sequences from both ends")
-    pool: str = setting("last", "how the states of a sequence are combined", choices=("last", "mean", "max"))
     dropout: float = setting(0.0, "dropout probability between layers and before the linear layer", low=0.0, below=1.0)
     reset: str = setting(
         "after", "reset gate after (as in torch.nn.GRU) or before the matrix product", choices=("after", "before")
@@ -29,10 +27,22 @@ class SequenceParameters:
     )
     batch_size: int = setting(32, "samples per step, of similar length", low=1)
     learning_rate: float = setting(0.005, "learning rate of AdamW", above=0.0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", low=0.0)
+    random_state: Any = setting(None, "random seed")
+    verbose: int = setting(0, "1: print every tenth epoch, 2: every epoch", low=0)
+    device: str = setting("cpu", "device to compute on: cpu, cuda, ...")
+    backend: str = setting("auto", "implementation of the GRU", choices=BACKENDS)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class SequenceParameters(NetworkParameters):
+    """The parameters that GRURegressor and GRUClassifier have in common."""
+
+    bidirectional: bool = setting(False, "read sequences from both ends")
+    pool: str = setting("last", "how the states of a sequence are combined", choices=("last", "mean", "max"))
     schedule: str = setting(
         "cosine", "cosine: the learning rate decays to a hundredth over the epochs", choices=("cosine", "constant")
     )
-    weight_decay: float = setting(0.0, "weight decay of AdamW", low=0.0)
     clip: float = setting(1.0, "maximum gradient norm; 0: no clipping", low=0.0)
     standardize: bool = setting(True, "scale features and targets to mean 0 and deviation 1")
     early_stopping: bool = setting(
@@ -43,10 +53,6 @@ class SequenceParameters:
     )
     patience: int = setting(10, "epochs without a lower held-out loss before early stopping", low=1)
     warm_start: bool = setting(False, "continue from the previous fit")
-    random_state: Any = setting(None, "random seed")
-    verbose: int = setting(0, "1: print every tenth epoch, 2: every epoch", low=0)
-    device: str = setting("cpu", "device to compute on: cpu, cuda, ...")
-    backend: str = setting("auto", "implementation of the GRU", choices=BACKENDS)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -57,7 +63,7 @@ class ClassifierParameters(SequenceParameters):
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class ForecastParameters:
+class ForecastParameters(NetworkParameters):
     """The parameters of GRUForecaster."""
 
     horizon: int = setting(12, "number of steps to forecast", low=1)
@@ -80,19 +86,9 @@ class ForecastParameters:
         "0: no intervals",
     )
     hidden_size: int = setting(32, "units per layer", low=1)
-    num_layers: int = setting(1, "GRU layers", low=1)
-    dropout: float = setting(0.0, "dropout probability between layers and before the linear layer", low=0.0, below=1.0)
-    reset: str = setting(
-        "after", "reset gate after (as in torch.nn.GRU) or before the matrix product", choices=("after", "before")
-    )
     epochs: int = setting(60, "passes over the windows", low=1)
     batch_size: int = setting(32, "windows per step", low=1)
-    learning_rate: float = setting(0.005, "learning rate of AdamW", above=0.0)
-    weight_decay: float = setting(0.0, "weight decay of AdamW", low=0.0)
-    random_state: Any = setting(None, "random seed")
     verbose: int = setting(0, "1: print every tenth epoch and a summary, 2: every epoch", low=0)
-    device: str = setting("cpu", "device to compute on: cpu, cuda, ...")
-    backend: str = setting("auto", "implementation of the GRU", choices=BACKENDS)
 
 
 def check_parameters(parameters: Any) -> None:

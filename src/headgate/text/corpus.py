@@ -14,10 +14,11 @@ from headgate.errors import InputError
 from headgate.settings.run import TextSettings
 from headgate.text import prepared_corpus
 from headgate.text.catalogue import NAMED
+from headgate.text.characters import ByteTokenizer, CharacterTokenizer
 from headgate.text.sources import PASSAGE, Passage, fits_memory, whole
 from headgate.text.stored_ids import Ids
 from headgate.text.subwords import SubwordTokenizer
-from headgate.text.tokenizer import ByteTokenizer, CharacterTokenizer, DocumentTokenizer, Tokenizer
+from headgate.text.tokenizer import DocumentTokenizer, Tokenizer
 from headgate.text.words import WordTokenizer
 
 Each = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]  # like the built-in map
