@@ -10,6 +10,7 @@ import pytest
 
 from headgate import Runtime, machine, native
 from headgate.runs.find import PRETRAINED
+from headgate.runtime import runtime
 
 
 def groups(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -67,7 +68,7 @@ def test_a_quota_bounds_the_threads_of_a_runtime(
         pytest.skip("the native library was not built")
     used_threads = []
     monkeypatch.setattr(machine, "quota", lambda: limit)
-    monkeypatch.setattr(native, "Model", lambda *_, threads, **__: used_threads.append(threads))
+    monkeypatch.setattr(runtime, "NativeModel", lambda *_, threads, **__: used_threads.append(threads))
     Runtime.load(PRETRAINED / "voyage", threads=given)
     assert used_threads == [used]
 

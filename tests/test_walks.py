@@ -1,5 +1,6 @@
 """The walks of docs/architecture.md cross the files that the page lists: traced, not claimed."""
 
+import os
 import re
 import sys
 import threading
@@ -24,13 +25,12 @@ SMALL: dict[str, Any] = {"limit": 3000, "hidden_size": 8, "embedding": 5, "batch
 
 
 def crossed(call: Callable[[], object]) -> list[str]:
-    """The files of the package in which functions run during a call, in alphabetical order."""
-    files = set()
+    """Return the files of the package in which functions run during a call, in alphabetical order."""
+    files, prefix = set(), str(SOURCE) + os.sep
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and frame.f_code.co_name != "<module>" and SOURCE in path.parents:
-            files.add(path.relative_to(SOURCE).as_posix())
+        if event == "call" and frame.f_code.co_filename.startswith(prefix) and frame.f_code.co_name != "<module>":
+            files.add(Path(frame.f_code.co_filename).relative_to(SOURCE).as_posix())
 
     threading.setprofile(note)
     sys.setprofile(note)

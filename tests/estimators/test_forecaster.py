@@ -1910,6 +1910,7 @@ def test_invalid_fills_are_refused(fill):
 # Real data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["carbon dioxide, months", "sunspots, years"])
 def test_real_data(data):
     """Forecasts are better than repeating the last season, and intervals cover about as often as they claim."""

@@ -296,6 +296,7 @@ def test_compiled_program_does_not_grow_with_time() -> None:
     assert sizes[0] == sizes[1] < 100
 
 
+@pytest.mark.slow
 @needs_library
 @compiling
 @pytest.mark.parametrize(
