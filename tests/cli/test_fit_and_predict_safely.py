@@ -296,7 +296,7 @@ def test_runs_on_a_mount_point_a_small_disk_and_through_a_link(
         before = (disk / "model.safetensors").read_bytes()
         message = fails("fit", table, *ROWS, "--out", disk, "--overwrite", "--hidden-size", "600")
         assert message.startswith(f"{disk} cannot hold the 5.")
-        assert ": No space left on device: make room, or name another directory" in message
+        assert ": No space left on device: free some space, or name another directory" in message
         assert (disk / "model.safetensors").read_bytes() == before
         out = disk / "p.csv"
         out.write_text("before")

@@ -196,7 +196,7 @@ def _keep(room: Path, size: int, path: Path) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise InputError(
-            f"{path} cannot hold the {size / 1e6:.1f} MB of the estimator: {error.strerror}: make room, or name "
+            f"{path} cannot hold the {size / 1e6:.1f} MB of the estimator: {error.strerror}: free some space, or name "
             "another directory"
         ) from None
 

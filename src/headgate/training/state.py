@@ -144,7 +144,7 @@ def save(run: RunDirectory, training: Training, progress: Progress, saved_step: 
         before = f"that of step {saved_step} is intact" if saved_step else "there is no earlier one"
         raise InputError(
             f"the checkpoint of step {progress.step} could not be written to {run.path} ({error.strerror or error}), "
-            f"and {before}: make room, then continue with --resume"
+            f"and {before}: free some space, then continue with --resume"
         ) from error
     processes.barrier()
 
