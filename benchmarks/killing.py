@@ -218,7 +218,8 @@ def filled(folder: Path, disk: Path, attempts: int, chance: random.Random) -> tu
             return "killed before it noticed the full disk", True
         if code == 0 and not message:
             return "there was enough space", True
-        if code != 2 or not message.startswith("headgate: ") or message.count("\n") != 1 or "free some space" not in message:
+        one_sentence = message.startswith("headgate: ") and message.count("\n") == 1
+        if code != 2 or not one_sentence or "free some space" not in message:
             raise LostError(f"on a full disk, training exited with {code}: {message[-2000:]}")
         return "a checkpoint did not fit" if "the checkpoint of step" in message else "something else did not fit", True
 
