@@ -7,20 +7,20 @@ n origins (the steps after which a forecast begins).
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from headgate.errors import InputError
+from headgate.estimators.saving import SavedEstimator
 from headgate.estimators.sequence import GRURegressor
 from headgate.pictures.forecast import draw_forecast
-from headgate.runs import estimator_directory
 from headgate.sequences.arrays import Scale
 from headgate.sequences.conformal import check_coverage, least_errors, observed, quantiles
 from headgate.sequences.series import Panel, Series, season_of
@@ -43,7 +43,7 @@ from headgate.settings.estimators import ForecastParameters, check_parameters, s
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class GRUForecaster(ForecastParameters, SavedEstimator):
     """Forecasts of one or many time series with prediction intervals, as a scikit-learn estimator.
 
     A :class:`GRURegressor` is fitted to windows of the past; one model serves all series.
@@ -423,27 +423,6 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
             ]
         return "\n".join(lines)
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the fitted forecaster, including the series of ``fit``, into a directory, without pickle.
-
-        Parameters
-        ----------
-        path : str or path
-            The directory; created if it does not exist.
-        overwrite : bool
-            Replace an estimator that is already there.
-
-        Raises
-        ------
-        InputError
-            If the directory contains something else, or an estimator and ``overwrite`` is False.
-
-        Notes
-        -----
-        A ``random_state`` that is a generator is not saved.
-        """
-        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
-
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the fitted state as JSON values and arrays."""
         check_is_fitted(self, "regressor_")
@@ -465,40 +444,25 @@ class GRUForecaster(ForecastParameters, BaseEstimator):  # type: ignore[misc]  #
         return facts, arrays
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a forecaster that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-            The directory.
-
-        Returns
-        -------
-        GRUForecaster
-
-        Raises
-        ------
-        InputError
-            If the directory is missing or damaged, or contains an estimator of another class.
-        """
-        saved = estimator_directory.read(path, cls.__name__)
-        with saved.damage():
-            self = cls(**saved.parameters)
-            for name in cls._FACTS:
-                setattr(self, name, saved.facts[name])
-            self.lags_ = tuple(self.lags_)
-            self.short_ = tuple(saved.facts.get("short_", ()))  # absent from early files: short series were an error
-            score = saved.facts["tail_score_"]
-            self.tail_score_ = None if score is None else Score(*score)
-            self.panel_ = Panel.from_state(saved.facts["panel"], saved.arrays)
-            self.errors_ = saved.arrays["errors_"]
-            self.features_scale_ = Scale(saved.arrays["features.mean"], saved.arrays["features.deviation"])
-            columns = (saved.arrays[name] for name in ("means", "deviations"))
-            scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
-            self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
-            inner = {k.removeprefix("regressor."): v for k, v in saved.arrays.items() if k.startswith("regressor.")}
-            self.regressor_ = GRURegressor.from_state(self._regressor().get_params(), saved.facts["regressor"], inner)
+    def from_state(
+        cls, parameters: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> Self:
+        """Return a fitted forecaster with these parameters and the state that :meth:`to_state` returned."""
+        self = cls(**parameters)
+        for name in cls._FACTS:
+            setattr(self, name, facts[name])
+        self.lags_ = tuple(self.lags_)
+        self.short_ = tuple(facts.get("short_", ()))  # absent from early files: short series were an error
+        score = facts["tail_score_"]
+        self.tail_score_ = None if score is None else Score(*score)
+        self.panel_ = Panel.from_state(facts["panel"], arrays)
+        self.errors_ = arrays["errors_"]
+        self.features_scale_ = Scale(arrays["features.mean"], arrays["features.deviation"])
+        columns = (arrays[name] for name in ("means", "deviations"))
+        scales = [Scale(mean, deviation) for mean, deviation in zip(*columns, strict=True)]
+        self.scales_ = dict(zip([s.name for s in self.panel_.series], scales, strict=True))
+        inner = {k.removeprefix("regressor."): v for k, v in arrays.items() if k.startswith("regressor.")}
+        self.regressor_ = GRURegressor.from_state(self._regressor().get_params(), facts["regressor"], inner)
         return self
 
     _FACTS = ("season_length_", "window_", "lags_")

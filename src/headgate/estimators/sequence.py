@@ -6,7 +6,6 @@ Letters: n samples, T steps, F features, O targets or classes.
 import contextlib
 import copy
 import dataclasses
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import assert_all_finite, check_array, check_random_state, column_or_1d
@@ -24,9 +23,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headgate.errors import InputError
+from headgate.estimators.saving import SavedEstimator
 from headgate.estimators.validation import as_input_error, is_table, rollback_on_error, unequal
 from headgate.models.sequence_model import SequenceModel, spread_memory
-from headgate.runs import estimator_directory
 from headgate.sequences.arrays import Scale, Sequences
 from headgate.settings.estimators import ClassifierParameters, SequenceParameters, check_parameters
 from headgate.settings.run import TrainingSettings
@@ -40,7 +39,7 @@ TRIAL, UNTRAINED = 20, 0.9  # warn if at least TRIAL epochs end above UNTRAINED 
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class _SequenceEstimator(SequenceParameters, SavedEstimator):
     """The base class of both estimators."""
 
     def __sklearn_tags__(self) -> Any:
@@ -85,50 +84,6 @@ class _SequenceEstimator(SequenceParameters, BaseEstimator):  # type: ignore[mis
         if message := self._untrained(before):
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the fitted estimator into a directory, without pickle.
-
-        Parameters
-        ----------
-        path : str or path
-            The directory; created if it does not exist.
-        overwrite : bool
-            Replace an estimator that is already there.
-
-        Raises
-        ------
-        InputError
-            If the directory contains something else, or an estimator and ``overwrite`` is False.
-
-        Notes
-        -----
-        Two things are not saved: the state of the optimizer, which starts from zero if fitting continues after
-        :meth:`load`, and a ``random_state`` that is a generator.
-        """
-        estimator_directory.write(path, type(self).__name__, self.get_params(), *self.to_state(), overwrite=overwrite)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read an estimator that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-            The directory.
-
-        Returns
-        -------
-        estimator
-
-        Raises
-        ------
-        InputError
-            If the directory is missing or damaged, or contains an estimator of another class.
-        """
-        saved = estimator_directory.read(path, cls.__name__)
-        with saved.damage():
-            return cls.from_state(saved.parameters, saved.facts, saved.arrays)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the fitted state as JSON values and arrays, for :meth:`from_state`."""
