@@ -74,6 +74,7 @@ def test_repeating_the_call_continues(tmp_path: Path) -> None:
     whole = headgate.train("voyage", out=tmp_path / "whole", epochs=4, schedule="constant", **SMALL)
     part = headgate.train("voyage", out=tmp_path / "part", epochs=2, schedule="constant", **SMALL)
     assert any((weights(whole)[name] != value).any() for name, value in weights(part).items())
+    assert repr(part) == f"Run(directory=RunDirectory({str(tmp_path / 'part')!r}), ending='finished')"
     log = part.log
     assert headgate.train("voyage", out=tmp_path / "part", epochs=2, schedule="constant", **SMALL).log == log
     part = headgate.train("voyage", out=tmp_path / "part", epochs=4, schedule="constant", **SMALL)

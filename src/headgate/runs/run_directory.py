@@ -50,6 +50,9 @@ class RunDirectory:
         self.tokenizer = tokenizer
         self.facts = facts  # the rest of config.json: versions, corpus
 
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
     @classmethod
     def create(
         cls,
