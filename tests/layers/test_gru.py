@@ -8,9 +8,10 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -1056,3 +1057,64 @@ def test_weights_can_be_loaded_into_a_meta_module() -> None:
         empty = GRU(I, H, L)
     empty.to_empty(device="cpu").load_state_dict(other.state_dict())
     assert torch.equal(empty(x)[0], other(x)[0])
+
+
+# Code written for torch.nn.GRU
+
+
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+def test_packed_dropout_draws_the_masks_of_torch(enforce_sorted: bool) -> None:
+    options = {"num_layers": 3, "dropout": 0.4, "bidirectional": True}
+    theirs, ours = nn.GRU(I, H, **options).double(), GRU(I, H, **options).double()
+    ours.load_state_dict(theirs.state_dict())
+    lengths = [5, 3, 3] if enforce_sorted else [3, 5, 3]
+    packed = pack_padded_sequence(draw(T, B, I), lengths, enforce_sorted=enforce_sorted)
+    results = []
+    for module in (theirs, ours):
+        torch.manual_seed(7)
+        states, last = module(packed)
+        results.append((states.data, last))
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda states, last: nn.functional.relu(states, inplace=True),
+        lambda states, last: nn.functional.dropout(states, 0.0, inplace=True),
+        lambda states, last: states[-1].zero_(),
+        lambda states, last: (last.mul_(0.5), states.mul_(2)),
+    ],
+    ids=["relu", "dropout", "slice", "both"],
+)
+def test_outputs_may_be_changed_in_place(change: Callable[[Tensor, Tensor], object], batch_first: bool) -> None:
+    theirs, ours = nn.GRU(I, H, batch_first=batch_first).double(), GRU(I, H, batch_first=batch_first).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, results = draw(T, B, I), []
+    for module in (theirs, ours):
+        states, last = module(x)
+        change(states, last)
+        results.append([states, last, *values_and_gradients((states, last), [x, *module.parameters()])])
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
+def test_sizes_may_be_numpy_numbers() -> None:
+    gru = GRU(np.int64(I), np.int32(H), np.uint8(L), dropout=np.float32(0.25))
+    assert [type(v) for v in (gru.input_size, gru.hidden_size, gru.num_layers, gru.dropout)] == [int, int, int, float]
+    assert repr(gru) == repr(GRU(I, H, L, dropout=0.25))
+
+
+def test_a_subclass_sees_a_packed_sequence_once() -> None:
+    class Doubled(GRU):
+        calls = 0
+
+        def forward(self, input: Any, hx: Any = None) -> Any:
+            self.calls += 1
+            return super().forward(input, hx)
+
+    module = Doubled(I, H)
+    module(pack_padded_sequence(torch.randn(T, B, I), [5, 4, 1]))
+    assert module.calls == 1

@@ -69,7 +69,7 @@ class GRUCell(nn.RNNCellBase):
     ) -> None:
         super(nn.RNNCellBase, self).__init__()  # RNNCellBase.__init__ does not support bias="single"
         bias = bias if bias == "single" else bool(bias)  # as in torch.nn.GRUCell, any truthy value is True
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
+        input_size, hidden_size = check_sizes(input_size=input_size, hidden_size=hidden_size)
         check_variant(bias, reset)
         self.input_size = input_size
         self.hidden_size = hidden_size

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from headgate.kernels import watch
 from headgate.layers.functional import gru
 from headgate.layers.parameters import (
     NAMES,
@@ -134,11 +136,13 @@ class GRU(nn.RNNBase):
         super(nn.RNNBase, self).__init__()  # RNNBase.__init__ supports neither bias="single" nor learned states
         if proj_size != 0:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        input_size, hidden_size, num_layers = check_sizes(
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
+        )
         check_variant(bias, reset)
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first should be of type bool, got: {type(batch_first).__name__}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:  # type: ignore[redundant-expr]
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.number) or not 0 <= dropout <= 1:  # type: ignore[redundant-expr]
             raise ValueError(f"dropout should be a number from 0 to 1, the probability of a zero, got {dropout!r}")
         if dropout > 0 and num_layers == 1:
             warnings.warn(
@@ -236,6 +240,18 @@ class GRU(nn.RNNBase):
         if not isinstance(input, Tensor) and isinstance(input, fx.Proxy):
             options = {"lengths": lengths, "resets": resets, "return_gates": return_gates}
             return leaf(self, input, hx, **{k: v for k, v in options.items() if v is not None and v is not False})
+        return self._compute(input, hx, lengths, resets, return_gates)
+
+    def _compute(
+        self,
+        input: Tensor,
+        hx: Tensor | None,
+        lengths: Any,
+        resets: Tensor | None,
+        return_gates: bool,
+        packed: PackedSequence | None = None,
+    ) -> tuple[Any, ...]:
+        """Compute all layers over padded input, which with ``packed`` is its content."""
         dtype = self._dtype
         ids, batched = self._read_shape(input, hx, dtype)
         x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
@@ -266,7 +282,7 @@ class GRU(nn.RNNBase):
         last, gates = [], []
         for layer in range(L):
             if layer and self.dropout:
-                x = nn.functional.dropout(x, self.dropout, self.training)
+                x = self._dropped(x, packed)
             both = []
             for direction, suffix in enumerate(suffixes(layer, D)):
                 start = getattr(self, "state" + suffix, None)
@@ -293,6 +309,8 @@ class GRU(nn.RNNBase):
                 last.append(h)
                 gates += rzn
             x = both[0] if D == 1 else torch.cat(both, -1)  # (T, B, D*H)
+        if D == 1 and x.requires_grad and watch.unwatched((x,)):
+            x = x.clone()  # backward needs the states, and callers may change the outputs in place as torch.nn.GRU's
 
         outputs: tuple[Any, ...] = (
             x.transpose(0, 1) if self.batch_first else x,
@@ -312,12 +330,16 @@ class GRU(nn.RNNBase):
                 "a PackedSequence has lengths of its own and no resets: pass the padded input to set either"
             )
         x, lengths = pad_packed_sequence(packed, self.batch_first)  # rows in the order of the caller
-        states, *rest = self.forward(x, hx, lengths=lengths, return_gates=return_gates)
-        repacked = pack_padded_sequence(states, lengths, self.batch_first, enforce_sorted=False)
-        order = packed.sorted_indices, packed.unsorted_indices
-        if order[0] is None:
-            return PackedSequence(repacked.data, packed.batch_sizes), *rest
-        return PackedSequence(repacked.data, packed.batch_sizes, *order), *rest
+        states, *rest = self._compute(x, hx, lengths, None, return_gates, packed)
+        return _packed_like(packed, states, self.batch_first), *rest
+
+    def _dropped(self, x: Tensor, packed: PackedSequence | None) -> Tensor:
+        """Apply dropout to the states (T, B, D*H) between two layers; a mask covers packed steps as in torch.nn.GRU."""
+        if packed is None or not self.training:
+            return nn.functional.dropout(x, self.dropout, self.training)
+        repacked = _packed_like(packed, x, batch_first=False)
+        dropped = nn.functional.dropout(repacked.data, self.dropout)
+        return pad_packed_sequence(repacked._replace(data=dropped))[0]
 
     def _without_batch(self, states: Tensor, last: Tensor, gates: Gates | None = None) -> tuple[Any, ...]:
         batch = 0 if self.batch_first else 1
@@ -489,3 +511,11 @@ class GRU(nn.RNNBase):
             batch_invariant=True,
             backend="auto",
         )
+
+
+def _packed_like(packed: PackedSequence, padded: Tensor, batch_first: bool) -> PackedSequence:
+    """Pack rows that are in the order of the caller, with the lengths and the order of ``packed``."""
+    lengths = (packed.batch_sizes[:, None] > torch.arange(int(packed.batch_sizes[0]))).sum(0)  # of the sorted rows
+    order = packed.sorted_indices
+    rows = padded if order is None else padded.index_select(0 if batch_first else 1, order)
+    return packed._replace(data=pack_padded_sequence(rows, lengths, batch_first).data)

@@ -5,16 +5,19 @@ Letters: I input size, H hidden size, D directions (1 or 2).
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 
-def check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> list[int]:
+    """Return the sizes as ints; NumPy integers are accepted. Raises TypeError or ValueError as ``torch.nn.GRU``."""
     for name, size in sizes.items():
-        if not isinstance(size, int):
+        if not isinstance(size, int | np.integer):
             raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
         if size <= 0:
             raise ValueError(f"{name} must be greater than zero, got {size}")
+    return [int(size) for size in sizes.values()]
 
 
 def check_variant(bias: bool | str, reset: str) -> None:
