@@ -16,7 +16,7 @@ def run_python(code: str) -> str:
 def test_public_names() -> None:
     assert headgate.__all__ == [
         "GRU", "GRUCell", "GRUClassifier", "GRUForecaster", "GRURegressor", "InputError", "LanguageModel",
-        "Runtime", "SequenceModel", "Settings", "gru", "train",
+        "Runtime", "SequenceModel", "Settings", "gru", "swap", "train",
     ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name).__doc__

@@ -15,6 +15,7 @@ __all__ = [
     "SequenceModel",
     "Settings",
     "gru",
+    "swap",
     "train",
 ]
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from headgate.layers.cell import GRUCell
     from headgate.layers.functional import gru
     from headgate.layers.gru import GRU
+    from headgate.layers.swap import swap
     from headgate.models.language_model import LanguageModel
     from headgate.models.sequence_model import SequenceModel
     from headgate.runtime.runtime import Runtime
@@ -43,6 +45,7 @@ _HOMES = {  # the module of each public name; imported on first use, so that the
     "SequenceModel": "models.sequence_model",
     "Settings": "settings.run",
     "gru": "layers.functional",
+    "swap": "layers.swap",
     "train": "training.run",
 }
 
