@@ -1,7 +1,7 @@
 """Locks on directories, held by the operating system: they end with the process, however it ends.
 
-The filelock package was considered. It leaves every lock file behind, cannot test a lock without taking it, and opens
-the file with O_TRUNC, which erases the holder's name that the message of a refused command shows.
+The filelock package was considered. It leaves every lock file behind, cannot test a lock without taking it, and does
+not record the holder, whom the message of a refused command names.
 """
 
 import contextlib
